@@ -1,0 +1,70 @@
+"""beit: the home of BEiT. `from beit import BeitForImageClassification`, or `beit --help` on the command line.
+
+Names are loaded when first used: `import beit` itself loads neither torch nor jax.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name → the module that has it. A test compares this list with docs and modules.
+_PUBLIC = {
+    "AutoImageProcessor": "beit.processing",
+    "BeitConfig": "beit.config",
+    "BeitFeatureExtractor": "beit.processing",
+    "BeitForImageClassification": "beit.models.pytorch_beit",
+    "BeitForMaskedImageModeling": "beit.models.pytorch_beit",
+    "BeitImageProcessor": "beit.processing",
+    "BeitModel": "beit.models.pytorch_beit",
+    "BeitPreTrainedModel": "beit.models.pytorch_beit",
+    "BeitModelOutputWithPooling": "beit.outputs",
+    "BeitError": "beit.errors",
+    "CheckpointError": "beit.errors",
+    "ConfigError": "beit.errors",
+    "DataError": "beit.errors",
+    "ImageClassifierOutput": "beit.outputs",
+    "InputError": "beit.errors",
+    "MaskedLMOutput": "beit.outputs",
+    "MissingExtraError": "beit.errors",
+    "TrainingError": "beit.errors",
+    "load": "beit.hub",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), "BeitImageProcessor" if name == "AutoImageProcessor" else name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'beit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+if TYPE_CHECKING:
+    from beit.config import BeitConfig as BeitConfig
+    from beit.errors import BeitError as BeitError
+    from beit.errors import CheckpointError as CheckpointError
+    from beit.errors import ConfigError as ConfigError
+    from beit.errors import DataError as DataError
+    from beit.errors import InputError as InputError
+    from beit.errors import MissingExtraError as MissingExtraError
+    from beit.errors import TrainingError as TrainingError
+    from beit.hub import load as load
+    from beit.models.pytorch_beit import BeitForImageClassification as BeitForImageClassification
+    from beit.models.pytorch_beit import BeitForMaskedImageModeling as BeitForMaskedImageModeling
+    from beit.models.pytorch_beit import BeitModel as BeitModel
+    from beit.models.pytorch_beit import BeitPreTrainedModel as BeitPreTrainedModel
+    from beit.outputs import BeitModelOutputWithPooling as BeitModelOutputWithPooling
+    from beit.outputs import ImageClassifierOutput as ImageClassifierOutput
+    from beit.outputs import MaskedLMOutput as MaskedLMOutput
+    from beit.processing import BeitFeatureExtractor as BeitFeatureExtractor
+    from beit.processing import BeitImageProcessor as BeitImageProcessor
+    from beit.processing import BeitImageProcessor as AutoImageProcessor

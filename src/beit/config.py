@@ -1,0 +1,364 @@
+"""`BeitConfig`: what the weights are. Field names, defaults and config.json are those of transformers 4.37.2."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+
+from beit import geometry
+from beit.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.json"
+ACTIVATIONS = ("gelu", "relu", "selu", "gelu_new")
+
+# Sizes of the paper (table 10) and, for small images and few of them, sizes of ours.
+PRESETS: dict[str, dict[str, Any]] = {
+    "base": {"layer_scale_init_value": 0.1},
+    "large": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+        "layer_scale_init_value": 1e-5,
+    },
+    # Few images of 28 or 32 pixels. Absolute positions besides relative ones: a small model learns too slowly where it
+    # is from relative ones alone.
+    "tiny": {
+        "hidden_size": 128,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "intermediate_size": 512,
+        "image_size": 28,
+        "patch_size": 4,
+        "vocab_size": 256,
+        "use_absolute_position_embeddings": True,
+        "mask_keeps_position": True,
+    },
+    # Tens of thousands of images of 64 to 128 pixels.
+    "small": {
+        "hidden_size": 384,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 6,
+        "intermediate_size": 1536,
+        "image_size": 96,
+        "patch_size": 8,
+        "vocab_size": 1024,
+        "use_absolute_position_embeddings": True,
+        "mask_keeps_position": True,
+    },
+}
+
+# What the reference library writes into every config.json besides the fields below: kept, and no reason to warn.
+_BOOKKEEPING = frozenset(
+    """_attn_implementation _name_or_path _commit_hash transformers_version torch_dtype dtype use_cache is_encoder_decoder
+    is_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder tie_word_embeddings torchscript
+    use_bfloat16 pruned_heads chunk_size_feed_forward tf_legacy_loss finetuning_task task_specific_params
+    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
+    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens tokenizer_class prefix bos_token_id pad_token_id
+    eos_token_id sep_token_id decoder_start_token_id stage_names""".split()
+)
+
+
+@dataclass(init=False, eq=True)
+class BeitConfig:
+    """Architecture of a BEiT model; keyword arguments only.
+
+    Defaults are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes and in `to_dict()`,
+    and named in a warning with the nearest known field, so that a misspelling is seen and foreign fields survive.
+
+    Attributes:
+        vocab_size: number of visual tokens that can be predicted in pre-training.
+        hidden_size: width of the encoder.
+        num_hidden_layers: number of transformer layers.
+        num_attention_heads: heads of each attention; must divide `hidden_size`.
+        intermediate_size: width of the hidden layer of each MLP.
+        hidden_act: `gelu`, `relu`, `selu`, `gelu_new` (tanh approximation), or a function of one tensor.
+        hidden_dropout_prob: dropout after embeddings, attention output and MLP output, in [0, 1).
+        attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
+        initializer_range: standard deviation of the initial weights.
+        layer_norm_eps: epsilon of layer norms.
+        image_size: height and width of images in pixels; an int or `(height, width)`.
+        patch_size: height and width of patches in pixels; must divide `image_size`.
+        num_channels: channels of images.
+        use_mask_token: whether there is a mask token (needed for masked image modelling).
+        use_absolute_position_embeddings: one learned vector a position, added to the patches.
+        use_relative_position_bias: a relative-position table in every layer.
+        use_shared_relative_position_bias: one relative-position table for all layers (pre-training).
+        layer_scale_init_value: initial scale of each residual branch (.1 base, 1e-5 large); 0 for no layer scale.
+        drop_path_rate: stochastic depth of the last layer, rising linearly from 0, in [0, 1).
+        use_mean_pooling: pool by the mean of the patches (True) or the cls token (False).
+        pool_scales: pyramid pooling of the segmentation head.
+        use_auxiliary_head: whether segmentation trains with an auxiliary head.
+        auxiliary_loss_weight: weight of the auxiliary head's loss.
+        auxiliary_channels: width of the auxiliary head.
+        auxiliary_num_convs: convolutions of the auxiliary head.
+        auxiliary_concat_input: whether the auxiliary head sees its input again before its classifier.
+        semantic_loss_ignore_index: label value that segmentation ignores.
+        out_features: names of the stages that the backbone returns (`stem`, `stage1`, …).
+        out_indices: the same by index (0 = stem); the last stage when neither is given.
+        add_fpn: whether the backbone adds a feature pyramid.
+        reshape_hidden_states: whether the backbone returns `(B, C, h, w)` maps (True) or `(B, 1+N, C)` tokens.
+        mask_keeps_position: a masked patch becomes mask token + its absolute position, as the authors have it. The
+            reference replaces the position too (False, the default, for folders written by it); with absolute
+            positions alone such a patch cannot know where it is, so models that `beit` trains set it to True.
+        id2label: class number → name; its length is the number of classes. Default: LABEL_0, LABEL_1.
+        problem_type: `regression`, `single_label_classification`, `multi_label_classification`, or None to tell by
+            the labels.
+        output_attentions: default of the argument of the same name.
+        output_hidden_states: default of the argument of the same name.
+        return_dict: default of the argument of the same name.
+
+    Raises:
+        ConfigError: a value is impossible; the message says what to choose.
+    """
+
+    vocab_size: int = 8192
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    hidden_act: str | Callable[[Any], Any] = "gelu"
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+    image_size: int | tuple[int, int] = 224
+    patch_size: int | tuple[int, int] = 16
+    num_channels: int = 3
+    use_mask_token: bool = False
+    use_absolute_position_embeddings: bool = False
+    use_relative_position_bias: bool = False
+    use_shared_relative_position_bias: bool = False
+    layer_scale_init_value: float = 0.1
+    drop_path_rate: float = 0.1
+    use_mean_pooling: bool = True
+    pool_scales: list[int] = field(default_factory=lambda: [1, 2, 3, 6])
+    use_auxiliary_head: bool = True
+    auxiliary_loss_weight: float = 0.4
+    auxiliary_channels: int = 256
+    auxiliary_num_convs: int = 1
+    auxiliary_concat_input: bool = False
+    semantic_loss_ignore_index: int = 255
+    out_features: list[str] | None = None
+    out_indices: list[int] | None = None
+    add_fpn: bool = False
+    reshape_hidden_states: bool = True
+    mask_keeps_position: bool = False
+    id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
+    problem_type: str | None = None
+    output_attentions: bool = False
+    output_hidden_states: bool = False
+    return_dict: bool = True
+    architectures: list[str] | None = None
+
+    model_type = "beit"
+
+    def __init__(self, **keywords: Any) -> None:
+        num_labels = keywords.pop("num_labels", None)
+        keywords.pop("label2id", None)  # always the inverse of id2label
+        keywords.pop("model_type", None)
+        if "segmentation_indices" in keywords:
+            warnings.warn("segmentation_indices is deprecated: use out_indices", FutureWarning, stacklevel=2)
+            keywords["out_indices"] = keywords.pop("segmentation_indices")
+        id2label_given = keywords.get("id2label") is not None
+        if not id2label_given:
+            keywords.pop("id2label", None)
+        for item in fields(self):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            setattr(self, item.name, keywords.pop(item.name, default))
+        self.id2label = {int(number): str(name) for number, name in self.id2label.items()}
+        if num_labels is not None and num_labels != len(self.id2label):
+            if id2label_given:
+                raise ConfigError(f"num_labels is {num_labels}, but id2label names {len(self.id2label)} classes.")
+            self.num_labels = num_labels
+        for name in ("image_size", "patch_size"):
+            if isinstance(getattr(self, name), list):  # as JSON has it
+                setattr(self, name, tuple(getattr(self, name)))
+        self.extra = keywords
+        self._warn_of_unknown()
+        self.validate()
+
+    def _warn_of_unknown(self) -> None:
+        known = [item.name for item in fields(self)] + ["num_labels", "label2id"]
+        for name in self.extra:
+            if name in _BOOKKEEPING or name.startswith("_"):
+                continue
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            warnings.warn(f"BeitConfig has no field {name}; it is kept, but has no effect.{hint}", stacklevel=3)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__") and name in self.__dict__.get("extra", {}):
+            return self.extra[name]
+        raise AttributeError(f"BeitConfig has no field {name}")
+
+    # --- validation ------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check every value; called at construction. Raises ConfigError."""
+        for name in (
+            "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size num_channels "
+            "auxiliary_channels"
+        ).split():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+        if self.hidden_size % self.num_attention_heads:
+            near = round(self.hidden_size / self.num_attention_heads) * self.num_attention_heads
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}. "
+                f"Choose for example hidden_size {max(near, self.num_attention_heads)}."
+            )
+        for name in ("image_size", "patch_size"):
+            value = getattr(self, name)
+            sides = value if isinstance(value, tuple) else (value, value)
+            if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
+                raise ConfigError(f"{name} is {value!r}; it must be a number of pixels, or (height, width).")
+        geometry.patch_grid(self.image_size, self.patch_size)
+        if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
+            raise ConfigError(f"Unknown activation {self.hidden_act!r}. Choose from {', '.join(ACTIVATIONS)}.")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
+        for name in ("initializer_range", "layer_scale_init_value"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if self.layer_norm_eps <= 0:
+            raise ConfigError(f"layer_norm_eps is {self.layer_norm_eps}; it must be above 0 (the reference: 1e-12).")
+        problems = (None, "regression", "single_label_classification", "multi_label_classification")
+        if self.problem_type not in problems:
+            raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")  # type: ignore[arg-type]
+
+    # --- derived ---------------------------------------------------------------------------------------------------
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches `(h, w)` of an image of `image_size`."""
+        return geometry.patch_grid(self.image_size, self.patch_size)
+
+    @property
+    def num_patches(self) -> int:
+        """h·w."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes. Setting it names them LABEL_0, LABEL_1, …"""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, number: int) -> None:
+        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+            raise ConfigError(f"num_labels is {number!r}; it must be a whole number, 0 for no classifier.")
+        self.id2label = {i: f"LABEL_{i}" for i in range(number)}
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Name → class number, the inverse of `id2label`."""
+        return {name: number for number, name in self.id2label.items()}
+
+    @property
+    def use_return_dict(self) -> bool:
+        """The reference's name of `return_dict`."""
+        return self.return_dict
+
+    # --- presets and files -----------------------------------------------------------------------------------------
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> BeitConfig:
+        """A size by name: `base` and `large` of the paper, `small` and `tiny` for small images and small data.
+
+        Raises:
+            ConfigError: there is no such preset.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"Unknown preset {name!r}. Choose from {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **overrides})
+
+    def replace(self, **changes: Any) -> BeitConfig:
+        """A copy with other values, validated."""
+        values = self.to_dict()
+        if "num_labels" in changes and "id2label" not in changes:
+            values.pop("id2label")
+        values["hidden_act"] = self.hidden_act
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # unknown fields were named when they first came
+            return type(self)(**{**values, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON can hold them, unknown ones included."""
+        values = copy.deepcopy(self.extra)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            values[item.name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+        if callable(self.hidden_act):
+            values["hidden_act"] = getattr(self.hidden_act, "__name__", str(self.hidden_act))
+        values["id2label"] = {str(number): name for number, name in self.id2label.items()}
+        values["label2id"] = self.label2id
+        values["model_type"] = self.model_type
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BeitConfig:
+        """The inverse of `to_dict`, with `overrides` on top.
+
+        Raises:
+            CheckpointError: `values` describes another architecture.
+        """
+        found = values.get("model_type", "beit")
+        if found != cls.model_type:
+            raise CheckpointError(
+                f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit'."
+            )
+        merged = dict(values)
+        if "num_labels" in overrides and "id2label" not in overrides:
+            merged.pop("id2label", None)
+        elif "id2label" in overrides:
+            merged.pop("num_labels", None)
+        return cls(**{**merged, **overrides})
+
+    @classmethod
+    def from_pretrained(cls, id_or_folder: str | os.PathLike[str], **keywords: Any) -> BeitConfig:
+        """Read config.json of a model folder or a Hub id.
+
+        Args:
+            id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
+            **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where from; all others override fields.
+
+        Raises:
+            CheckpointError: no such folder or id; damaged; another architecture.
+            ConfigError: a value is impossible.
+        """
+        from beit import hub
+
+        where, overrides = hub.split_hub_keywords(keywords)
+        path = hub.resolve_file(id_or_folder, CONFIG_FILE, **where)
+        values = hub.read_json(path)
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} holds no settings (a JSON object).")
+        return cls.from_dict(values, **overrides)
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json, atomically.
+
+        Raises:
+            ConfigError: `hidden_act` is a function, which JSON cannot hold.
+            CheckpointError: it could not be written.
+        """
+        from beit import hub
+
+        if callable(self.hidden_act):
+            raise ConfigError("hidden_act is a function, which config.json cannot hold. Use the name of an activation.")
+        hub.write_json(os.path.join(folder, CONFIG_FILE), self.to_dict())
+
+    def to_json_string(self) -> str:
+        """config.json as text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,63 @@
+"""The exceptions that `beit` raises on purpose.
+
+    BeitError
+    ├── ConfigError (ValueError)      a setting is impossible, or two settings contradict each other
+    ├── InputError (ValueError)       an image, array, mask or label is not what the model or processor takes
+    ├── DataError (ValueError)        a folder or file of data cannot be used
+    ├── CheckpointError (ValueError)  a model folder or weight file is damaged, unsafe or of another architecture
+    ├── TrainingError (RuntimeError)  a run cannot go on (NaN loss, no space left, nothing to resume)
+    └── MissingExtraError (ImportError)  an optional dependency is not installed
+
+Every message says what we got, what we wanted and what to do now. The command line prints the message of a
+`BeitError` without a traceback; `--debug` shows the traceback too.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class BeitError(Exception):
+    """Base of all errors that `beit` raises on purpose."""
+
+
+class ConfigError(BeitError, ValueError):
+    """A setting is impossible, or two settings contradict each other."""
+
+
+class InputError(BeitError, ValueError):
+    """An image, array, mask or label is not what the model or processor takes."""
+
+
+class DataError(BeitError, ValueError):
+    """A folder or file of data cannot be used."""
+
+
+class CheckpointError(BeitError, ValueError):
+    """A model folder or weight file is damaged, unsafe or of another architecture."""
+
+
+class TrainingError(BeitError, RuntimeError):
+    """A training run cannot go on."""
+
+
+class MissingExtraError(BeitError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def require(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import `module`, or raise `MissingExtraError` with the exact command that installs it.
+
+    Args:
+        module: dotted name of the module to import.
+        extra: the extra of this distribution that brings it (`torch`, `train`, `flax`, …).
+        purpose: what needs it, to be read after "is needed for".
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        missing = error.name or module
+        raise MissingExtraError(
+            f"{missing} is needed for {purpose} and is not installed. Install it with: pip install 'beit[{extra}]'"
+        ) from error

@@ -1,0 +1,380 @@
+"""Model folders: an id or a folder → files, and files ← arrays. Loads neither torch nor jax.
+
+A *model folder* holds `config.json`, weights (`model.safetensors`, its shards, or the older `pytorch_model.bin`) and,
+where images are fed, `preprocessor_config.json`. An id such as `microsoft/beit-base-patch16-224` is a folder on the
+Hub; huggingface_hub downloads and caches it. Every file is written under a temporary name, synced and renamed, so
+that a full disk or a kill leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from beit.errors import CheckpointError, require
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+BIN = "pytorch_model.bin"
+BIN_INDEX = "pytorch_model.bin.index.json"
+WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)  # in the order of preference
+_HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+
+
+def split_hub_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split keywords of a `from_pretrained` call into (those that say where files come from, all others)."""
+    where = {key: value for key, value in keywords.items() if key in _HUB_KEYWORDS}
+    return where, {key: value for key, value in keywords.items() if key not in _HUB_KEYWORDS}
+
+
+def resolve_file(
+    id_or_folder: str | os.PathLike[str],
+    filename: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    subfolder: str | None = None,
+) -> Path:
+    """The local path of one file of a model folder, downloaded from the Hub when `id_or_folder` is an id.
+
+    Raises:
+        CheckpointError: no such folder, id or file; or it cannot be reached and is not in the cache.
+    """
+    folder = Path(id_or_folder).expanduser()
+    if folder.is_dir():
+        path = folder / (subfolder or "") / filename
+        if not path.is_file():
+            there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+            raise CheckpointError(f"{folder} has no {filename} (it holds: {there}). Is it a model folder?")
+        return path
+    name = str(id_or_folder)
+    if folder.is_file():
+        raise CheckpointError(f"{name} is a file. Give the folder that holds it, with its config.json.")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"No such folder: {name}. Give an existing model folder or a Hub id like owner/name.")
+
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                name,
+                filename,
+                subfolder=subfolder,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+        )
+    # The order matters: LocalEntryNotFoundError is an EntryNotFoundError too.
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise CheckpointError(
+            f"{name}: {filename} is not in the local cache and the Hub was not reached (offline, or no connection). "
+            "Download it once with a connection, or give a local folder."
+        ) from error
+    except errors.EntryNotFoundError as error:
+        raise CheckpointError(f"{name} on the Hub has no file {filename}.") from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"{name} on the Hub has no revision {revision!r}.") from error
+    except errors.GatedRepoError as error:
+        raise CheckpointError(f"{name} is gated: accept its terms on the Hub and pass token=….") from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"{name} is neither a local folder nor a repository on the Hub (a private one needs token=…)."
+        ) from error
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        raise CheckpointError(f"{name}: {filename} could not be downloaded: {error}") from error
+
+
+def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) -> bool:
+    """Whether the folder or Hub id holds `filename` (an unreachable id counts as no)."""
+    try:
+        resolve_file(id_or_folder, filename, **where)
+    except CheckpointError:
+        return False
+    return True
+
+
+def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[Path]:
+    """The weight files of a model folder: one file, or the shards that an index names. Safetensors come first.
+
+    Raises:
+        CheckpointError: there are none; or a shard that the index names is missing.
+    """
+    tried: list[str] = []
+    for filename in WEIGHT_FILES:
+        try:
+            path = resolve_file(id_or_folder, filename, **where)
+        except CheckpointError as error:
+            if not tried and not _is_missing_file(error):
+                raise  # no such folder or id: the other names would fail in the same way
+            tried.append(filename)
+            continue
+        if not filename.endswith(".index.json"):
+            return [path]
+        index = read_json(path)
+        shards = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(shards, dict) or not shards:
+            raise CheckpointError(f"{path} has no weight_map that names the shards; the index is damaged.")
+        if any(Path(str(shard)).name != shard for shard in shards.values()):
+            raise CheckpointError(f"{path} names a shard outside its folder; refused.")
+        return [resolve_file(id_or_folder, shard, **where) for shard in sorted(set(shards.values()))]
+    raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(tried)}.")
+
+
+def _is_missing_file(error: CheckpointError) -> bool:
+    from huggingface_hub.errors import EntryNotFoundError
+
+    return error.__cause__ is None and " has no " in str(error) or isinstance(error.__cause__, EntryNotFoundError)
+
+
+# --- reading -----------------------------------------------------------------------------------------------------
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """A JSON file's content. Raises CheckpointError when it is not JSON (says where it breaks)."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}. Download or save it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a safetensors file as writable arrays; bfloat16, which numpy lacks, comes as float32 (exact).
+
+    Raises:
+        CheckpointError: the file is damaged or not a safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    tensors: dict[str, np.ndarray] = {}
+    try:
+        with safe_open(os.fspath(path), framework="numpy") as file:
+            narrow = [name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"]  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                if name not in narrow:
+                    tensors[name] = file.get_tensor(name)
+        if narrow:
+            tensors.update(_read_bfloat16(Path(path), narrow))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}). Download or save it again."
+        ) from error
+    return tensors
+
+
+def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """bfloat16 is the upper half of float32: read 16 bits, shift up. The library has validated the header already."""
+    raw = np.memmap(path, dtype=np.uint8, mode="r")
+    header_size = int(raw[:8].view("<u8")[0])
+    header = json.loads(bytes(raw[8 : 8 + header_size]))
+    out = {}
+    for name in names:
+        begin, end = (8 + header_size + offset for offset in header[name]["data_offsets"])
+        bits = np.frombuffer(bytes(raw[begin:end]), dtype="<u2").astype(np.uint32) << 16
+        out[name] = bits.view(np.float32).reshape(header[name]["shape"])
+    return out
+
+
+def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a `pytorch_model.bin`, read with `weights_only=True`: no code in the file is run.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something other than tensors.
+        MissingExtraError: torch is not installed.
+    """
+    torch = require("torch", "torch", f"reading {Path(path).name}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for nearly every kind of damage
+        raise CheckpointError(
+            f"{path} cannot be read safely: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
+            "It is damaged, or a pickle that wants to run code, which is refused. Use a safetensors file."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} does not hold a table of named tensors (a state dict).")
+    return {
+        name: (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
+        for name, value in state.items()
+    }
+
+
+def read_weights(paths: list[Path]) -> dict[str, np.ndarray]:
+    """The tensors of all given weight files, by name."""
+    tensors: dict[str, np.ndarray] = {}
+    for path in paths:
+        tensors.update(read_tensors(path) if path.suffix == ".safetensors" else read_bin(path))
+    return tensors
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
+
+    Raises:
+        CheckpointError: it could not be written (disk full, no permission); `path` is as it was before.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private; a model folder is an ordinary one
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the path and its rights"
+        raise CheckpointError(
+            f"{target} could not be written: {error.strerror or error}. {advice}; what was there before is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened, as on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON, indented and with sorted keys, atomically."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one safetensors file, atomically."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    ordered = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    with atomic_path(path) as temporary:
+        try:
+            # "pt" is the marker that the transformers library looks for before it reads the file.
+            save_file(ordered, temporary, metadata={"format": "pt"})
+        except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
+            code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+            raise OSError(code, str(error)) from error
+
+
+def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int = 5_000_000_000) -> None:
+    """Write `model.safetensors`, or shards with an index where it would be larger than `max_shard_bytes`.
+
+    Weight files of an earlier save under other names are removed afterwards, so that none is taken for current.
+    """
+    shards: list[dict[str, np.ndarray]] = [{}]
+    room = max_shard_bytes
+    for name, array in tensors.items():
+        if shards[-1] and array.nbytes > room:
+            shards.append({})
+            room = max_shard_bytes
+        shards[-1][name] = array
+        room -= array.nbytes
+    if len(shards) == 1:
+        names = [SAFETENSORS]
+    else:
+        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    for filename, shard in zip(names, shards, strict=True):
+        write_tensors(folder / filename, shard)
+    if len(shards) > 1:
+        weight_map = {tensor: filename for filename, shard in zip(names, shards, strict=True) for tensor in shard}
+        total = sum(array.nbytes for array in tensors.values())
+        write_json(folder / SAFETENSORS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        names.append(SAFETENSORS_INDEX)
+    for stale in [folder / SAFETENSORS, folder / SAFETENSORS_INDEX, *folder.glob("model-*-of-*.safetensors")]:
+        if stale.name not in names:
+            stale.unlink(missing_ok=True)
+
+
+def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any) -> str:
+    """Upload a model folder to the Hub and return the address of the commit.
+
+    Args:
+        repo_id: `owner/name`; made if it does not exist (`private=True` to keep it to yourself).
+        **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
+
+    Raises:
+        CheckpointError: the Hub refused, or was not reached.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    token, private = keywords.pop("token", None), keywords.pop("private", None)
+    message = keywords.pop("commit_message", "Upload a BEiT model")
+    try:
+        repo_id = huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True).repo_id
+        info = huggingface_hub.upload_folder(
+            folder_path=folder, repo_id=repo_id, token=token, commit_message=message, **keywords
+        )
+    except (errors.HfHubHTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled, OSError) as error:
+        raise CheckpointError(f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=….") from error
+    return str(info.commit_url)
+
+
+def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
+    """Load a model folder or Hub id as the class that belongs to it.
+
+    The class is the one that config.json names under `architectures`; without that, the tensors tell.
+
+    Args:
+        id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
+        **keywords: as for `BeitModel.from_pretrained`.
+
+    Raises:
+        CheckpointError: as `from_pretrained`; or a class that is not here.
+    """
+    import beit
+
+    where, _ = split_hub_keywords(keywords)
+    values = read_json(resolve_file(id_or_folder, "config.json", **where))
+    named = (values.get("architectures") or [None])[0] if isinstance(values, dict) else None
+    if named is None:
+        names = read_weights(resolve_weights(id_or_folder, **where)).keys()
+        if any(name.startswith("lm_head.") for name in names):
+            named = "BeitForMaskedImageModeling"
+        elif any(name.startswith("classifier.") for name in names):
+            named = "BeitForImageClassification"
+        else:
+            named = "BeitModel"
+    named = named.removeprefix("Flax")
+    if named not in ("BeitModel", "BeitForMaskedImageModeling", "BeitForImageClassification"):
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        raise CheckpointError(
+            f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: BeitModel, "
+            "BeitForMaskedImageModeling, BeitForImageClassification."
+        )
+    return getattr(beit, named).from_pretrained(id_or_folder, **keywords)

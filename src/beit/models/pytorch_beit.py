@@ -1,0 +1,619 @@
+"""BEiT in PyTorch, to be read from top to bottom: embeddings → relative position → attention → layer → models.
+
+    pixels (B, 3, H, W) → patches (B, N, C), mask token swapped in → cls token in front (B, 1+N, C) → L layers of
+    attention with relative-position bias (1, heads, 1+N, 1+N) and MLP → pooled (B, C) → head
+
+Paper: Bao et al., BEiT: BERT Pre-Training of Image Transformers, 2021 (arXiv 2106.08254). Numbers follow transformers
+4.37.2 to 1e-5. Loading and saving live in `pytorch_files.py`; names on disk in `beit/weights.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from beit import geometry
+from beit.config import BeitConfig
+from beit.errors import ConfigError, InputError
+from beit.models.pytorch_files import PretrainedModule
+from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "selu": F.selu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class BeitEmbeddings(nn.Module):
+    """Pixels → tokens: patches by a strided convolution, mask token, absolute positions, cls token."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, patch = config.hidden_size, geometry.pair(config.patch_size)
+        self.patch = nn.Conv2d(config.num_channels, width, patch, stride=patch)
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_mask_token else None
+        self.position = (
+            nn.Parameter(torch.empty(1, 1 + config.num_patches, width))
+            if config.use_absolute_position_embeddings
+            else None
+        )
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → `(B, 1+N, C)`."""
+        x = self.patch(pixel_values.to(self.patch.weight.dtype))
+        grid = x.shape[2], x.shape[3]
+        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        positions = self._positions(grid)
+        # Where the mask token comes before or after the positions changes what a masked patch knows of its place: see
+        # BeitConfig.mask_keeps_position.
+        if mask is not None and self.config.mask_keeps_position:
+            x = self._swap_in_mask_token(x, mask)
+        if positions is not None:
+            x = x + positions[:, 1:]
+        if mask is not None and not self.config.mask_keeps_position:
+            x = self._swap_in_mask_token(x, mask)
+        cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
+        return self.dropout(torch.cat((cls.expand(len(x), -1, -1).to(x.dtype), x), dim=1))
+
+    def _swap_in_mask_token(self, x: Tensor, mask: Tensor) -> Tensor:
+        assert self.mask_token is not None  # checked by BeitModel, with a message for the user
+        return torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+        """`(1, 1+N, C)`; resized bicubically when the image is not of the configured size."""
+        if self.position is None or grid == self.config.grid:
+            return self.position
+        patches = self.position[:, 1:].unflatten(1, self.config.grid).permute(0, 3, 1, 2)
+        patches = F.interpolate(patches, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
+        return torch.cat((self.position[:, :1], patches), dim=1)
+
+
+class BeitRelativePosition(nn.Module):
+    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like)."""
+
+    index: Tensor
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.grid = config.grid
+        self.table = nn.Parameter(torch.empty(geometry.num_relative_distances(self.grid), config.num_attention_heads))
+        self.register_buffer("index", torch.empty(0), persistent=False)
+        self.reset_buffers()
+        self._built: tuple[tuple[object, ...], Tensor] | None = None
+
+    def reset_buffers(self) -> None:
+        """Compute the index again on the table's device (a model is loaded onto no device at first)."""
+        index = torch.from_numpy(geometry.relative_position_index(self.grid).copy())
+        self.index = index.to(self.table.device)
+
+    def forward(self) -> Tensor:
+        """`(1, heads, 1+N, 1+N)`. Without gradients it is built once and kept until the table changes."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.table.is_inference():
+            return self._build()
+        # An in-place change of a tensor, by an optimiser or load_state_dict, raises its version.
+        key = (id(self.table), self.table._version, self.table.dtype, self.table.device)
+        if self._built is None or self._built[0] != key:
+            with torch.inference_mode(False), torch.no_grad():
+                self._built = (key, self._build())
+        return self._built[1]
+
+    def _build(self) -> Tensor:
+        tokens = self.index.shape[0]
+        # One gather a head on the transposed table leaves the heads in front without a second copy.
+        return self.table.t().index_select(1, self.index.view(-1)).view(1, -1, tokens, tokens)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_built": None}  # copies and pickles build their own
+
+
+class BeitAttention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value; key has no bias, as in the paper's code."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.empty(width))
+        self.v_bias = nn.Parameter(torch.empty(width))
+        self.relative_position = BeitRelativePosition(config) if config.use_relative_position_bias else None
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`x (B, T, C)`, `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
+        batch, tokens, width = x.shape
+        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+        if self.relative_position is not None:
+            own = self.relative_position()
+            bias = own if bias is None else bias + own
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        if need_weights or head_mask is not None or self._explicit_is_faster(x, bias):
+            y, weights = self._explicit(q, k, v, bias, head_mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            y, weights = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout), None
+        y = self.proj(y.transpose(1, 2).reshape(batch, tokens, width))
+        return y, weights if need_weights else None
+
+    @staticmethod
+    def _explicit_is_faster(x: Tensor, bias: Tensor | None) -> bool:
+        """On a CPU the fused kernel has no gradient for the bias and falls back to one slower than `_explicit`."""
+        return x.device.type == "cpu" and bias is not None and bias.requires_grad
+
+    def _explicit(
+        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, head_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The plain formula: softmax(q·kᵀ/√D + bias)·v, with a place to look at the weights or to mask heads."""
+        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+        if bias is not None:
+            scores = scores.add_(bias)  # in place: the product's gradient does not need the product
+        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        if head_mask is not None:
+            weights = weights * head_mask
+        return weights.to(v.dtype) @ v, weights
+
+
+class BeitMLP(nn.Module):
+    """Two linear maps with an activation between."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.act = config.hidden_act if callable(config.hidden_act) else ACTIVATIONS[config.hidden_act]
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class BeitLayer(nn.Module):
+    """Pre-norm transformer layer: x + γ₁·attention(norm(x)), then x + γ₂·MLP(norm(x)), with stochastic depth."""
+
+    def __init__(self, config: BeitConfig, drop_path: float) -> None:
+        super().__init__()
+        width, eps = config.hidden_size, config.layer_norm_eps
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = BeitAttention(config)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = BeitMLP(config)
+        scaled = config.layer_scale_init_value > 0
+        self.gamma1 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.gamma2 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = drop_path
+
+    def forward(
+        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`."""
+        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights)
+        x = self._add(x, self.dropout(y), self.gamma1)
+        y = self.mlp(self.norm2(x))
+        return self._add(x, self.dropout(y), self.gamma2), weights
+
+    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
+        """x + γ·branch; in training, whole samples of the branch are dropped with probability `drop_path`."""
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            kept = torch.rand(len(x), 1, 1, device=x.device) < keep
+            scale = kept.to(branch.dtype) / keep
+            branch = branch * (scale if gamma is None else scale * gamma)
+            return x + branch
+        return x + branch if gamma is None else torch.addcmul(x, branch, gamma)
+
+
+class BeitEncoder(nn.Module):
+    """L layers; the shared relative-position bias, if any, is built once for all of them."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.relative_position = BeitRelativePosition(config) if config.use_shared_relative_position_bias else None
+        depth = config.num_hidden_layers
+        rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
+        self.layers = nn.ModuleList(BeitLayer(config, rate) for rate in rates)
+        self.gradient_checkpointing = False
+
+    def forward(
+        self,
+        x: Tensor,
+        head_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+    ) -> BaseModelOutput:
+        """`x (B, 1+N, C)`, `head_mask (L, 1, heads, 1, 1)` → the output of the last layer and what was asked for."""
+        bias = self.relative_position() if self.relative_position is not None else None
+        hidden_states, attentions = [x], []
+        for i, layer in enumerate(self.layers):
+            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions)
+            if self.gradient_checkpointing and self.training:
+                x, weights = checkpoint(layer, *arguments, use_reentrant=False)
+            else:
+                x, weights = layer(*arguments)
+            if output_hidden_states:
+                hidden_states.append(x)
+            if output_attentions:
+                attentions.append(weights)
+        return BaseModelOutput(
+            last_hidden_state=x,
+            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            attentions=tuple(attentions) if output_attentions else None,
+        )
+
+
+class BeitPreTrainedModel(PretrainedModule):
+    """What all BEiT models share: initialisation, gradient checkpointing, files."""
+
+    config_class = BeitConfig
+    base_model_prefix = "beit"
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @torch.no_grad()
+    def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
+        """Initialise all parameters, or those named in `only`.
+
+        | parameter                           | `paper` (recipes of microsoft/unilm)    | `reference` (transformers) |
+        |-------------------------------------|-----------------------------------------|----------------------------|
+        | matrices, patch convolution         | normal, cut at ±1 std                   | normal                     |
+        | attention output, second MLP matrix | the same divided by √(2·(layer+1))      | normal                     |
+        | cls and mask token, positions       | normal, cut at ±1 std                   | 0                          |
+        | classifier                          | normal, cut at ±1 std, times 0.001      | normal                     |
+        | biases, relative-position tables    | 0                                       | 0                          |
+        | layer norms                         | weight 1, bias 0                        | weight 1, bias 0           |
+        | layer scale                         | `layer_scale_init_value`                | `layer_scale_init_value`   |
+
+        The standard deviation is `initializer_range`.
+
+        Raises:
+            ConfigError: there is no such scheme.
+        """
+        if scheme not in ("paper", "reference"):
+            raise ConfigError(f"Unknown initialisation {scheme!r}. Choose paper or reference.")
+        std, paper = self.config.initializer_range, scheme == "paper"
+        for name, parameter in self.named_parameters():
+            if only is not None and name not in only:
+                continue
+            last = name.rpartition(".")[2]
+            if last in ("gamma1", "gamma2"):
+                parameter.fill_(self.config.layer_scale_init_value)
+            elif last in ("bias", "q_bias", "v_bias", "table"):
+                parameter.zero_()
+            elif "norm" in name and last == "weight":
+                parameter.fill_(1.0)
+            elif last in ("cls_token", "mask_token", "position") and not paper:
+                parameter.zero_()
+            elif not paper:
+                nn.init.normal_(parameter, std=std)
+            else:
+                nn.init.trunc_normal_(parameter, std=std, a=-std, b=std)
+                if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
+                    layer = int(name.split("layers.")[1].split(".")[0])
+                    parameter.div_(math.sqrt(2 * (layer + 1)))
+                elif name == "classifier.weight":
+                    parameter.mul_(0.001)
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping it."""
+        self._encoder().gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        self._encoder().gradient_checkpointing = False
+
+    def _encoder(self) -> BeitEncoder:
+        body = getattr(self, self.base_model_prefix, self)
+        assert isinstance(body, BeitModel)
+        return body.encoder
+
+    def _flags(self, attentions: bool | None, hidden: bool | None, as_dict: bool | None) -> tuple[bool, bool, bool]:
+        """Arguments of a call, with the config's defaults where they are None."""
+        config = self.config
+        return (
+            config.output_attentions if attentions is None else attentions,
+            config.output_hidden_states if hidden is None else hidden,
+            config.return_dict if as_dict is None else as_dict,
+        )
+
+
+class BeitPooler(nn.Module):
+    """`(B, 1+N, C)` → `(B, C)`: layer norm of the mean of the patches, or the cls token."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.layernorm = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.use_mean_pooling else None
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, 0] if self.layernorm is None else self.layernorm(x[:, 1:].mean(1))
+
+
+class BeitModel(BeitPreTrainedModel):
+    """The encoder without a head.
+
+    Args:
+        config: the architecture. Weights are random; `from_pretrained` loads them.
+        add_pooling_layer: whether outputs have `pooler_output`.
+    """
+
+    def __init__(self, config: BeitConfig, add_pooling_layer: bool = True) -> None:
+        super().__init__(config)
+        self.embeddings = BeitEmbeddings(config)
+        self.encoder = BeitEncoder(config)
+        # With mean pooling the pooler normalises; the hidden states stay as they are.
+        self.layernorm = (
+            nn.Identity() if config.use_mean_pooling else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        )
+        self.pooler = BeitPooler(config) if add_pooling_layer else None
+        self.init_weights()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch projection."""
+        return self.embeddings.patch
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> BeitModelOutputWithPooling | tuple[Any, ...]:
+        """Encode images.
+
+        Args:
+            pixel_values: `(B, channels, H, W)`, normalised as the image processor does.
+            bool_masked_pos: `(B, N)` or `(B, h, w)`, bool or 0/1: the patches that the mask token replaces.
+            head_mask: `(heads,)` or `(L, heads)`: 1 keeps a head, 0 switches it off.
+            output_attentions: return attention weights (takes the explicit attention path).
+            output_hidden_states: return the embeddings and the output of each layer.
+            return_dict: return an output object (default) or a plain tuple.
+
+        Raises:
+            InputError: wrong shape, channel count or size; or a mask without a mask token.
+        """
+        attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
+        pixel_values = self._check_pixels(pixel_values)
+        mask = self._check_mask(bool_masked_pos, pixel_values)
+        x = self.embeddings(pixel_values, mask)
+        encoded = self.encoder(x, self._expand_head_mask(head_mask, x), attentions, hidden)
+        sequence = self.layernorm(encoded.last_hidden_state)
+        output = BeitModelOutputWithPooling(
+            last_hidden_state=sequence,
+            pooler_output=None if self.pooler is None else self.pooler(sequence),
+            hidden_states=encoded.hidden_states,
+            attentions=encoded.attentions,
+        )
+        return output if as_dict else output.to_tuple()
+
+    def _check_pixels(self, pixel_values: Tensor | None) -> Tensor:
+        config = self.config
+        height, width = geometry.pair(config.image_size)
+        wanted = f"(batch, {config.num_channels}, {height}, {width})"
+        if pixel_values is None:
+            raise InputError(f"No pixel_values. Give a tensor {wanted}, as BeitImageProcessor returns it.")
+        if pixel_values.ndim != 4:
+            raise InputError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; wanted {wanted}. For one image, add a batch "
+                "dimension: pixel_values[None]."
+            )
+        _, channels, *size = pixel_values.shape
+        if channels != config.num_channels:
+            raise InputError(
+                f"pixel_values has {channels} channels; this model takes {config.num_channels}: {wanted}. Convert the "
+                'images (PIL: image.convert("RGB")) or build a model with num_channels='
+                f"{channels}."
+            )
+        fixed = config.use_relative_position_bias or config.use_shared_relative_position_bias
+        patch = geometry.pair(config.patch_size)
+        if tuple(size) != (height, width) and (fixed or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1):
+            reason = (
+                "its relative-position tables belong to this size" if fixed else f"patches are {patch[0]}x{patch[1]}"
+            )
+            raise InputError(
+                f"Images are {size[0]}x{size[1]} pixels; this model takes {height}x{width} ({reason}). Resize them, for "
+                f"example with BeitImageProcessor(size={height}, crop_size={height})."
+            )
+        return pixel_values
+
+    def _check_mask(self, mask: Tensor | None, pixel_values: Tensor) -> Tensor | None:
+        if mask is None:
+            return None
+        if self.embeddings.mask_token is None:
+            raise InputError(
+                "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
+            )
+        patch = geometry.pair(self.config.patch_size)
+        grid = pixel_values.shape[2] // patch[0], pixel_values.shape[3] // patch[1]
+        if mask.ndim == 3 and tuple(mask.shape[1:]) == grid:
+            mask = mask.flatten(1)
+        if tuple(mask.shape) != (len(pixel_values), grid[0] * grid[1]):
+            raise InputError(
+                f"bool_masked_pos has shape {tuple(mask.shape)}; wanted ({len(pixel_values)}, {grid[0] * grid[1]}): one "
+                "value a patch, rows first."
+            )
+        return mask.to(pixel_values.device).bool()
+
+    def _expand_head_mask(self, head_mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """→ `(L, 1, heads, 1, 1)`."""
+        if head_mask is None:
+            return None
+        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if tuple(head_mask.shape) not in ((heads,), (layers, heads)):
+            raise InputError(
+                f"head_mask has shape {tuple(head_mask.shape)}; wanted ({heads},) for all layers or ({layers}, {heads})."
+            )
+        return head_mask.to(x).expand(layers, heads)[:, None, :, None, None]
+
+
+class BeitForMaskedImageModeling(BeitPreTrainedModel):
+    """Predicts the visual token of each patch: BEiT's pre-training (section 2.3).
+
+    Args:
+        config: the architecture; `use_mask_token=True` for masks.
+    """
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__(config)
+        self.beit = BeitModel(config, add_pooling_layer=False)
+        # After the body's own norm there are two in CLS mode; the reference has it so.
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        masked_logits_only: bool = False,
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """Predict visual tokens.
+
+        Args:
+            pixel_values: `(B, channels, H, W)`.
+            bool_masked_pos: `(B, N)` or `(B, h, w)`: the masked patches, M in all.
+            head_mask: `(heads,)` or `(L, heads)`.
+            labels: tokens in [0, vocab): `(M,)` for the masked patches in reading order, or `(B, N)` for all, of which
+                those at the mask count. The loss is the mean cross-entropy over masked patches.
+            output_attentions: return attention weights.
+            output_hidden_states: return the embeddings and the output of each layer.
+            return_dict: return an output object (default) or a plain tuple.
+            masked_logits_only: compute and return logits `(M, vocab)` of the masked patches only. The same loss for
+                less work: the head is as large as a layer, and nobody reads the other logits in training.
+
+        Raises:
+            InputError: as `BeitModel`; labels without a mask, of another length, or with nothing masked.
+        """
+        attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
+        encoded = self.beit(pixel_values, bool_masked_pos, head_mask, attentions, hidden, True)
+        patches = encoded.last_hidden_state[:, 1:]
+        if bool_masked_pos is None:
+            if labels is not None or masked_logits_only:
+                raise InputError("labels and masked_logits_only need bool_masked_pos: which patches are masked.")
+            mask = None
+        else:
+            mask = bool_masked_pos.to(patches.device).bool().reshape(patches.shape[:2])
+        if masked_logits_only:
+            logits = masked = self.lm_head(self.layernorm(patches[mask]))
+        else:
+            logits = self.lm_head(self.layernorm(patches))
+            masked = logits if mask is None or labels is None else logits[mask]
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(masked.float(), self._labels_at(mask, labels, len(masked)))
+        output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if as_dict else output.to_tuple()
+
+    @staticmethod
+    def _labels_at(mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
+        assert mask is not None
+        if masked == 0:
+            raise InputError("bool_masked_pos masks no patch: the loss has nothing to average. Mask at least one.")
+        if labels.ndim > 1 and labels.numel() == mask.numel():
+            labels = labels.reshape(mask.shape)[mask.to(labels.device)]
+        if labels.numel() != masked:
+            raise InputError(
+                f"labels has {labels.numel()} tokens for {masked} masked patches; wanted one a masked patch, in reading "
+                f"order, or one a patch: {tuple(mask.shape)}."
+            )
+        return labels.reshape(-1).to(mask.device)
+
+
+class BeitForImageClassification(BeitPreTrainedModel):
+    """Classifies images by a linear layer on the pooled patches (section 2.5).
+
+    Args:
+        config: the architecture; `num_labels` classes (0 for no classifier).
+    """
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.beit = BeitModel(config, add_pooling_layer=True)
+        self.classifier: nn.Module = (
+            nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+        )
+        self.init_weights()
+
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        head_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ImageClassifierOutput | tuple[Any, ...]:
+        """Classify images.
+
+        Args:
+            pixel_values: `(B, channels, H, W)`.
+            head_mask: `(heads,)` or `(L, heads)`.
+            labels: `(B,)` class numbers (cross-entropy); `(B,)` or `(B, num_labels)` floats for regression (mean
+                squared error); `(B, num_labels)` 0/1 floats for several labels an image (binary cross-entropy).
+                `config.problem_type` says which; if None: regression for one label, classes for whole numbers.
+            output_attentions: return attention weights.
+            output_hidden_states: return the embeddings and the output of each layer.
+            return_dict: return an output object (default) or a plain tuple.
+
+        Raises:
+            InputError: as `BeitModel`; or labels of another shape, or outside the classes.
+        """
+        attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
+        encoded = self.beit(pixel_values, None, head_mask, attentions, hidden, True)
+        logits = self.classifier(encoded.pooler_output)
+        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
+        output = ImageClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
+        return output if as_dict else output.to_tuple()
+
+    def _problem(self, labels: Tensor) -> str:
+        if self.config.problem_type is not None:
+            return self.config.problem_type
+        if self.num_labels == 1:
+            return "regression"
+        whole = labels.dtype in (torch.long, torch.int)
+        return "single_label_classification" if whole else "multi_label_classification"
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self._problem(labels)
+        logits = logits.float()
+        wanted = {
+            "regression": labels.numel() == logits.numel(),
+            "single_label_classification": labels.numel() == len(logits),
+            "multi_label_classification": labels.shape == logits.shape,
+        }
+        if not wanted[problem]:
+            raise InputError(
+                f"labels has shape {tuple(labels.shape)} for logits {tuple(logits.shape)} and {problem}. Wanted one class "
+                "number an image, or one value a logit; config.problem_type chooses."
+            )
+        if problem == "regression":
+            return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits.dtype))
+        if problem == "single_label_classification":
+            return F.cross_entropy(logits, labels.reshape(-1))
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
