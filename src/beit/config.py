@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -225,6 +226,13 @@ class BeitConfig:
         geometry.patch_grid(self.image_size, self.patch_size)
         if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"Unknown activation {self.hidden_act!r}. Choose from {', '.join(ACTIVATIONS)}.")
+        for name in (
+            "hidden_dropout_prob attention_probs_dropout_prob drop_path_rate initializer_range layer_scale_init_value "
+            "layer_norm_eps auxiliary_loss_weight"
+        ).split():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ConfigError(f"{name} is {value!r}; it must be a number.")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
@@ -286,8 +294,8 @@ class BeitConfig:
     def replace(self, **changes: Any) -> BeitConfig:
         """A copy with other values, validated."""
         values = self.to_dict()
-        if "num_labels" in changes and "id2label" not in changes:
-            values.pop("id2label")
+        if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
+            values.pop("id2label")  # the names of other classes
         values["hidden_act"] = self.hidden_act
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown fields were named when they first came
@@ -320,7 +328,8 @@ class BeitConfig:
             )
         merged = dict(values)
         if "num_labels" in overrides and "id2label" not in overrides:
-            merged.pop("id2label", None)
+            if len(merged.get("id2label") or ()) != overrides["num_labels"]:
+                merged.pop("id2label", None)  # the names of other classes
         elif "id2label" in overrides:
             merged.pop("num_labels", None)
         return cls(**{**merged, **overrides})

@@ -6,7 +6,8 @@
     ├── DataError (ValueError)        a folder or file of data cannot be used
     ├── CheckpointError (ValueError)  a model folder or weight file is damaged, unsafe or of another architecture
     ├── TrainingError (RuntimeError)  a run cannot go on (NaN loss, no space left, nothing to resume)
-    └── MissingExtraError (ImportError)  an optional dependency is not installed
+    ├── MissingExtraError (ImportError)  an optional dependency is not installed
+    └── Interrupted                   Ctrl-C or SIGTERM ended a run, after saving
 
 Every message says what we got, what we wanted and what to do now. The command line prints the message of a
 `BeitError` without a traceback; `--debug` shows the traceback too.
@@ -44,6 +45,18 @@ class TrainingError(BeitError, RuntimeError):
 
 class MissingExtraError(BeitError, ImportError):
     """An optional dependency is not installed."""
+
+
+class Interrupted(BeitError):
+    """A run was told to stop, and has saved.
+
+    Attributes:
+        signum: the signal; the command line ends with 128 + signum.
+    """
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(message)
+        self.signum = signum
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -27,7 +27,7 @@ def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
     """
     image, patch = pair(image_size), pair(patch_size)
     if min(patch) < 1 or any(side < p or side % p for side, p in zip(image, patch, strict=True)):
-        low = [max(side // p, 1) * p for side, p in zip(image, patch, strict=True)]
+        low = [max(side // max(p, 1), 1) * max(p, 1) for side, p in zip(image, patch, strict=True)]
         raise ConfigError(
             f"image_size {image[0]}x{image[1]} is not a multiple of patch_size {patch[0]}x{patch[1]}. "
             f"Choose an image size such as {low[0]}x{low[1]}, or another patch size."

@@ -62,7 +62,7 @@ def resolve_file(
     name = str(id_or_folder)
     if folder.is_file():
         raise CheckpointError(f"{name} is a file. Give the folder that holds it, with its config.json.")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith((".", "/", "~")):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
         raise CheckpointError(f"No such folder: {name}. Give an existing model folder or a Hub id like owner/name.")
 
     import huggingface_hub
@@ -97,8 +97,18 @@ def resolve_file(
         raise CheckpointError(
             f"{name} is neither a local folder nor a repository on the Hub (a private one needs token=…)."
         ) from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, *_http_errors()) as error:
         raise CheckpointError(f"{name}: {filename} could not be downloaded: {error}") from error
+
+
+def _http_errors() -> tuple[type[Exception], ...]:
+    """Connection errors of the library that huggingface_hub speaks HTTP with: httpx from 1.0 on, requests before (its
+    errors are OSErrors)."""
+    try:
+        import httpx
+    except ImportError:
+        return ()
+    return (httpx.HTTPError,)
 
 
 def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) -> bool:
@@ -117,6 +127,7 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
         CheckpointError: there are none; or a shard that the index names is missing.
     """
     tried: list[str] = []
+    first: CheckpointError | None = None
     for filename in WEIGHT_FILES:
         try:
             path = resolve_file(id_or_folder, filename, **where)
@@ -124,6 +135,7 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
             if not tried and not _is_missing_file(error):
                 raise  # no such folder or id: the other names would fail in the same way
             tried.append(filename)
+            first = first or error
             continue
         if not filename.endswith(".index.json"):
             return [path]
@@ -134,6 +146,8 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
         if any(Path(str(shard)).name != shard for shard in shards.values()):
             raise CheckpointError(f"{path} names a shard outside its folder; refused.")
         return [resolve_file(id_or_folder, shard, **where) for shard in sorted(set(shards.values()))]
+    if first is not None and not Path(id_or_folder).is_dir() and "local cache" in str(first):
+        raise first  # offline: nobody knows whether there are weights
     raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(tried)}.")
 
 
@@ -208,12 +222,17 @@ def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             f"{path} cannot be read safely: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
             "It is damaged, or a pickle that wants to run code, which is refused. Use a safetensors file."
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} does not hold a table of named tensors (a state dict).")
-    return {
-        name: (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
-        for name, value in state.items()
-    }
+    try:
+        return {
+            name: (value.float() if value.dtype == torch.bfloat16 else value).detach().contiguous().numpy()
+            for name, value in state.items()
+        }
+    except (TypeError, RuntimeError) as error:  # sparse, quantised, eight-bit
+        raise CheckpointError(f"{path} holds tensors of a kind that cannot be read here: {error}.") from error
 
 
 def read_weights(paths: list[Path]) -> dict[str, np.ndarray]:
@@ -278,17 +297,21 @@ def write_json(path: str | os.PathLike[str], content: Any) -> None:
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
     """Write arrays as one safetensors file, atomically."""
+    with atomic_path(path) as temporary:
+        _save(temporary, tensors)
+
+
+def _save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     ordered = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
-    with atomic_path(path) as temporary:
-        try:
-            # "pt" is the marker that the transformers library looks for before it reads the file.
-            save_file(ordered, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
-            code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-            raise OSError(code, str(error)) from error
+    try:
+        # "pt" is the marker that the transformers library looks for before it reads the file.
+        save_file(ordered, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
+        code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+        raise OSError(code, str(error)) from error
 
 
 def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int = 5_000_000_000) -> None:
@@ -308,8 +331,9 @@ def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_byt
         names = [SAFETENSORS]
     else:
         names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    for filename, shard in zip(names, shards, strict=True):
-        write_tensors(folder / filename, shard)
+    with contextlib.ExitStack() as stack:  # shards get their names only when all of them are written
+        for filename, shard in zip(names, shards, strict=True):
+            _save(stack.enter_context(atomic_path(folder / filename)), shard)
     if len(shards) > 1:
         weight_map = {tensor: filename for filename, shard in zip(names, shards, strict=True) for tensor in shard}
         total = sum(array.nbytes for array in tensors.values())
@@ -340,7 +364,7 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
         info = huggingface_hub.upload_folder(
             folder_path=folder, repo_id=repo_id, token=token, commit_message=message, **keywords
         )
-    except (errors.HfHubHTTPError, errors.HFValidationError, errors.OfflineModeIsEnabled, OSError) as error:
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError, *_http_errors()) as error:
         raise CheckpointError(f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=….") from error
     return str(info.commit_url)
 
@@ -361,7 +385,8 @@ def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
 
     where, _ = split_hub_keywords(keywords)
     values = read_json(resolve_file(id_or_folder, "config.json", **where))
-    named = (values.get("architectures") or [None])[0] if isinstance(values, dict) else None
+    architectures = values.get("architectures") if isinstance(values, dict) else None
+    named = str(architectures[0]) if isinstance(architectures, list) and architectures else None
     if named is None:
         names = read_weights(resolve_weights(id_or_folder, **where)).keys()
         if any(name.startswith("lm_head.") for name in names):

@@ -206,6 +206,8 @@ def _why_new(module: str, file_has: set[str]) -> str | None:
         ) + ", and pooling comes with fine-tuning"
     if module == "classifier":
         return "this checkpoint has no classifier; train it before use"
+    if module == "final layernorm":
+        return "this checkpoint pools by the mean and has no final norm"
     if module in ("lm_head", "layernorm"):
         return "this checkpoint has no head for masked image modelling; train it before use"
     if module == "embeddings.mask_token":
@@ -217,6 +219,8 @@ def _why_new(module: str, file_has: set[str]) -> str | None:
 
 def _module(memory_name: str) -> str:
     """`beit.pooler.layernorm.weight` → `pooler.layernorm`, in the words of the disk."""
+    if memory_name.startswith("beit.layernorm."):  # not the head's, which has the same name without prefix
+        return "final layernorm"
     disk = disk_names(memory_name)[0].removeprefix("beit.")
     return disk if disk.endswith("_token") else disk.rpartition(".")[0]
 

@@ -9,6 +9,7 @@ Paper: Bao et al., BEiT: BERT Pre-Training of Image Transformers, 2021 (arXiv 21
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
     "selu": F.selu,
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "gelu_new": functools.partial(F.gelu, approximate="tanh"),  # no lambda: models are pickled
 }
 
 
@@ -64,7 +65,7 @@ class BeitEmbeddings(nn.Module):
         if mask is not None and not self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
-        return self.dropout(torch.cat((cls.expand(len(x), -1, -1).to(x.dtype), x), dim=1))
+        return self.dropout(torch.cat((cls.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1))
 
     def _swap_in_mask_token(self, x: Tensor, mask: Tensor) -> Tensor:
         assert self.mask_token is not None  # checked by BeitModel, with a message for the user
@@ -90,7 +91,7 @@ class BeitRelativePosition(nn.Module):
         self.table = nn.Parameter(torch.empty(geometry.num_relative_distances(self.grid), config.num_attention_heads))
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.reset_buffers()
-        self._built: tuple[tuple[object, ...], Tensor] | None = None
+        self._kept: tuple[Tensor, Tensor] | None = None  # the table and the bias built from it
 
     def reset_buffers(self) -> None:
         """Compute the index again on the table's device (a model is loaded onto no device at first)."""
@@ -98,15 +99,17 @@ class BeitRelativePosition(nn.Module):
         self.index = index.to(self.table.device)
 
     def forward(self) -> Tensor:
-        """`(1, heads, 1+N, 1+N)`. Without gradients it is built once and kept until the table changes."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.table.is_inference():
+        """`(1, heads, 1+N, 1+N)`. Without gradients, on a CPU, it is built once and kept until the table changes."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.table.device.type != "cpu":
             return self._build()
-        # An in-place change of a tensor, by an optimiser or load_state_dict, raises its version.
-        key = (id(self.table), self.table._version, self.table.dtype, self.table.device)
-        if self._built is None or self._built[0] != key:
+        # The numbers are compared, because nothing else tells: fused optimisers and writes through `.data` leave a
+        # tensor's version as it is. Elsewhere than on a CPU the comparison would wait for the device and cost more
+        # than it saves.
+        kept = self._kept
+        if kept is None or kept[0].dtype != self.table.dtype or not torch.equal(kept[0], self.table):
             with torch.inference_mode(False), torch.no_grad():
-                self._built = (key, self._build())
-        return self._built[1]
+                kept = self._kept = self.table.clone(), self._build()
+        return kept[1]
 
     def _build(self) -> Tensor:
         tokens = self.index.shape[0]
@@ -114,7 +117,7 @@ class BeitRelativePosition(nn.Module):
         return self.table.t().index_select(1, self.index.view(-1)).view(1, -1, tokens, tokens)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_built": None}  # copies and pickles build their own
+        return {**self.__dict__, "_kept": None}  # copies and pickles build their own
 
 
 class BeitAttention(nn.Module):
@@ -212,7 +215,7 @@ class BeitLayer(nn.Module):
         """x + γ·branch; in training, whole samples of the branch are dropped with probability `drop_path`."""
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
-            kept = torch.rand(len(x), 1, 1, device=x.device) < keep
+            kept = torch.rand(x.shape[0], 1, 1, device=x.device) < keep
             scale = kept.to(branch.dtype) / keep
             branch = branch * (scale if gamma is None else scale * gamma)
             return x + branch
@@ -447,9 +450,9 @@ class BeitModel(BeitPreTrainedModel):
         grid = pixel_values.shape[2] // patch[0], pixel_values.shape[3] // patch[1]
         if mask.ndim == 3 and tuple(mask.shape[1:]) == grid:
             mask = mask.flatten(1)
-        if tuple(mask.shape) != (len(pixel_values), grid[0] * grid[1]):
+        if tuple(mask.shape) != (pixel_values.shape[0], grid[0] * grid[1]):
             raise InputError(
-                f"bool_masked_pos has shape {tuple(mask.shape)}; wanted ({len(pixel_values)}, {grid[0] * grid[1]}): one "
+                f"bool_masked_pos has shape {tuple(mask.shape)}; wanted ({pixel_values.shape[0]}, {grid[0] * grid[1]}): one "
                 "value a patch, rows first."
             )
         return mask.to(pixel_values.device).bool()
@@ -525,12 +528,11 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
             masked = logits if mask is None or labels is None else logits[mask]
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(masked.float(), self._labels_at(mask, labels, len(masked)))
+            loss = F.cross_entropy(masked.float(), self._labels_at(mask, labels, masked.shape[0]))
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if as_dict else output.to_tuple()
 
-    @staticmethod
-    def _labels_at(mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
+    def _labels_at(self, mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
         assert mask is not None
         if masked == 0:
             raise InputError("bool_masked_pos masks no patch: the loss has nothing to average. Mask at least one.")
@@ -541,7 +543,8 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
                 f"labels has {labels.numel()} tokens for {masked} masked patches; wanted one a masked patch, in reading "
                 f"order, or one a patch: {tuple(mask.shape)}."
             )
-        return labels.reshape(-1).to(mask.device)
+        _check_classes(labels, self.config.vocab_size, "vocab_size")
+        return labels.reshape(-1).to(mask.device).long()
 
 
 class BeitForImageClassification(BeitPreTrainedModel):
@@ -587,7 +590,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         encoded = self.beit(pixel_values, None, head_mask, attentions, hidden, True)
         logits = self.classifier(encoded.pooler_output)
-        loss = None if labels is None else self._loss(logits, labels.to(logits.device))
+        loss = None if labels is None else self._loss(logits, labels)
         output = ImageClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if as_dict else output.to_tuple()
 
@@ -596,7 +599,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
             return self.config.problem_type
         if self.num_labels == 1:
             return "regression"
-        whole = labels.dtype in (torch.long, torch.int)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
         return "single_label_classification" if whole else "multi_label_classification"
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -604,7 +607,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         logits = logits.float()
         wanted = {
             "regression": labels.numel() == logits.numel(),
-            "single_label_classification": labels.numel() == len(logits),
+            "single_label_classification": labels.numel() == logits.shape[0],
             "multi_label_classification": labels.shape == logits.shape,
         }
         if not wanted[problem]:
@@ -613,7 +616,21 @@ class BeitForImageClassification(BeitPreTrainedModel):
                 "number an image, or one value a logit; config.problem_type chooses."
             )
         if problem == "regression":
-            return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits.dtype))
+            return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits))
         if problem == "single_label_classification":
-            return F.cross_entropy(logits, labels.reshape(-1))
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+            _check_classes(labels, logits.shape[1], "num_labels")
+            return F.cross_entropy(logits, labels.reshape(-1).to(logits.device).long())
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
+
+
+def _check_classes(labels: Tensor, number: int, setting: str) -> None:
+    """Refuse class numbers outside [0, number), except -100, which cross-entropy leaves out. On a CPU only: elsewhere
+    looking at the labels would wait for the device, whose kernel refuses them anyway."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
+        return
+    wrong = labels[((labels < 0) | (labels >= number)) & (labels != -100)]
+    if wrong.numel():
+        raise InputError(
+            f"labels has {wrong[0].item()}, which is outside the {number} classes: wanted whole numbers from 0 to "
+            f"{number - 1}, or -100 to leave one out. Correct the labels, or build the model with a larger {setting}."
+        )

@@ -1,0 +1,276 @@
+"""`beit <command>`: a table of functions. `beit --help` loads no framework; each command loads what it needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+from beit.errors import BeitError, ConfigError, DataError, Interrupted, require
+
+INTERRUPTED = 130
+
+
+def _settings(kind: Any, name: str, arguments: list[str]) -> Any:
+    """Parse the arguments of a command into its dataclass; `--help` and mistakes end here."""
+    import tyro
+
+    description = textwrap.dedent(kind.__doc__ or "").strip()
+    return tyro.cli(kind, prog=f"beit {name}", description=description, args=arguments)
+
+
+def _tokenizer(arguments: list[str]) -> None:
+    actions = "usage: beit tokenizer {train,evaluate} …\n\n  train     train a tokenizer on a folder of images\n"
+    actions += "  evaluate  codes in use, and the error of decoded pictures\n"
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(actions)
+        return
+    action, *rest = arguments
+    if action == "train":
+        from beit.train.settings import TokenizerSettings
+
+        settings = _settings(TokenizerSettings, "tokenizer train", rest)
+        require("torch", "train", "beit tokenizer")
+        from beit.train.tokenizer import train_tokenizer
+
+        last = train_tokenizer(settings)[-1]
+        print(
+            f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
+            f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
+        )
+    elif action == "evaluate":
+        from beit.cli_settings import EvaluateTokenizer
+
+        chosen = _settings(EvaluateTokenizer, "tokenizer evaluate", rest)
+        require("torch", "train", "beit tokenizer")
+        from beit.data.images import FolderImages
+        from beit.train.tokenizer import evaluate_tokenizer
+
+        found = evaluate_tokenizer(chosen.tokenizer, FolderImages(chosen.images), chosen.image_size)
+        print(
+            f"{found['codes_used']:.0%} of the codes in use, perplexity {found['perplexity']:.0f}; mean squared error of "
+            f"decoded pictures {found['error']:.4f} (of the mean picture: {found['blank']:.4f})"
+        )
+    else:
+        raise ConfigError(f"beit tokenizer has no action {action!r}. Choose train or evaluate.")
+
+
+def _pretrain(arguments: list[str]) -> None:
+    from beit.train.settings import PretrainSettings
+
+    settings = _settings(PretrainSettings, "pretrain", arguments)
+    require("torch", "train", "beit pretrain")
+    from beit.train.pretrain import pretrain
+
+    last = pretrain(settings)[-1]
+    print(
+        f"Saved {settings.output}: masked tokens guessed {last['masked_accuracy']:.1%} (the commonest token alone: "
+        f"{last['commonest_token']:.1%}), loss {last['loss']:.3f}."
+    )
+
+
+def _finetune(arguments: list[str]) -> None:
+    from beit.train.settings import FinetuneSettings
+
+    settings = _settings(FinetuneSettings, "finetune", arguments)
+    require("torch", "train", "beit finetune")
+    from beit.train.finetune import finetune
+
+    history, result = finetune(settings)
+    print(f"Saved {settings.output}: training accuracy {history[-1]['accuracy']:.1%}.")
+    if result is not None:
+        print(f"Validation: {result}")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from beit.cli_settings import Evaluate
+
+    settings = _settings(Evaluate, "evaluate", arguments)
+    require("torch", "train", "beit evaluate")
+    from beit.data.images import FolderImages
+    from beit.evaluate import evaluate
+    from beit.models.pytorch_beit import BeitForImageClassification
+    from beit.processing import BeitImageProcessor
+
+    model = _classifier(BeitForImageClassification, settings.model)
+    classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    images = FolderImages(settings.images, labelled=True, classes=classes)
+    result = evaluate(model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size, _device())
+    print(result)
+    if result.skipped:
+        print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
+    if settings.output is not None:
+        result.save(settings.output)
+
+
+def _classifier(kind: Any, folder: str) -> Any:
+    """A fine-tuned model; one without a trained classifier would only guess."""
+    model = kind.from_pretrained(folder)
+    if model.load_report is not None and model.load_report.needs_training:
+        raise ConfigError(f"{folder} has no trained classifier. Fine-tune it first: beit finetune --model {folder} …")
+    return model
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _predict(arguments: list[str]) -> None:
+    from beit.cli_settings import Predict
+
+    settings = _settings(Predict, "predict", arguments)
+    require("torch", "torch", "beit predict")
+    from beit.data.images import FolderImages
+    from beit.evaluate import predict
+    from beit.models.pytorch_beit import BeitForImageClassification
+    from beit.processing import BeitImageProcessor
+
+    if not settings.images:
+        raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
+    if settings.top < 1:
+        raise ConfigError(f"top is {settings.top}; it must be at least 1.")
+    paths: list[Any] = []
+    for path in settings.images:
+        paths += FolderImages(path).paths if path.is_dir() else [path]
+    model = _classifier(BeitForImageClassification, settings.model)
+    model.to(_device())
+    results = predict(model, BeitImageProcessor.from_pretrained(settings.model), paths, settings.top)
+    if settings.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        for result in results:
+            print(result["image"])
+            for found in result.get("labels", []):
+                print(f"  {found['probability']:7.1%}  {found['label']}")
+            if "error" in result:
+                print(f"  {result['error']}")
+    if all("error" in result for result in results):
+        raise DataError("None of the images could be read.")
+
+
+def _embed(arguments: list[str]) -> None:
+    from beit.cli_settings import Embed
+
+    settings = _settings(Embed, "embed", arguments)
+    if settings.output.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"output is {settings.output}; its name must end in .npy or .parquet.")
+    require("torch", "train", "beit embed")
+    import numpy as np
+
+    from beit import hub
+    from beit.data.images import FolderImages
+    from beit.evaluate import embed
+    from beit.models.pytorch_beit import BeitModel
+    from beit.processing import BeitImageProcessor
+
+    images = FolderImages(settings.images)
+    processor = BeitImageProcessor.from_pretrained(settings.model)
+    model = BeitModel.from_pretrained(settings.model)
+    if model.pooler is not None and any(name.startswith("pooler") for name, _ in getattr(model.load_report, "new", [])):
+        model.pooler = None  # its norm was never trained; the plain mean says the same
+    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, _device())
+    names = [images.name(index) for index in kept]
+    with hub.atomic_path(settings.output) as temporary:
+        if settings.output.suffix == ".npy":
+            with open(temporary, "wb") as file:
+                np.save(file, features)
+        else:
+            arrow = require("pyarrow", "train", "parquet files")
+            parquet = require("pyarrow.parquet", "train", "parquet files")
+            width = features.shape[1]
+            column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
+            parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
+    if settings.output.suffix == ".npy":
+        with hub.atomic_path(settings.output.with_suffix(".txt")) as temporary:
+            temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8")
+    print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
+    if skipped:
+        print(f"{len(skipped)} images were skipped:\n  " + "\n  ".join(skipped[:10]), file=sys.stderr)
+
+
+def _demo(arguments: list[str]) -> None:
+    from beit.cli_settings import DemoSettings
+
+    settings = _settings(DemoSettings, "demo", arguments)
+    require("torch", "train", "beit demo")
+    from beit.demo import run_demo
+
+    report = run_demo(settings)
+    print(f"Open {report}")
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "demo": (_demo, "the whole idea on embedded images, with a report (about ten minutes on two CPU cores)"),
+    "tokenizer": (_tokenizer, "train a visual tokenizer on your own images, or measure one"),
+    "pretrain": (_pretrain, "pre-train BEiT on a folder of images without labels"),
+    "finetune": (_finetune, "fine-tune a classifier on labelled images"),
+    "evaluate": (_evaluate, "top-1 and top-5 of a classifier"),
+    "predict": (_predict, "classify images"),
+    "embed": (_embed, "features of images, to .npy or .parquet"),
+}
+
+
+def usage() -> str:
+    """The text of `beit --help`."""
+    lines = ["usage: beit [--debug] COMMAND …", "", "The home of BEiT: from a folder of images to a classifier.", ""]
+    lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += ["", "beit COMMAND --help shows the settings of a command. --debug shows tracebacks; --version, the version."]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 done, 1 an error that was explained, 2 wrong usage, 128+n signal n."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from beit import __version__
+
+        print(f"beit {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"beit: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(message)s")
+    try:
+        COMMANDS[name][0](rest)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signum
+    except BeitError as error:
+        if debug:
+            raise
+        print(f"beit {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SystemExit as stop:  # tyro's: 0 after --help, 2 after a mistake
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"beit {name}: unexpected {type(error).__name__}: {error}\nRun it again with --debug for a traceback, and please "
+            "report it.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,264 @@
+"""Where images come from: a folder of files, or an array. Pillow + numpy."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from beit.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+# Images of one small size are decoded once and kept: above this they are read from disk again for every crop.
+_MOST_BYTES_IN_MEMORY = 1_000_000_000
+_LARGEST_SIDE_IN_MEMORY = 128
+_MOST_BAD = 0.1  # of the images; more means that the folder is not what it is taken for
+
+
+class Images(Protocol):
+    """Images by number, with or without labels.
+
+    Attributes:
+        labels: class number of each image, or None.
+        classes: names of the classes, empty without labels.
+    """
+
+    labels: np.ndarray | None
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` in RGB. Raises DataError when it cannot be read."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call image `index` in a message."""
+        ...
+
+    def subset(self, indices: np.ndarray) -> Images:
+        """The images of these numbers, in this order."""
+        ...
+
+
+class ArrayImages:
+    """Images of one size in memory.
+
+    Args:
+        array: uint8 `(n, H, W)` grey or `(n, H, W, 3)` RGB.
+        labels: `(n,)` whole numbers, or None.
+        classes: names of the classes; numbers if None.
+
+    Raises:
+        DataError: another shape or type, no image at all, or labels that do not fit.
+    """
+
+    def __init__(
+        self, array: np.ndarray, labels: np.ndarray | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] != 3):
+            raise DataError(
+                f"Got an array {array.shape} of {array.dtype}; wanted uint8 (n, height, width) or (n, height, width, 3)."
+            )
+        if len(array) == 0:
+            raise DataError("Got an array without images.")
+        self.array = array if array.ndim == 4 else np.repeat(array[..., None], 3, axis=3)
+        self.labels = None
+        self.classes: list[str] = []
+        if labels is not None:
+            if labels.shape != (len(array),):
+                raise DataError(f"Got labels {labels.shape} for {len(array)} images; wanted one each.")
+            self.labels = labels.astype(np.int64)
+            self.classes = list(classes) if classes is not None else [str(i) for i in range(int(labels.max()) + 1)]
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` in RGB."""
+        return Image.fromarray(self.array[index])
+
+    def name(self, index: int) -> str:
+        """`image 12`."""
+        return f"image {index}"
+
+    def subset(self, indices: np.ndarray) -> ArrayImages:
+        """The images of these numbers, in this order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return ArrayImages(self.array[indices], labels, self.classes)
+
+
+class FolderImages:
+    """Image files below a folder, in sorted order.
+
+    Args:
+        folder: searched with all its subfolders; hidden files are passed over.
+        labelled: take the first-level subfolders as classes (`folder/cat/1.jpg`); every image must be in one.
+        classes: names of the classes in their order, when the folder must have those of a trained model.
+        smallest_side: images with a shorter side are refused when read.
+
+    Raises:
+        DataError: no such folder, no image in it, an image outside a class, or a class that is not in `classes`.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        labelled: bool = False,
+        classes: Sequence[str] | None = None,
+        smallest_side: int = 1,
+    ) -> None:
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
+        self.paths = sorted(_list_images(self.folder))
+        if not self.paths:
+            raise DataError(
+                f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}."
+            )
+        self.smallest_side = smallest_side
+        self.labels: np.ndarray | None = None
+        self.classes: list[str] = []
+        if labelled:
+            self._label(classes)
+
+    def _label(self, classes: Sequence[str] | None) -> None:
+        parts = [Path(path).relative_to(self.folder).parts for path in self.paths]
+        outside = [str(Path(*part)) for part in parts if len(part) < 2]
+        if outside:
+            raise DataError(
+                f"{self.folder}: {len(outside)} images are in no class folder, for example {outside[0]}. Wanted one "
+                "subfolder a class: folder/cat/1.jpg, folder/dog/2.jpg."
+            )
+        found = sorted({part[0] for part in parts})
+        self.classes = list(classes) if classes is not None else found
+        strange = sorted(set(found) - set(self.classes))
+        if strange:
+            raise DataError(
+                f"{self.folder} has classes that the model does not know: {', '.join(strange[:5])}. The model knows "
+                f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}."
+            )
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = np.array([number[part[0]] for part in parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> Image.Image:
+        """Image `index` in RGB, upright. Raises DataError when it is damaged, too small or too large."""
+        return read_image(self.paths[index], self.smallest_side)
+
+    def name(self, index: int) -> str:
+        """The path."""
+        return self.paths[index]
+
+    def subset(self, indices: np.ndarray) -> FolderImages:
+        """The images of these numbers, in this order."""
+        part = copy.copy(self)
+        part.paths = [self.paths[i] for i in indices]
+        part.labels = None if self.labels is None else self.labels[indices]
+        return part
+
+
+def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Image:
+    """An image file in RGB, turned upright by its EXIF orientation.
+
+    Raises:
+        DataError: it cannot be read, is truncated, shorter than `smallest_side`, or so large that it may be a
+            decompression bomb (more than Pillow's `MAX_IMAGE_PIXELS`).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; of bombs it must not only warn
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if min(image.size) < smallest_side:
+                    raise DataError(f"{path}: {image.width}x{image.height} pixels, smaller than a patch ({smallest_side}).")
+                return ImageOps.exif_transpose(image).convert("RGB")
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path}: not an image that Pillow can read.") from error
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+        raise DataError(f"{path}: damaged or unreadable ({error}).") from error
+
+
+def _list_images(folder: Path) -> list[str]:
+    found = []
+    for root, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(root, name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    return found
+
+
+class BadImages:
+    """Keeps the images that could not be read, and says when there are too many.
+
+    Args:
+        total: number of images.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.reasons: dict[str, None] = {}  # a set that keeps the order
+
+    def add(self, reason: str) -> None:
+        """Note one image.
+
+        Raises:
+            DataError: more than a tenth of all images are bad.
+        """
+        self.reasons[reason] = None
+        if len(self.reasons) > _MOST_BAD * self.total:
+            raise DataError(
+                f"{len(self.reasons)} of {self.total} images cannot be used, more than a tenth:\n{self}\nMend or remove "
+                "them."
+            )
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def __str__(self) -> str:
+        lines = list(self.reasons)
+        return "\n".join("  " + line for line in lines[:10]) + (f"\n  … and {len(lines) - 10} more" * (len(lines) > 10))
+
+
+def hold_in_memory(images: Images, bad: BadImages) -> Images:
+    """The same images decoded once, when all have one small size (CIFAR, MNIST, …); else as they are.
+
+    Images that cannot be read are left out and noted in `bad`.
+    """
+    if isinstance(images, ArrayImages):
+        return images
+    first = None
+    for index in range(min(len(images), 16)):
+        try:
+            size = images.read(index).size
+        except DataError:
+            continue
+        if first is not None and size != first:
+            return images
+        first = size
+    if first is None or max(first) > _LARGEST_SIDE_IN_MEMORY:
+        return images
+    if len(images) * first[0] * first[1] * 3 > _MOST_BYTES_IN_MEMORY:
+        return images
+    arrays, kept = [], []
+    for index in range(len(images)):
+        try:
+            image = images.read(index)
+        except DataError as error:
+            bad.add(str(error))
+            continue
+        if image.size != first:
+            return images
+        arrays.append(np.asarray(image))
+        kept.append(index)
+    labels = None if images.labels is None else images.labels[kept]
+    return ArrayImages(np.stack(arrays), labels, images.classes)

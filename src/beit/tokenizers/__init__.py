@@ -1,0 +1,141 @@
+"""Tokenizers: images → visual tokens and back. `from beit.tokenizers import load_tokenizer`.
+
+Each tokenizer owns its preprocessing: all of them take images in [0, 1]. Importing this package does not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from beit.errors import CheckpointError, InputError, require
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit.tokenizers.dalle import DalleConfig as DalleConfig
+    from beit.tokenizers.dalle import DalleLoss as DalleLoss
+    from beit.tokenizers.dalle import DalleOutput as DalleOutput
+    from beit.tokenizers.dalle import DalleTokenizer as DalleTokenizer
+    from beit.tokenizers.safe_pickle import read_module_tensors as read_module_tensors
+
+_LAZY = {
+    "DalleConfig": "beit.tokenizers.dalle",
+    "DalleLoss": "beit.tokenizers.dalle",
+    "DalleOutput": "beit.tokenizers.dalle",
+    "DalleTokenizer": "beit.tokenizers.dalle",
+    "read_module_tensors": "beit.tokenizers.safe_pickle",
+}
+# model_type in config.json → (module, class).
+_MODEL_TYPES = {"dalle_dvae": ("beit.tokenizers.dalle", "DalleTokenizer")}
+
+__all__ = ["CodebookUsage", "Tokenizer", "codebook_usage", "load_tokenizer", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What pre-training asks of a tokenizer. Images are float tensors (B, 3, H, W) in [0, 1]."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of codes; tokens are 0 … vocab_size - 1."""
+        ...
+
+    def grid(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
+        """The token grid (h, w) of an image of `image_size` pixels (one side of a square, or (H, W))."""
+        ...
+
+    def tokens(self, images: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, h·w) int64 of images, row by row."""
+        ...
+
+    def decode(self, tokens: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+        """Images (B, 3, H, W) in [0, 1] from tokens (B, h·w); `grid` = (h, w), a square unless given."""
+        ...
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write config.json and model.safetensors to `folder`."""
+        ...
+
+
+def load_tokenizer(id_or_folder: str | os.PathLike[str], **where: Any) -> Any:
+    """Load any tokenizer: a saved folder, a Hub id, or a folder with OpenAI's `encoder.pkl` and `decoder.pkl`.
+
+    Args:
+        id_or_folder: what to load. config.json decides the class; without one, the two pickles are looked for.
+        where: `revision`, `token`, `cache_dir`, `local_files_only`, … as for `beit.hub.resolve_file`.
+
+    Returns:
+        The tokenizer (see `Tokenizer`), in evaluation mode on the CPU.
+
+    Raises:
+        CheckpointError: nothing there, or it is damaged, unsafe or of an unknown kind.
+        MissingExtraError: torch is not installed.
+    """
+    from beit import hub
+
+    require("torch", "torch", "tokenizers")
+    folder = Path(id_or_folder)
+    if (folder / "encoder.pkl").is_file() and not (folder / "config.json").is_file():
+        from beit.tokenizers.dalle import DalleTokenizer
+
+        return DalleTokenizer.from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
+    config = hub.read_json(hub.resolve_file(id_or_folder, "config.json", **where))
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{id_or_folder} has model_type {kind!r} in config.json; wanted a tokenizer: {', '.join(_MODEL_TYPES)}."
+        )
+    module, name = _MODEL_TYPES[kind]
+    return getattr(importlib.import_module(module), name).from_pretrained(id_or_folder, **where)
+
+
+@dataclass(frozen=True)
+class CodebookUsage:
+    """How much of a codebook is in use. A healthy one has a perplexity of at least a third of the vocabulary."""
+
+    codes_used: int
+    """Codes that occur at least once."""
+    fraction: float
+    """codes_used / vocab_size, in 0 … 1."""
+    perplexity: float
+    """exp(entropy) of the token frequencies: how many equally frequent codes would say as much; 1 … vocab_size."""
+
+
+def codebook_usage(tokens: Any, vocab_size: int) -> CodebookUsage:
+    """Count the codes that occur in `tokens` and how evenly; a small perplexity is codebook collapse.
+
+    Args:
+        tokens: integer array or tensor of any shape, at least one element, values in 0 … vocab_size - 1. Take several
+            thousand: fewer tokens than codes cannot use them all.
+        vocab_size: number of codes.
+
+    Raises:
+        InputError: no tokens, not integers, or out of range.
+    """
+    array = np.asarray(tokens.detach().cpu() if hasattr(tokens, "detach") else tokens)
+    if array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"Got tokens of shape {array.shape} and type {array.dtype}; wanted one or more integers.")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= vocab_size:
+        raise InputError(
+            f"Got tokens from {low} to {high}; wanted 0 to {vocab_size - 1}. Give the vocab_size of their tokenizer."
+        )
+    counts = np.bincount(array.ravel(), minlength=vocab_size)
+    share = counts[counts > 0] / array.size
+    return CodebookUsage(
+        codes_used=len(share),
+        fraction=len(share) / vocab_size,
+        perplexity=float(np.exp(-(share * np.log(share)).sum())),
+    )

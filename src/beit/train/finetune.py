@@ -1,0 +1,164 @@
+"""Fine-tuning: a classifier from a pre-trained model, or from scratch (BEiT, section 2.5; `beit finetune`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from beit import geometry
+from beit.config import PRESETS, BeitConfig
+from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.data.loader import Batch, Loader, Order
+from beit.data.views import (
+    batch_jitter,
+    batch_view,
+    crop_box,
+    erase_rectangle,
+    jitter_colours,
+    mixup,
+    normalise,
+    view,
+)
+from beit.errors import DataError
+from beit.evaluate import Evaluation, evaluate
+from beit.hub import has_file
+from beit.models.pytorch_beit import BeitForImageClassification
+from beit.processing import BeitImageProcessor
+from beit.train.loop import Job, Metrics, open_run, total_steps, train
+from beit.train.optim import adamw, parameter_groups
+from beit.train.pretrain import make_processor, size_changes
+from beit.train.settings import FinetuneSettings
+
+
+class FinetuneViews:
+    """One random crop with flip, colour jitter and erasing; a batch is mixed as the settings say."""
+
+    def __init__(
+        self, settings: FinetuneSettings, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        self.settings, self.size, self.mean, self.std = settings, size, mean, std
+
+    def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
+        """`pixel_values (3, H, W)`, `labels ()`."""
+        settings = self.settings
+        box = crop_box(rng, image.size, settings.crop_scale, settings.crop_ratio)
+        if settings.jitter:
+            image = jitter_colours(image, settings.jitter, rng)
+        pixels = view(image, box, self.size, Image.Resampling.BICUBIC, bool(rng.random() < settings.flip))
+        pixels = normalise(pixels, self.mean, self.std)
+        if rng.random() < settings.erase:
+            erase_rectangle(pixels, rng)
+        return {"pixel_values": pixels, "labels": torch.tensor(label)}
+
+    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Batch:
+        """The same for a batch of small images."""
+        settings, size = self.settings, (images.shape[3], images.shape[2])
+        boxes = np.array([crop_box(rng, size, settings.crop_scale, settings.crop_ratio) for _ in range(len(images))])
+        if settings.jitter:
+            images = batch_jitter(images, settings.jitter, rng)
+        pixels = batch_view(images, boxes, rng.random(len(images)) < settings.flip, self.size)
+        pixels = normalise(pixels, self.mean, self.std)
+        for index in np.flatnonzero(rng.random(len(images)) < settings.erase):
+            erase_rectangle(pixels[index], rng)
+        return {"pixel_values": pixels, "labels": labels}
+
+
+def finetune(
+    settings: FinetuneSettings, images: Images | None = None, validation: Images | None = None
+) -> tuple[list[dict[str, float]], Evaluation | None]:
+    """Fine-tune a classifier and save it in `settings.output`.
+
+    Args:
+        settings: what to do.
+        images: labelled images, used instead of the folder that the settings name.
+        validation: images to measure on at the end, used instead of the folder.
+
+    Returns:
+        The lines of the log, and the evaluation on the validation images, if any.
+
+    Raises:
+        BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
+    """
+    torch.manual_seed(settings.seed)
+    run = open_run(settings)
+    source = images if images is not None else FolderImages(settings.images, labelled=True)
+    if source.labels is None:
+        raise DataError("Fine-tuning needs labelled images: one subfolder a class.")
+    if validation is None and settings.validation is not None:
+        validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
+    bad = BadImages(len(source))
+    source = hold_in_memory(source, bad)
+    if settings.labels_per_class is not None:
+        source = first_of_each_class(source, settings.labels_per_class)
+    model = classifier(settings, source.classes, run.checkpoint)
+    processor = _processor(settings, model.config)
+
+    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
+    size = geometry.pair(model.config.image_size)
+    views = FinetuneViews(settings, size, tuple(processor.image_mean), tuple(processor.image_std))
+    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
+    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, model.config.num_hidden_layers)
+    optimizer = adamw(groups, settings.beta2)
+
+    def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        pixels, labels = batch["pixel_values"], batch["labels"]
+        targets = F.one_hot(labels, model.config.num_labels).float()
+        rng = np.random.default_rng((settings.seed, step, run.rank, 1))
+        pixels, targets = mixup(pixels, targets, settings.mixup, settings.cutmix, rng)
+        logits = module(pixels).logits.float()
+        value = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
+        return value, {"accuracy": (logits.argmax(-1) == targets.argmax(-1)).float().mean()}
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+    history = train(run, Job(model, optimizer, loader, total_steps(settings, loader), loss, save))
+    result = None
+    if validation is not None and run.accelerator.is_main_process:
+        result = evaluate(model, processor, validation, device=run.accelerator.device)
+        result.save(settings.output)
+    return history, result
+
+
+def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path | None) -> BeitForImageClassification:
+    """The model to fine-tune: loaded, with a new head for `classes`; or new, when the settings name a size."""
+    if checkpoint is not None:
+        return BeitForImageClassification.from_pretrained(checkpoint)
+    changes = {"id2label": dict(enumerate(classes)), "drop_path_rate": settings.drop_path}
+    if settings.model in PRESETS:
+        changes |= {"use_relative_position_bias": True, **size_changes(settings.image_size, settings.patch_size)}
+        return BeitForImageClassification(BeitConfig.preset(settings.model, **changes))
+    config = BeitConfig.from_pretrained(settings.model)
+    if config.use_shared_relative_position_bias:  # pre-training shares one table; fine-tuning gives each layer a copy
+        changes |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
+    return BeitForImageClassification.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
+
+
+def _processor(settings: FinetuneSettings, config: BeitConfig) -> BeitImageProcessor:
+    if settings.model not in PRESETS and has_file(settings.model, "preprocessor_config.json"):
+        return BeitImageProcessor.from_pretrained(settings.model)
+    return make_processor(config, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def first_of_each_class(images: Images, count: int) -> Images:
+    """The first `count` images of each class, in the order of the folder or array.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    assert images.labels is not None
+    chosen = []
+    for number, name in enumerate(images.classes):
+        found = np.flatnonzero(images.labels == number)
+        if len(found) < count:
+            raise DataError(f"Class {name} has {len(found)} images; {count} were asked for (labels_per_class).")
+        chosen.append(found[:count])
+    return images.subset(np.sort(np.concatenate(chosen)))
+
+

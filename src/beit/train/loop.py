@@ -1,0 +1,342 @@
+"""The training loop that tokenizer, pre-training and fine-tuning share.
+
+    for each step: batch → loss → backward → clip → AdamW → log → checkpoint
+
+What differs is a `Job`. Accelerate places the model on the device and spreads it over processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from beit import hub
+from beit.data.images import BadImages
+from beit.data.loader import Batch, Loader
+from beit.errors import ConfigError, DataError, Interrupted, TrainingError, require
+from beit.train import checkpoint
+from beit.train.optim import learning_rate
+from beit.train.settings import SETTINGS_FILE, RunSettings, differences
+
+logger = logging.getLogger("beit")
+
+LOG_FILE = "log.jsonl"
+Metrics = dict[str, Tensor]
+
+
+@dataclass
+class Job:
+    """What a run trains, and how.
+
+    Attributes:
+        model: its parameters are in `optimizer`, in groups with a `scale` of the learning rate.
+        optimizer: its learning rates are set in every step.
+        loader: gives the batch of any step.
+        steps: when the run ends.
+        loss: (model, batch, step) → (loss, metrics to average over a log line).
+        save: writes the model into a folder, with what belongs to it.
+        extra: further metrics of a log line; called once for each.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loader: Loader
+    steps: int
+    loss: Callable[[nn.Module, Batch, int], tuple[Tensor, Metrics]]
+    save: Callable[[Path], None]
+    extra: Callable[[], dict[str, float]] = dict
+
+
+@dataclass
+class Run:
+    """A run's folder and where it begins.
+
+    Attributes:
+        accelerator: knows device and processes.
+        settings: what the run does.
+        first: number of finished steps.
+        checkpoint: where to go on from, or None.
+    """
+
+    accelerator: Any
+    settings: RunSettings
+    first: int = 0
+    checkpoint: Path | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        return int(self.accelerator.num_processes)
+
+
+def open_run(settings: RunSettings) -> Run:
+    """Look at the output folder: start in it, or find where to go on.
+
+    Raises:
+        DataError: the folder holds a run already and `resume` is not set.
+        TrainingError: the run to go on with has other settings (says which), or no readable checkpoint.
+    """
+    accelerate = require("accelerate", "train", "training")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns of kernels and drivers; nothing here that a user can act on
+        accelerator = accelerate.Accelerator()
+    run = Run(accelerator, settings)
+    output = settings.output
+    if output.is_file():
+        raise DataError(f"{output} is a file; give a folder for the result.")
+    if settings.resume:
+        found = checkpoint.last(output)
+        if found is not None:
+            run.checkpoint, state = found
+            changed = differences(state.get("settings", {}), settings.to_dict())
+            if changed:
+                raise TrainingError(
+                    f"{run.checkpoint} belongs to a run with other settings:\n  " + "\n  ".join(changed) + "\nGo on with the "
+                    "same ones, or choose another output folder."
+                )
+            run.first = state["step"]
+        elif (output / SETTINGS_FILE).exists():
+            logger.info("%s has no checkpoint yet; starting at step 0", output)
+    elif (output / SETTINGS_FILE).exists():
+        raise DataError(
+            f"{output} already holds a run. Go on with it by --resume, or choose another output folder."
+        )
+    if accelerator.is_main_process:
+        hub.write_json(output / SETTINGS_FILE, settings.to_dict())
+        _cut_log(output / LOG_FILE, run)
+    return run
+
+
+def _cut_log(path: Path, run: Run) -> None:
+    """Drop what a killed run logged after its last checkpoint: these steps come again."""
+    if not path.exists():
+        return
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut
+            entry = json.loads(line)
+            if entry.get("step", 0) <= run.first:
+                lines.append(line)
+                run.history.append(entry)
+    with hub.atomic_path(path) as temporary:
+        temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def precision(choice: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type: bfloat16 or None. "auto" takes bfloat16 where the device multiplies it natively.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    if choice not in ("auto", "fp32", "bf16"):
+        raise ConfigError(f"Unknown precision {choice!r}. Choose auto, fp32 or bf16.")
+    if choice == "fp32":
+        return None
+    if choice == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else None
+
+
+@contextlib.contextmanager
+def caught_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; a second one kills as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received  # only the main thread may set handlers
+        return
+
+    def note(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        signal.signal(signum, before[signum])
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    for signum in before:
+        signal.signal(signum, note)
+    try:
+        yield received
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def train(run: Run, job: Job) -> list[dict[str, float]]:
+    """Run all steps that are left, then save the model into the output folder.
+
+    Returns:
+        The lines of the log, those before a resume included.
+
+    Raises:
+        TrainingError: the loss is not finite; the last good checkpoint stays.
+        DataError: more than a tenth of the images cannot be read.
+        CheckpointError: a checkpoint could not be written; earlier ones stay.
+        Interrupted: by Ctrl-C or SIGTERM, after saving.
+    """
+    settings, accelerator, output = run.settings, run.accelerator, run.settings.output
+    model, optimizer = accelerator.prepare(job.model, job.optimizer)
+    if run.checkpoint is not None:
+        optimizer.load_state_dict(checkpoint.read_optimizer(run.checkpoint))
+    dtype = precision(settings.precision, accelerator.device)
+    warmup = round(settings.warmup * job.steps)
+    # On a GPU, looking at the loss waits for it: once a log line is enough there.
+    look_every = 1 if accelerator.device.type == "cpu" else settings.log_every
+    finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
+    log = _Log(run, job)
+    good = run.first  # the last step whose loss was seen to be finite
+    model.train()
+
+    def save(step: int) -> None:
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            checkpoint.save(output, step, job.save, job.optimizer, settings.to_dict(), settings.keep)
+        accelerator.wait_for_everyone()
+
+    with caught_signals() as received, contextlib.closing(log):
+        for step, batch in zip(
+            range(run.first, job.steps), job.loader.batches(run.first, job.steps), strict=True
+        ):
+            # Dropout and drop path of a step follow from its number: a resumed run draws the same.
+            torch.manual_seed(hash((settings.seed, step, run.rank)) % 2**63)
+            rate = learning_rate(step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
+            batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}
+            with torch.autocast(accelerator.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+                loss, metrics = job.loss(model, batch, step)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
+            finite &= torch.isfinite(loss.detach())
+            done = step + 1
+            if done % look_every == 0 or done % settings.save_every == 0 or done == job.steps:
+                if not bool(finite):
+                    raise _not_finite(output, good, done, rate, norm)
+                good = done
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            log.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **metrics}, len(next(iter(batch.values()))))
+            if done % settings.log_every == 0 or done == job.steps:
+                log.write(done, rate)
+            if received:
+                save(done)
+                name = signal.Signals(received[0]).name
+                raise Interrupted(received[0], f"Stopped by {name} after step {done}; saved. Go on with --resume.")
+            if done % settings.save_every == 0 and done < job.steps:
+                save(done)
+        if run.first < job.steps:
+            save(job.steps)
+    if accelerator.is_main_process:
+        job.save(output)
+        if job.loader.bad:
+            logger.warning("%d images were skipped:\n%s", len(job.loader.bad), job.loader.bad)
+    accelerator.wait_for_everyone()
+    return run.history
+
+
+def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -> TrainingError:
+    found = checkpoint.list_checkpoints(output)
+    where = f"The last checkpoint, {found[-1]}, is from before" if found else "There was no checkpoint yet"
+    between = f"at step {done}" if done == good + 1 else f"between steps {good + 1} and {done}"
+    return TrainingError(
+        f"The loss is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). {where}. Try a "
+        "lower learning rate, a longer warm-up or --precision fp32."
+    )
+
+
+class _Log:
+    """Averages metrics over a log line and writes them: progress bar, JSON lines, TensorBoard."""
+
+    def __init__(self, run: Run, job: Job) -> None:
+        self.run, self.job = run, job
+        self.sums: dict[str, Tensor] = {}
+        self.steps = self.images = 0
+        self.since = time.perf_counter()
+        self.main = run.accelerator.is_main_process
+        if not self.main:
+            return
+        output = run.settings.output
+        self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
+        self.board = None
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(output / "tensorboard"), purge_step=run.first + 1)
+        tqdm = require("tqdm", "train", "training").tqdm
+        # Without a terminal a bar is noise; then every log line is printed instead.
+        self.bar = tqdm(
+            total=job.steps, initial=run.first, desc=output.name, unit="step", disable=None, file=sys.stderr
+        )
+
+    def add(self, metrics: Metrics, images: int) -> None:
+        for name, value in metrics.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.steps += 1
+        self.images += images * self.run.world
+        if self.main:
+            self.bar.update()
+
+    def write(self, step: int, rate: float) -> None:
+        now = time.perf_counter()
+        means = {name: value / self.steps for name, value in self.sums.items()}
+        if self.run.world > 1:
+            means = self.run.accelerator.reduce(means, reduction="mean")
+        line: dict[str, float] = {"step": step, "epoch": round(step / self.job.loader.order.steps_per_epoch, 3)}
+        line.update({name: round(float(value), 6) for name, value in means.items()})
+        line.update({name: round(value, 6) for name, value in self.job.extra().items()})
+        line.update(learning_rate=rate, images_per_second=round(self.images / (now - self.since), 1))
+        self.sums, self.steps, self.images, self.since = {}, 0, 0, now
+        self.run.history.append(line)
+        if not self.main:
+            return
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        if self.board is not None:
+            for name, value in line.items():
+                self.board.add_scalar(name, value, step)
+        shown = {name: value for name, value in line.items() if name not in ("step", "epoch", "learning_rate", "gradient_norm")}
+        text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
+        if self.bar.disable:
+            print(f"step {step}/{self.job.steps}: {text}", file=sys.stderr, flush=True)
+        else:
+            self.bar.set_postfix_str(text)
+
+    def close(self) -> None:
+        if not self.main:
+            return
+        self.file.close()
+        self.bar.close()
+        if self.board is not None:
+            self.board.close()
+
+
+def total_steps(settings: RunSettings, loader: Loader) -> int:
+    """Number of steps of a run."""
+    if settings.steps is not None:
+        return settings.steps
+    return max(round(settings.epochs * loader.order.steps_per_epoch), 1)
+
+

@@ -1,0 +1,237 @@
+"""What a run does: one dataclass a command. A field's text is its `--help`; the values are saved beside the result.
+
+What the weights are is said by `BeitConfig`; these say how they come about. Loads no framework.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from beit.errors import CheckpointError, ConfigError
+
+SETTINGS_FILE = "settings.json"
+
+
+@dataclass(kw_only=True)
+class RunSettings:
+    """What all training runs share."""
+
+    images: Path
+    """Folder with images, in subfolders or not."""
+    output: Path
+    """Folder for the result: a model folder, its checkpoints, the log and these settings."""
+    steps: int | None = None
+    """Number of steps; overrides epochs."""
+    epochs: float = 100
+    """How often each image is seen."""
+    batch_size: int = 128
+    """Images a step, over all devices."""
+    learning_rate: float = 1.5e-3
+    """Highest learning rate."""
+    min_learning_rate: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup: float = 0.05
+    """Part of the steps in which the learning rate rises from 0."""
+    weight_decay: float = 0.05
+    """Weight decay of matrices; biases, norms, positions and the cls token have none."""
+    beta2: float = 0.999
+    """Second-moment decay of AdamW."""
+    clip: float = 3.0
+    """Largest norm of the gradient; 0 for no clipping."""
+    seed: int = 0
+    """Seed of everything random."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of matrix products: bf16 where the device has instructions for it, or as said."""
+    workers: int = 2
+    """Processes that read images from disk (images held in memory need none)."""
+    log_every: int = 20
+    """Steps between lines of the log."""
+    save_every: int = 500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints to keep."""
+    resume: bool = False
+    """Go on from the last checkpoint in the output folder; start if there is none."""
+
+    def __post_init__(self) -> None:
+        self.validate()
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        for name in ("batch_size", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.steps is not None and self.steps < 1:
+            raise ConfigError(f"steps is {self.steps}; it must be at least 1.")
+        if self.epochs <= 0:
+            raise ConfigError(f"epochs is {self.epochs}; it must be above 0.")
+        if self.learning_rate <= 0 or self.min_learning_rate < 0:
+            raise ConfigError("learning_rate must be above 0 and min_learning_rate not below 0.")
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"warmup is {self.warmup}; it is a part of the steps, in [0, 1).")
+        if self.workers < 0 or self.clip < 0 or self.weight_decay < 0:
+            raise ConfigError("workers, clip and weight_decay must not be negative.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All values as JSON can hold them."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+@dataclass(kw_only=True)
+class TokenizerSettings(RunSettings):
+    """Train a visual tokenizer (a dVAE) on your own images."""
+
+    image_size: int = 64
+    """Side of the training crops in pixels; tokens later come from images of any size."""
+    factor: Literal[2, 4, 8, 16] = 8
+    """Pixels a token, per side. A token should cover one patch: factor = patch size of the view given to it."""
+    vocab_size: int = 512
+    """Number of codes."""
+    width: int = 32
+    """Channels of the first group (256 in DALL-E's)."""
+    blocks: int = 1
+    """Residual blocks a group (2 in DALL-E's)."""
+    usage_weight: float = 0.1
+    """Pull towards using all codes alike; 0 invites collapse."""
+    crop_scale: tuple[float, float] = (0.3, 1.0)
+    """Part of an image's area that a crop keeps."""
+    min_temperature: float = 0.0625
+    """Temperature of the Gumbel-softmax at the end; it starts at 1."""
+    learning_rate: float = 3e-3
+    """Highest learning rate."""
+    weight_decay: float = 0.0
+    """Weight decay of matrices."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 for no clipping."""
+    batch_size: int = 64
+    """Images a step, over all devices."""
+
+
+@dataclass(kw_only=True)
+class PretrainSettings(RunSettings):
+    """Pre-train BEiT: predict the visual tokens of masked patches."""
+
+    tokenizer: str
+    """Folder or Hub id of a trained tokenizer, or a folder with OpenAI's encoder.pkl and decoder.pkl."""
+    model: str = "base"
+    """A size (tiny, small, base, large), or a model folder or Hub id to go on from."""
+    image_size: int | None = None
+    """Side of the images in pixels, if not the model's own."""
+    patch_size: int | None = None
+    """Side of the patches in pixels, if not the model's own."""
+    mask_ratio: float = 75 / 196
+    """Part of the patches to mask."""
+    min_block: int | None = None
+    """Fewest patches of a masked block; 16 of 196, in proportion, if not given."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Part of an image's area that a crop keeps."""
+    jitter: float = 0.4
+    """Colour jitter of both views."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    drop_path: float | None = None
+    """Stochastic depth of the last layer, if not the model's own."""
+    layer_scale: float | None = None
+    """Initial layer scale, if not the model's own."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of the patch view's channels."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Standard deviation of the patch view's channels."""
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        super().validate()
+        if not 0 < self.mask_ratio < 1:
+            raise ConfigError(f"mask_ratio is {self.mask_ratio}; it must lie between 0 and 1 (the paper: about 0.4).")
+        _check_scale(self.crop_scale)
+
+
+@dataclass(kw_only=True)
+class FinetuneSettings(RunSettings):
+    """Fine-tune a classifier on labelled images: one subfolder a class."""
+
+    model: str
+    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
+    validation: Path | None = None
+    """Folder with images to measure top-1 on, in the same class subfolders."""
+    labels_per_class: int | None = None
+    """Use only the first so many images of each class."""
+    image_size: int | None = None
+    """Side of the images in pixels, when training from scratch."""
+    patch_size: int | None = None
+    """Side of the patches in pixels, when training from scratch."""
+    layer_decay: float = 0.65
+    """Learning rate of a layer as a part of that of the next."""
+    label_smoothing: float = 0.1
+    """Part of the target spread over all classes."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last layer."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Part of an image's area that a crop keeps."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a crop."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    jitter: float = 0.0
+    """Colour jitter."""
+    erase: float = 0.0
+    """Probability of erasing a random rectangle."""
+    mixup: float = 0.0
+    """Beta parameter of mixup; 0 for none."""
+    cutmix: float = 0.0
+    """Beta parameter of cutmix; 0 for none."""
+    min_learning_rate: float = 1e-6
+    """Learning rate at the end of the cosine."""
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        super().validate()
+        _check_scale(self.crop_scale)
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
+
+
+def _check_scale(scale: tuple[float, float]) -> None:
+    if not 0 < scale[0] <= scale[1] <= 1:
+        raise ConfigError(f"crop_scale is {scale}; wanted two parts of the area, 0 < from ≤ to ≤ 1.")
+
+
+def from_dict(kind: type[RunSettings], values: dict[str, Any]) -> RunSettings:
+    """Settings as `to_dict` gave them, read from JSON.
+
+    Raises:
+        CheckpointError: a field is unknown or missing.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}
+    strange = sorted(set(values) - known)
+    if strange:
+        raise CheckpointError(f"Saved settings have unknown fields: {', '.join(strange)}. Another version wrote them.")
+    ready = {}
+    for name, value in values.items():
+        wanted = hints[name]
+        options = typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
+        if isinstance(value, str) and Path in options:
+            value = Path(value)
+        ready[name] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**ready)
+    except TypeError as error:
+        raise CheckpointError(f"Saved settings are incomplete: {error}.") from error
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two runs, in words; how a run is watched and saved does not count."""
+    free = {"output", "resume", "workers", "log_every", "save_every", "keep"}
+    old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} for values in (old, new))
+    return [
+        f"{name}: {old.get(name)} then, {new.get(name)} now"
+        for name in sorted(set(old) | set(new))
+        if name not in free and old.get(name) != new.get(name)
+    ]

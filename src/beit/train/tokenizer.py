@@ -1,0 +1,148 @@
+"""Train a visual tokenizer on your own images: a dVAE whose codebook stays in use (`beit tokenizer train`)."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.data.loader import Batch, Loader, Order
+from beit.data.views import batch_view, crop_box, view
+from beit.tokenizers import codebook_usage
+from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
+from beit.train.loop import Job, Metrics, open_run, total_steps, train
+from beit.train.optim import adamw, parameter_groups
+from beit.train.settings import TokenizerSettings
+
+
+class TokenizerViews:
+    """One random crop, flipped or not."""
+
+    def __init__(self, size: int, scale: tuple[float, float]) -> None:
+        self.size, self.scale = size, scale
+
+    def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
+        """`images (3, H, W)` in [0, 1]."""
+        box = crop_box(rng, image.size, self.scale, (3 / 4, 4 / 3))
+        flip = bool(rng.random() < 0.5)
+        return {"images": view(image, box, (self.size, self.size), Image.Resampling.LANCZOS, flip)}
+
+    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Batch:
+        """`images (B, 3, H, W)` in [0, 1]."""
+        size = (images.shape[3], images.shape[2])
+        boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for _ in range(len(images))])
+        flips = rng.random(len(images)) < 0.5
+        return {"images": batch_view(images, boxes, flips, (self.size, self.size))}
+
+
+def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -> list[dict[str, float]]:
+    """Train a tokenizer and save it in `settings.output`.
+
+    Args:
+        settings: what to do.
+        images: used instead of the folder that the settings name.
+
+    Returns:
+        The lines of the log: loss, reconstruction (part of the pixels' variance that is lost), `codes_used` (part of
+        the codebook that encodes something in the last lines' images) and `perplexity` (codes in use, weighted).
+
+    Raises:
+        BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
+    """
+    torch.manual_seed(settings.seed)
+    run = open_run(settings)
+    source = images if images is not None else FolderImages(settings.images)
+    bad = BadImages(len(source))
+    source = hold_in_memory(source, bad)
+    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
+    loader = Loader(
+        source, TokenizerViews(settings.image_size, settings.crop_scale), order, bad, settings.workers, run.rank, run.world
+    )
+    model = new_tokenizer(settings) if run.checkpoint is None else DalleTokenizer.from_pretrained(run.checkpoint)
+    model.grid(settings.image_size)  # says what to do when the factor does not divide it
+    steps = total_steps(settings, loader)
+    optimizer = adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
+    weights = DalleLoss(usage_weight=settings.usage_weight)
+    counts = torch.zeros(model.vocab_size, dtype=torch.long)
+
+    def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
+        # Straight down on a log scale, as in the paper, reaching the end at 4/5 of the run: then codes can settle.
+        cooled = min(step / (0.8 * steps), 1.0)
+        output = module(batch["images"], math.exp(math.log(settings.min_temperature) * cooled), weights)
+        tokens = output.logits.detach().argmax(1)
+        counts.add_(torch.bincount(tokens.flatten().cpu(), minlength=model.vocab_size))
+        return output.loss, {"reconstruction": output.reconstruction_loss.detach()}
+
+    def usage() -> dict[str, float]:
+        p = counts.double() / counts.sum()
+        entropy = -(p * p.clamp(min=1e-12).log()).sum()
+        line = {"codes_used": float((counts > 0).double().mean()), "perplexity": float(entropy.exp())}
+        counts.zero_()
+        return line
+
+    return train(run, Job(model, optimizer, loader, steps, loss, model.save_pretrained, usage))
+
+
+def new_tokenizer(settings: TokenizerSettings) -> DalleTokenizer:
+    """An untrained tokenizer of the size that the settings name."""
+    groups = int(math.log2(settings.factor)) + 1
+    return DalleTokenizer(
+        DalleConfig(
+            groups=groups,
+            blocks_per_group=settings.blocks,
+            n_hid=settings.width,
+            n_init=min(128, 4 * settings.width),
+            vocab_size=settings.vocab_size,
+        )
+    )
+
+
+@torch.no_grad()
+def measure(tokenizer: Any, images: Tensor, batch_size: int = 256) -> dict[str, float]:
+    """How good a tokenizer is on images it may not have seen.
+
+    Args:
+        tokenizer: any tokenizer.
+        images: float32 `(n, 3, H, W)` in [0, 1].
+        batch_size: images at a time.
+
+    Returns:
+        `codes_used` and `perplexity` as in training; `error`: mean squared error of the pictures decoded from tokens;
+        `blank`: that of the mean picture, which knows nothing.
+    """
+    tokens, error = [], 0.0
+    mean = images.mean(0)
+    for part in images.split(batch_size):
+        found = tokenizer.tokens(part)
+        grid = tokenizer.grid((part.shape[2], part.shape[3]))
+        error += float(((tokenizer.decode(found, grid) - part) ** 2).sum())
+        tokens.append(found)
+    usage = codebook_usage(torch.cat(tokens), tokenizer.vocab_size)
+    return {
+        "codes_used": usage.fraction,
+        "perplexity": usage.perplexity,
+        "error": error / images.numel(),
+        "blank": float(((images - mean) ** 2).mean()),
+    }
+
+
+def evaluate_tokenizer(folder: str | Path, images: Images, size: int) -> dict[str, float]:
+    """`measure` a saved tokenizer on up to 1,000 images, cropped to the centre square and resized to `size` pixels."""
+    from beit.tokenizers import load_tokenizer
+
+    chosen = np.linspace(0, len(images) - 1, min(len(images), 1000)).astype(int)
+    tensors = []
+    for index in chosen:
+        image = images.read(int(index))
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        tensors.append(
+            view(image, (left, top, left + side, top + side), (size, size), Image.Resampling.LANCZOS, False)
+        )
+    return measure(load_tokenizer(folder), torch.stack(tensors))
