@@ -32,12 +32,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     # is from relative ones alone.
     "tiny": {
         "hidden_size": 128,
-        "num_hidden_layers": 6,
+        "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "intermediate_size": 512,
         "image_size": 28,
         "patch_size": 4,
-        "vocab_size": 256,
+        "vocab_size": 128,
         "use_absolute_position_embeddings": True,
         "mask_keeps_position": True,
     },

