@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,7 +32,7 @@ else:
 
 
 @pytest.fixture(autouse=True)
-def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A test that wants to talk to the world fails at once."""
     connect = socket.socket.connect
 
@@ -41,8 +41,15 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             raise ConnectionRefusedError(f"tests stay on this machine; refused {address}")
         connect(self, address)
 
+    resolve = socket.getaddrinfo
+
+    def resolve_guarded(host: Any, *rest: Any, **more: Any) -> Any:
+        if host not in (None, "", "127.0.0.1", "::1", "localhost", b"127.0.0.1", b"localhost"):
+            raise socket.gaierror(socket.EAI_NONAME, f"tests stay on this machine; refused {host}")
+        return resolve(host, *rest, **more)
+
     monkeypatch.setattr(socket.socket, "connect", guarded)
-    yield
+    monkeypatch.setattr(socket, "getaddrinfo", resolve_guarded)
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from beit import BeitConfig, CheckpointError, ConfigError
 from beit.config import PRESETS
 
 pytest.importorskip("hypothesis")
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given
+from hypothesis import strategies as st
 
 # The line of the API contract, word for word.
 SIGNATURE = """( vocab_size = 8192 hidden_size = 768 num_hidden_layers = 12 num_attention_heads = 12 intermediate_size = 3072
@@ -142,7 +142,11 @@ def test_unknown_attribute_is_no_attribute() -> None:
 
 def test_labels() -> None:
     config = BeitConfig()
-    assert (config.num_labels, config.id2label, config.label2id) == (2, {0: "LABEL_0", 1: "LABEL_1"}, {"LABEL_0": 0, "LABEL_1": 1})
+    assert (config.num_labels, config.id2label, config.label2id) == (
+        2,
+        {0: "LABEL_0", 1: "LABEL_1"},
+        {"LABEL_0": 0, "LABEL_1": 1},
+    )
     config.num_labels = 3
     assert config.id2label[2] == "LABEL_2"
     assert BeitConfig(num_labels=0).id2label == {}
@@ -213,6 +217,14 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
     assert config.replace() == config
 
 
+def test_numbers_are_written_as_the_reference_reads_them() -> None:
+    """transformers 5 refuses 0 where it wants 0.0."""
+    config = BeitConfig(layer_scale_init_value=0, drop_path_rate=0, layer_norm_eps=1)
+    assert json.dumps(config.layer_scale_init_value) == "0.0"
+    for name in ("layer_scale_init_value", "drop_path_rate", "layer_norm_eps"):
+        assert isinstance(config.to_dict()[name], float)
+
+
 def test_functions_as_activation(tmp_path: Path) -> None:
     config = BeitConfig(hidden_act=abs)
     assert config.replace(hidden_size=384).hidden_act is abs
@@ -267,7 +279,13 @@ def configs(draw: st.DrawFn) -> BeitConfig:
         id2label={i: draw(st.text()) for i in range(draw(st.integers(0, 4)))},
         problem_type=draw(st.sampled_from([None, "regression"])),
         out_indices=draw(st.none() | st.lists(st.integers(0, 12))),
-        _kept=draw(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=4)),
+        _kept=draw(
+            st.recursive(
+                st.none() | st.integers() | st.text(),
+                lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+                max_leaves=4,
+            )
+        ),
     )
 
 

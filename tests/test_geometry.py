@@ -52,7 +52,8 @@ def test_index_is_shared_and_read_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "patch", "grid"), [(224, 16, (14, 14)), ((32, 48), 16, (2, 3)), ((32, 48), (8, 16), (4, 3)), (16, 16, (1, 1))]
+    ("image", "patch", "grid"),
+    [(224, 16, (14, 14)), ((32, 48), 16, (2, 3)), ((32, 48), (8, 16), (4, 3)), (16, 16, (1, 1))],
 )
 def test_patch_grid(image: geometry.Size, patch: geometry.Size, grid: tuple[int, int]) -> None:
     assert geometry.patch_grid(image, patch) == grid
@@ -60,7 +61,14 @@ def test_patch_grid(image: geometry.Size, patch: geometry.Size, grid: tuple[int,
 
 @pytest.mark.parametrize(
     ("image", "patch", "advice"),
-    [(225, 16, "224x224"), ((32, 40), 16, "32x32"), (8, 16, "16x16"), (0, 4, "4x4"), (16, 0, "patch"), (16, -1, "patch")],
+    [
+        (225, 16, "224x224"),
+        ((32, 40), 16, "32x32"),
+        (8, 16, "16x16"),
+        (0, 4, "4x4"),
+        (16, 0, "patch"),
+        (16, -1, "patch"),
+    ],
 )
 def test_impossible_grid(image: geometry.Size, patch: geometry.Size, advice: str) -> None:
     with pytest.raises(ConfigError, match=advice):

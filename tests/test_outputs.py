@@ -73,8 +73,9 @@ def test_copies(output: MaskedLMOutput) -> None:
 
 def test_as_a_pytree(output: MaskedLMOutput) -> None:
     torch = pytest.importorskip("torch")
-    import beit.models.pytorch_files  # noqa: F401  (registers them)
     from torch.utils import _pytree
+
+    import beit.models.pytorch_files  # noqa: F401  (registers them)
 
     output.logits, output.hidden_states = torch.ones(2), (torch.zeros(1),)
     doubled = _pytree.tree_map(lambda x: x * 2 if isinstance(x, torch.Tensor) else x, output)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from golden import make_models as golden
 
 torch = pytest.importorskip("torch")
@@ -71,10 +72,17 @@ def test_cases_cover_all_switches() -> None:
     assert len(CASES) >= 60
     for kind in CLASSES:
         mine = [case for case in CASES if case["kind"] == kind]
-        for switch in (
-            "use_absolute_position_embeddings use_relative_position_bias use_shared_relative_position_bias "
-            "layer_scale_init_value use_mean_pooling num_channels hidden_act num_hidden_layers layer_norm_eps"
-        ).split():
+        for switch in [
+            "use_absolute_position_embeddings",
+            "use_relative_position_bias",
+            "use_shared_relative_position_bias",
+            "layer_scale_init_value",
+            "use_mean_pooling",
+            "num_channels",
+            "hidden_act",
+            "num_hidden_layers",
+            "layer_norm_eps",
+        ]:
             assert len({case["config"][switch] for case in mine}) > 1, (kind, switch)
         for flag in ("output_attentions", "output_hidden_states", "return_dict", "head_mask", "batch"):
             assert len({case["call"][flag] for case in mine}) > 1, (kind, flag)
@@ -327,9 +335,7 @@ def test_bias_is_kept_when_not_training(tiny: Any, monkeypatch: pytest.MonkeyPat
     model = loud(BeitModel(tiny()))
     built = []
     build_ = pytorch_beit.BeitRelativePosition._build
-    monkeypatch.setattr(
-        pytorch_beit.BeitRelativePosition, "_build", lambda self: built.append(1) or build_(self)
-    )
+    monkeypatch.setattr(pytorch_beit.BeitRelativePosition, "_build", lambda self: built.append(1) or build_(self))
     with torch.no_grad():
         for _ in range(3):
             model(pixels(model.config))
@@ -359,17 +365,16 @@ def test_logits_of_masked_patches_only(tiny: Any) -> None:
     model = loud(BeitForMaskedImageModeling(tiny()))
     x, mask = pixels(model.config), some_mask(model.config)
     labels = torch.arange(int(mask.sum())) % model.config.vocab_size
-    gradients = []
+    outputs, gradients = [], []
     for only in (False, True):
         model.zero_grad()
-        output = model(x, mask, labels=labels, masked_logits_only=only)
-        output.loss.backward()
+        outputs.append(model(x, mask, labels=labels, masked_logits_only=only))
+        outputs[-1].loss.backward()
         gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
-        if only:
-            assert output.logits.shape == (int(mask.sum()), 11)
-            torch.testing.assert_close(output.logits, full.logits[mask], rtol=1e-5, atol=1e-5)
-            torch.testing.assert_close(output.loss, full.loss)
-        full = output
+    full, some = outputs
+    assert some.logits.shape == (int(mask.sum()), 11)
+    torch.testing.assert_close(some.logits, full.logits[mask], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(some.loss, full.loss)
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
@@ -598,15 +603,20 @@ def test_gradient_checkpointing_changes_nothing(tiny: Any, bias: dict[str, bool]
     assert all(results[1][1][name].abs().max() > 0 for name in tables)
 
 
+def saved_numbers(model: Any) -> int:
+    """How many numbers a forward pass keeps for the backward pass."""
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+        model(pixels(model.config))
+    return sum(sizes)
+
+
 def test_checkpointing_keeps_less(tiny: Any) -> None:
     model = loud(BeitModel(tiny(num_hidden_layers=3))).train()
     kept = []
     for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
         switch()
-        sizes: list[int] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
-            model(pixels(model.config))
-        kept.append(sum(sizes))
+        kept.append(saved_numbers(model))
     assert kept[1] < kept[0] / 2
 
 
@@ -623,9 +633,7 @@ def test_first_loss_leaves_the_config_alone(tiny: Any) -> None:
     )
     assert model.config.problem_type is None
     several = torch.tensor([[1.0, 0, 1], [0, 0, 1]])
-    torch.testing.assert_close(
-        model(x, labels=several).loss, F.binary_cross_entropy_with_logits(logits, several)
-    )
+    torch.testing.assert_close(model(x, labels=several).loss, F.binary_cross_entropy_with_logits(logits, several))
     for dtype in (torch.int32, torch.int16, torch.uint8):
         loss = model(x, labels=torch.tensor([2, 0], dtype=dtype)).loss
         torch.testing.assert_close(loss, F.cross_entropy(logits, torch.tensor([2, 0])))

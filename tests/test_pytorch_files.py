@@ -128,7 +128,12 @@ def test_heads_come_and_go(tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureF
     assert "train it before use" in caplog.text
     assert caplog.records[-1].levelno == logging.WARNING
     report = str(classifier.load_report)
-    for words in ("classifier: not in the file", "self-supervised", "lm_head: in the file, not used", "copied into each"):
+    for words in (
+        "classifier: not in the file",
+        "self-supervised",
+        "lm_head: in the file, not used",
+        "copied into each",
+    ):
         assert words in report
     assert classifier.classifier.weight.shape == (7, 16)
     assert classifier.classifier.weight.abs().max() > 0
@@ -150,9 +155,7 @@ def test_shared_table_means_the_same_in_each_layer(tmp_path: Path, tiny: Any) ->
     shared = BeitModel(tiny())
     torch.nn.init.normal_(shared.encoder.relative_position.table)
     shared.eval().save_pretrained(tmp_path)
-    own = BeitModel.from_pretrained(
-        tmp_path, use_shared_relative_position_bias=False, use_relative_position_bias=True
-    )
+    own = BeitModel.from_pretrained(tmp_path, use_shared_relative_position_bias=False, use_relative_position_bias=True)
     with torch.no_grad():
         x = pixels(shared.config)
         torch.testing.assert_close(own(x).last_hidden_state, shared(x).last_hidden_state, rtol=1e-5, atol=1e-5)
@@ -235,8 +238,8 @@ def test_damaged_and_incomplete_folders(saved: Any, tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"no config.json"):
         BeitForImageClassification.from_pretrained(folder)
+    (tmp_path / "x").touch()
     with pytest.raises(CheckpointError, match=r"is a file"):
-        (tmp_path / "x").touch()
         model.save_pretrained(tmp_path / "x")
 
 

@@ -10,22 +10,52 @@ import pytest
 from beit import CheckpointError, weights
 
 pytest.importorskip("hypothesis")
-from hypothesis import given  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given
+from hypothesis import strategies as st
 
 WIDTH = 4
 LAYER = "encoder.layer.{}."
 # One layer of the reference, word for word (transformers 4.37.2, BeitForMaskedImageModeling().state_dict()).
-REFERENCE_LAYER = """attention.attention.query.weight attention.attention.query.bias attention.attention.key.weight
-attention.attention.value.weight attention.attention.value.bias
-attention.attention.relative_position_bias.relative_position_bias_table attention.output.dense.weight
-attention.output.dense.bias intermediate.dense.weight intermediate.dense.bias output.dense.weight output.dense.bias
-layernorm_before.weight layernorm_before.bias layernorm_after.weight layernorm_after.bias lambda_1 lambda_2""".split()
-REFERENCE_BODY = """embeddings.cls_token embeddings.mask_token embeddings.position_embeddings
-embeddings.patch_embeddings.projection.weight embeddings.patch_embeddings.projection.bias
-encoder.relative_position_bias.relative_position_bias_table layernorm.weight layernorm.bias pooler.layernorm.weight
-pooler.layernorm.bias""".split()
-REFERENCE_HEADS = "layernorm.weight layernorm.bias lm_head.weight lm_head.bias classifier.weight classifier.bias".split()
+REFERENCE_LAYER = [
+    "attention.attention.query.weight",
+    "attention.attention.query.bias",
+    "attention.attention.key.weight",
+    "attention.attention.value.weight",
+    "attention.attention.value.bias",
+    "attention.attention.relative_position_bias.relative_position_bias_table",
+    "attention.output.dense.weight",
+    "attention.output.dense.bias",
+    "intermediate.dense.weight",
+    "intermediate.dense.bias",
+    "output.dense.weight",
+    "output.dense.bias",
+    "layernorm_before.weight",
+    "layernorm_before.bias",
+    "layernorm_after.weight",
+    "layernorm_after.bias",
+    "lambda_1",
+    "lambda_2",
+]
+REFERENCE_BODY = [
+    "embeddings.cls_token",
+    "embeddings.mask_token",
+    "embeddings.position_embeddings",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.projection.bias",
+    "encoder.relative_position_bias.relative_position_bias_table",
+    "layernorm.weight",
+    "layernorm.bias",
+    "pooler.layernorm.weight",
+    "pooler.layernorm.bias",
+]
+REFERENCE_HEADS = [
+    "layernorm.weight",
+    "layernorm.bias",
+    "lm_head.weight",
+    "lm_head.bias",
+    "classifier.weight",
+    "classifier.bias",
+]
 
 
 def some_disk(layers: int = 2, bare: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
@@ -180,7 +210,9 @@ def test_words_of_the_report() -> None:
         return fit(kept, wanted(memory))[1]
 
     pooler = without("pooler")
-    assert pooler.new == [("pooler.layernorm", "this checkpoint is self-supervised, and pooling comes with fine-tuning")]
+    assert pooler.new == [
+        ("pooler.layernorm", "this checkpoint is self-supervised, and pooling comes with fine-tuning")
+    ]
     assert "saved without a pooler" in str(without("pooler", "lm_head"))
     assert "newly initialized" not in str(pooler)
     assert "without a mask token" in str(without("mask_token"))
@@ -218,7 +250,7 @@ def test_other_shapes() -> None:
     assert "classifier.weight" not in found
     assert report.needs_training
     assert "(4, 2) in the file and (9, 2) in the model" in str(report)
-    many = {name: (1, 1) for name in memory}
+    many = dict.fromkeys(memory, (1, 1))
     with pytest.raises(CheckpointError, match=r"and \d+ more"):
         fit(disk, many)
 
@@ -226,7 +258,11 @@ def test_other_shapes() -> None:
 def test_incomplete_file() -> None:
     disk = some_disk()
     memory, _ = weights.to_memory(disk)
-    for lost in ("beit.encoder.layer.1.output.dense.bias", "beit.embeddings.cls_token", "beit.encoder.layer.0.lambda_1"):
+    for lost in (
+        "beit.encoder.layer.1.output.dense.bias",
+        "beit.embeddings.cls_token",
+        "beit.encoder.layer.0.lambda_1",
+    ):
         kept = {n: a for n, a in disk.items() if n != lost}
         with pytest.raises(CheckpointError, match=r"lacks 1 tensors of BeitThing.*incomplete"):
             fit(kept, wanted(memory))
@@ -239,7 +275,9 @@ def test_fewer_layers_than_the_file() -> None:
     assert any("encoder.layer.3" in name for name, _ in report.unused)
 
 
-@pytest.mark.parametrize("disk", [{}, {"vit.encoder.layer.0.output.dense.weight": np.zeros(1)}, {"lm_head.weight": np.zeros(1)}])
+@pytest.mark.parametrize(
+    "disk", [{}, {"vit.encoder.layer.0.output.dense.weight": np.zeros(1)}, {"lm_head.weight": np.zeros(1)}]
+)
 def test_other_architecture(disk: dict[str, np.ndarray]) -> None:
     memory, _ = weights.to_memory(some_disk())
     with pytest.raises(CheckpointError, match="no BEiT checkpoint"):

@@ -33,12 +33,18 @@ _PUBLIC = {
     "load": "beit.hub",
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        value = getattr(importlib.import_module(_PUBLIC[name]), "BeitImageProcessor" if name == "AutoImageProcessor" else name)
+        if ".pytorch_" in _PUBLIC[name]:
+            from beit.errors import require
+
+            require("torch", "torch", f"beit.{name}")
+        value = getattr(
+            importlib.import_module(_PUBLIC[name]), "BeitImageProcessor" if name == "AutoImageProcessor" else name
+        )
         globals()[name] = value
         return value
     raise AttributeError(f"module 'beit' has no attribute {name!r}")
@@ -67,4 +73,5 @@ if TYPE_CHECKING:
     from beit.outputs import MaskedLMOutput as MaskedLMOutput
     from beit.processing import BeitFeatureExtractor as BeitFeatureExtractor
     from beit.processing import BeitImageProcessor as BeitImageProcessor
-    from beit.processing import BeitImageProcessor as AutoImageProcessor
+
+    AutoImageProcessor = BeitImageProcessor

@@ -220,7 +220,10 @@ def usage() -> str:
     """The text of `beit --help`."""
     lines = ["usage: beit [--debug] COMMAND …", "", "The home of BEiT: from a folder of images to a classifier.", ""]
     lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "beit COMMAND --help shows the settings of a command. --debug shows tracebacks; --version, the version."]
+    lines += [
+        "",
+        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks; --version, the version.",
+    ]
     return "\n".join(lines)
 
 

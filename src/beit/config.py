@@ -68,6 +68,17 @@ _BOOKKEEPING = frozenset(
 )
 
 
+_FLOATS = [
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "initializer_range",
+    "layer_norm_eps",
+    "layer_scale_init_value",
+    "drop_path_rate",
+    "auxiliary_loss_weight",
+]
+
+
 @dataclass(init=False, eq=True)
 class BeitConfig:
     """Architecture of a BEiT model; keyword arguments only.
@@ -183,6 +194,9 @@ class BeitConfig:
         for name in ("image_size", "patch_size"):
             if isinstance(getattr(self, name), list):  # as JSON has it
                 setattr(self, name, tuple(getattr(self, name)))
+        for name in _FLOATS:  # transformers 5 refuses a config.json that has 0 where it wants 0.0
+            if type(getattr(self, name)) is int:
+                setattr(self, name, float(getattr(self, name)))
         self.extra = keywords
         self._warn_of_unknown()
         self.validate()
@@ -226,10 +240,7 @@ class BeitConfig:
         geometry.patch_grid(self.image_size, self.patch_size)
         if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"Unknown activation {self.hidden_act!r}. Choose from {', '.join(ACTIVATIONS)}.")
-        for name in (
-            "hidden_dropout_prob attention_probs_dropout_prob drop_path_rate initializer_range layer_scale_init_value "
-            "layer_norm_eps auxiliary_loss_weight"
-        ).split():
+        for name in _FLOATS:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"{name} is {value!r}; it must be a number.")
@@ -243,7 +254,7 @@ class BeitConfig:
             raise ConfigError(f"layer_norm_eps is {self.layer_norm_eps}; it must be above 0 (the reference: 1e-12).")
         problems = (None, "regression", "single_label_classification", "multi_label_classification")
         if self.problem_type not in problems:
-            raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")  # type: ignore[arg-type]
+            raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")
 
     # --- derived ---------------------------------------------------------------------------------------------------
 

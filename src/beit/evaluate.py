@@ -160,10 +160,9 @@ def evaluate(
 class _Files:
     """Image files by path, without labels."""
 
-    labels = None
-    classes: list[str] = []
-
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
+        self.labels: np.ndarray | None = None
+        self.classes: list[str] = []
         self.paths = [os.fspath(path) for path in paths]
 
     def __len__(self) -> int:

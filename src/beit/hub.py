@@ -76,7 +76,7 @@ def resolve_file(
                 subfolder=subfolder,
                 revision=revision,
                 token=token,
-                cache_dir=cache_dir,
+                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 local_files_only=local_files_only,
                 force_download=force_download,
             )
@@ -144,7 +144,7 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
 def _is_missing_file(error: CheckpointError) -> bool:
     from huggingface_hub.errors import EntryNotFoundError
 
-    return error.__cause__ is None and " has no " in str(error) or isinstance(error.__cause__, EntryNotFoundError)
+    return (error.__cause__ is None and " has no " in str(error)) or isinstance(error.__cause__, EntryNotFoundError)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
@@ -353,10 +353,12 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
     try:
         repo_id = huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True).repo_id
         info = huggingface_hub.upload_folder(
-            folder_path=folder, repo_id=repo_id, token=token, commit_message=message, **keywords
+            folder_path=os.fspath(folder), repo_id=repo_id, token=token, commit_message=message, **keywords
         )
     except Exception as error:  # of many types, see `resolve_file`
-        raise CheckpointError(f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=….") from error
+        raise CheckpointError(
+            f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=…."
+        ) from error
     return str(info.commit_url)
 
 

@@ -306,6 +306,6 @@ def fit(
     for module in _group(list(memory)):
         report.unused.append((module, f"{model} has no such part"))
     if unknown:
-        names = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        report.unused.append((names, "no BEiT model has tensors of this name"))
+        listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        report.unused.append((listed, "no BEiT model has tensors of this name"))
     return tensors, report

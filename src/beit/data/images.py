@@ -119,9 +119,7 @@ class FolderImages:
             raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
         self.paths = sorted(_list_images(self.folder))
         if not self.paths:
-            raise DataError(
-                f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}."
-            )
+            raise DataError(f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}.")
         self.smallest_side = smallest_side
         self.labels: np.ndarray | None = None
         self.classes: list[str] = []
@@ -178,21 +176,38 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; of bombs it must not only warn
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                if min(image.size) < smallest_side:
-                    raise DataError(f"{path}: {image.width}x{image.height} pixels, smaller than a patch ({smallest_side}).")
-                return ImageOps.exif_transpose(image).convert("RGB")
+                if min(image.size) >= smallest_side:
+                    return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
+                size = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image that Pillow can read.") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, MemoryError) as error:
+    except Exception as error:  # Pillow's readers raise nearly anything for damaged files: struct.error, SyntaxError, …
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
+    raise DataError(f"{path}: {size[0]}x{size[1]} pixels, smaller than a patch ({smallest_side}).")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Grey images of 16 bits a pixel, or of floats in [0, 1], on the scale of 8 bits; Pillow would cut them to white or
+    black. Others as they are."""
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    array = np.asarray(image).astype(np.float64)
+    if image.mode.startswith("I;16") or (image.mode == "I" and 255 < array.max() <= 65535):
+        array /= 257
+    elif image.mode == "F" and array.max() <= 1:
+        array *= 255
+    return Image.fromarray(array.round().clip(0, 255).astype(np.uint8))
 
 
 def _list_images(folder: Path) -> list[str]:
     found = []
     for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = Path(root).resolve()
+        folders[:] = [  # a link to a folder above would never end
+            name for name in folders if name[0] != "." and not here.is_relative_to(Path(root, name).resolve())
+        ]
         found += [os.path.join(root, name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
     return found
 

@@ -6,6 +6,7 @@ data-parallel runs every process takes its slice of each batch.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,7 +58,9 @@ class Order:
     def indices(self, step: int) -> tuple[int, np.ndarray]:
         """(epoch, image numbers) of step `step`, counted from 0."""
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, _permutation(self.total, self.seed, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return epoch, _permutation(self.total, self.seed, epoch)[
+            batch * self.batch_size : (batch + 1) * self.batch_size
+        ]
 
 
 @lru_cache(maxsize=2)  # every step of an epoch asks for it
@@ -108,6 +111,7 @@ class Loader:
             num_workers=self.workers,
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_ignore_signals,
         )
         for batch, reasons in loader:
             for reason in reasons:
@@ -126,6 +130,12 @@ class Loader:
         pixels = torch.from_numpy(images.array[indices]).permute(0, 3, 1, 2).float().div_(255)
         labels = np.zeros(len(indices), np.int64) if images.labels is None else images.labels[indices]
         return self.views.batch(pixels, torch.from_numpy(labels), rng)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C, and a SIGTERM to a whole job, reach every process; the main one must still finish its step and save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class _Steps:

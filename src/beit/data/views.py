@@ -39,7 +39,9 @@ class Augmentation:
     erase: float = 0.0
 
 
-def crop_box(rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]) -> Box:
+def crop_box(
+    rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Box:
     """A random crop of an image of `size` (width, height): ten tries, then the largest centred one within `ratio`.
 
     Area uniform in `scale`, log aspect uniform in `ratio` (microsoft/unilm, beit/transforms.py).

@@ -119,8 +119,9 @@ class PretrainedModule(nn.Module):
         self.load_state_dict(state, assign=True)
         self.requires_grad_(True)  # assign leaves the tensors' own flag
         for module in self.modules():
-            if hasattr(module, "reset_buffers"):
-                module.reset_buffers()
+            reset = getattr(module, "reset_buffers", None)
+            if callable(reset):
+                reset()
         self.init_weights(only=missing)
         self.load_report = report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from beit.data.views import (
     normalise,
     view,
 )
-from beit.errors import DataError
+from beit.errors import ConfigError, DataError
 from beit.evaluate import Evaluation, evaluate
 from beit.hub import has_file
 from beit.models.pytorch_beit import BeitForImageClassification
@@ -89,6 +90,8 @@ def finetune(
     source = images if images is not None else FolderImages(settings.images, labelled=True)
     if source.labels is None:
         raise DataError("Fine-tuning needs labelled images: one subfolder a class.")
+    if len(source.classes) < 2:
+        raise DataError(f"There is only one class, {source.classes[0]}; a classifier needs two: one subfolder each.")
     if validation is None and settings.validation is not None:
         validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
     bad = BadImages(len(source))
@@ -100,7 +103,8 @@ def finetune(
 
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     size = geometry.pair(model.config.image_size)
-    views = FinetuneViews(settings, size, tuple(processor.image_mean), tuple(processor.image_std))
+    mean, std = (tuple(np.broadcast_to(value, 3).tolist()) for value in (processor.image_mean, processor.image_std))
+    views = FinetuneViews(settings, size, mean, std)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, model.config.num_hidden_layers)
     optimizer = adamw(groups, settings.beta2)
@@ -130,10 +134,12 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
     """The model to fine-tune: loaded, with a new head for `classes`; or new, when the settings name a size."""
     if checkpoint is not None:
         return BeitForImageClassification.from_pretrained(checkpoint)
-    changes = {"id2label": dict(enumerate(classes)), "drop_path_rate": settings.drop_path}
+    changes: dict[str, Any] = {"id2label": dict(enumerate(classes)), "drop_path_rate": settings.drop_path}
     if settings.model in PRESETS:
         changes |= {"use_relative_position_bias": True, **size_changes(settings.image_size, settings.patch_size)}
         return BeitForImageClassification(BeitConfig.preset(settings.model, **changes))
+    if settings.image_size is not None or settings.patch_size is not None:
+        raise ConfigError(f"image_size and patch_size are for training from scratch; {settings.model} has its own.")
     config = BeitConfig.from_pretrained(settings.model)
     if config.use_shared_relative_position_bias:  # pre-training shares one table; fine-tuning gives each layer a copy
         changes |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
@@ -143,7 +149,7 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
 def _processor(settings: FinetuneSettings, config: BeitConfig) -> BeitImageProcessor:
     if settings.model not in PRESETS and has_file(settings.model, "preprocessor_config.json"):
         return BeitImageProcessor.from_pretrained(settings.model)
-    return make_processor(config, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return make_processor(config, settings.mean, settings.std)
 
 
 def first_of_each_class(images: Images, count: int) -> Images:
@@ -160,5 +166,3 @@ def first_of_each_class(images: Images, count: int) -> Images:
             raise DataError(f"Class {name} has {len(found)} images; {count} were asked for (labels_per_class).")
         chosen.append(found[:count])
     return images.subset(np.sort(np.concatenate(chosen)))
-
-

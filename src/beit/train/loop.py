@@ -26,9 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from beit import hub
-from beit.data.images import BadImages
 from beit.data.loader import Batch, Loader
-from beit.errors import ConfigError, DataError, Interrupted, TrainingError, require
+from beit.errors import CheckpointError, ConfigError, DataError, Interrupted, TrainingError, require
 from beit.train import checkpoint
 from beit.train.optim import learning_rate
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
@@ -94,7 +93,7 @@ def open_run(settings: RunSettings) -> Run:
     """Look at the output folder: start in it, or find where to go on.
 
     Raises:
-        DataError: the folder holds a run already and `resume` is not set.
+        DataError: the folder holds a run or a model already and `resume` is not set.
         TrainingError: the run to go on with has other settings (says which), or no readable checkpoint.
     """
     accelerate = require("accelerate", "train", "training")
@@ -112,19 +111,18 @@ def open_run(settings: RunSettings) -> Run:
             changed = differences(state.get("settings", {}), settings.to_dict())
             if changed:
                 raise TrainingError(
-                    f"{run.checkpoint} belongs to a run with other settings:\n  " + "\n  ".join(changed) + "\nGo on with the "
+                    f"{run.checkpoint} belongs to a run with other settings:\n  "
+                    + "\n  ".join(changed)
+                    + "\nGo on with the "
                     "same ones, or choose another output folder."
                 )
             run.first = state["step"]
         elif (output / SETTINGS_FILE).exists():
             logger.info("%s has no checkpoint yet; starting at step 0", output)
     elif (output / SETTINGS_FILE).exists():
-        raise DataError(
-            f"{output} already holds a run. Go on with it by --resume, or choose another output folder."
-        )
-    if accelerator.is_main_process:
-        hub.write_json(output / SETTINGS_FILE, settings.to_dict())
-        _cut_log(output / LOG_FILE, run)
+        raise DataError(f"{output} already holds a run. Go on with it by --resume, or choose another output folder.")
+    elif (output / "config.json").exists():
+        raise DataError(f"{output} holds a model, which would be overwritten. Choose another output folder.")
     return run
 
 
@@ -171,7 +169,7 @@ def caught_signals() -> Iterator[list[int]]:
 
     def note(signum: int, frame: FrameType | None) -> None:
         received.append(signum)
-        signal.signal(signum, before[signum])
+        signal.signal(signum, before[signal.Signals(signum)])
 
     before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     for signum in before:
@@ -190,12 +188,16 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         The lines of the log, those before a resume included.
 
     Raises:
-        TrainingError: the loss is not finite; the last good checkpoint stays.
+        TrainingError: the loss or its gradient is not finite; the last good checkpoint stays.
         DataError: more than a tenth of the images cannot be read.
-        CheckpointError: a checkpoint could not be written; earlier ones stay.
+        CheckpointError: a checkpoint or the log could not be written; earlier checkpoints stay.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     settings, accelerator, output = run.settings, run.accelerator, run.settings.output
+    accelerator.wait_for_everyone()  # each process has looked at the folder before one writes in it
+    if accelerator.is_main_process:
+        hub.write_json(output / SETTINGS_FILE, settings.to_dict())
+        _cut_log(output / LOG_FILE, run)
     model, optimizer = accelerator.prepare(job.model, job.optimizer)
     if run.checkpoint is not None:
         optimizer.load_state_dict(checkpoint.read_optimizer(run.checkpoint))
@@ -205,7 +207,7 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     look_every = 1 if accelerator.device.type == "cpu" else settings.log_every
     finite = torch.ones((), dtype=torch.bool, device=accelerator.device)
     log = _Log(run, job)
-    good = run.first  # the last step whose loss was seen to be finite
+    good = run.first  # the last step whose loss and gradient were seen to be finite
     model.train()
 
     def save(step: int) -> None:
@@ -215,9 +217,7 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         accelerator.wait_for_everyone()
 
     with caught_signals() as received, contextlib.closing(log):
-        for step, batch in zip(
-            range(run.first, job.steps), job.loader.batches(run.first, job.steps), strict=True
-        ):
+        for step, batch in zip(range(run.first, job.steps), job.loader.batches(run.first, job.steps), strict=True):
             # Dropout and drop path of a step follow from its number: a resumed run draws the same.
             torch.manual_seed(hash((settings.seed, step, run.rank)) % 2**63)
             rate = learning_rate(step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate)
@@ -228,7 +228,7 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
                 loss, metrics = job.loss(model, batch, step)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
-            finite &= torch.isfinite(loss.detach())
+            finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
             done = step + 1
             if done % look_every == 0 or done % settings.save_every == 0 or done == job.steps:
                 if not bool(finite):
@@ -260,7 +260,7 @@ def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -
     where = f"The last checkpoint, {found[-1]}, is from before" if found else "There was no checkpoint yet"
     between = f"at step {done}" if done == good + 1 else f"between steps {good + 1} and {done}"
     return TrainingError(
-        f"The loss is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). {where}. Try a "
+        f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). {where}. Try a "
         "lower learning rate, a longer warm-up or --precision fp32."
     )
 
@@ -312,12 +312,22 @@ class _Log:
         self.run.history.append(line)
         if not self.main:
             return
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for name, value in line.items():
-                self.board.add_scalar(name, value, step)
-        shown = {name: value for name, value in line.items() if name not in ("step", "epoch", "learning_rate", "gradient_norm")}
+        try:
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
+            if self.board is not None:
+                for name, value in line.items():
+                    self.board.add_scalar(name, value, step)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.file.name} could not be written: {error.strerror or error}. Checkpoints are untouched; free some "
+                "space and go on with --resume."
+            ) from error
+        shown = {
+            name: value
+            for name, value in line.items()
+            if name not in ("step", "epoch", "learning_rate", "gradient_norm")
+        }
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
         if self.bar.disable:
             print(f"step {step}/{self.job.steps}: {text}", file=sys.stderr, flush=True)
@@ -327,10 +337,12 @@ class _Log:
     def close(self) -> None:
         if not self.main:
             return
-        self.file.close()
         self.bar.close()
-        if self.board is not None:
-            self.board.close()
+        with contextlib.suppress(OSError):  # a full disk, which `write` has reported
+            self.file.close()
+        with contextlib.suppress(OSError):
+            if self.board is not None:
+                self.board.close()
 
 
 def total_steps(settings: RunSettings, loader: Loader) -> int:
@@ -338,5 +350,3 @@ def total_steps(settings: RunSettings, loader: Loader) -> int:
     if settings.steps is not None:
         return settings.steps
     return max(round(settings.epochs * loader.order.steps_per_epoch), 1)
-
-

@@ -28,7 +28,9 @@ def layer_number(name: str, depth: int) -> int:
     return 0 if "embeddings." in name else depth + 1
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, layer_decay: float = 1.0, depth: int = 0) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layer_decay: float = 1.0, depth: int = 0
+) -> list[dict[str, Any]]:
     """Parameters grouped by decay and learning rate.
 
     Args:

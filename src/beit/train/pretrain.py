@@ -98,8 +98,10 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
     config = model.config
     token_size = token_view_size(tokenizer, config.grid)
 
-    source = images if images is not None else FolderImages(
-        settings.images, smallest_side=max(geometry.pair(config.patch_size))
+    source = (
+        images
+        if images is not None
+        else FolderImages(settings.images, smallest_side=max(geometry.pair(config.patch_size)))
     )
     bad = BadImages(len(source))
     source = hold_in_memory(source, bad)
@@ -165,7 +167,9 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
             continue
         if found == grid:
             return size
-    raise ConfigError(f"The tokenizer gives no grid of {grid[0]}x{grid[1]} tokens, one a patch, at any size of its view.")
+    raise ConfigError(
+        f"The tokenizer gives no grid of {grid[0]}x{grid[1]} tokens, one a patch, at any size of its view."
+    )
 
 
 def make_processor(config: BeitConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> BeitImageProcessor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
 
@@ -66,18 +67,19 @@ def garments(output: Path, seed: int = 0, length: float = 1.0) -> Experiment:
         std=_GREY_STD,
         seed=seed,
     )
-    tuning = {
+    tuning: dict[str, Any] = {
         "images": images,
-        "steps": steps(800),
+        "steps": steps(600),
         "batch_size": 64,
         "learning_rate": 2e-3,
         "warmup": 0.1,
-        "crop_scale": (0.9, 1.0),
+        "crop_scale": (0.85, 1.0),
+        "erase": 0.25,
+        "mean": _GREY_MEAN,
+        "std": _GREY_STD,
         "seed": seed,
     }
-    finetune = FinetuneSettings(
-        **tuning, output=output / "finetune", model=str(pretrain.output), layer_decay=0.65
-    )
+    finetune = FinetuneSettings(**tuning, output=output / "finetune", model=str(pretrain.output), layer_decay=0.65)
     scratch = FinetuneSettings(**tuning, output=output / "scratch", model="tiny", layer_decay=0.65)
     return Experiment(tokenizer, pretrain, finetune, scratch)
 

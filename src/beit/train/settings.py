@@ -74,8 +74,11 @@ class RunSettings:
             raise ConfigError("learning_rate must be above 0 and min_learning_rate not below 0.")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup is {self.warmup}; it is a part of the steps, in [0, 1).")
-        if self.workers < 0 or self.clip < 0 or self.weight_decay < 0:
-            raise ConfigError("workers, clip and weight_decay must not be negative.")
+        for name in ("workers", "clip", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
+        if not 0 <= self.beta2 < 1:
+            raise ConfigError(f"beta2 is {self.beta2}; it must lie in [0, 1).")
 
     def to_dict(self) -> dict[str, Any]:
         """All values as JSON can hold them."""
@@ -111,6 +114,13 @@ class TokenizerSettings(RunSettings):
     """Largest norm of the gradient; 0 for no clipping."""
     batch_size: int = 64
     """Images a step, over all devices."""
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        super().validate()
+        _check_scale(self.crop_scale)
+        if self.min_temperature <= 0 or self.image_size < 1:
+            raise ConfigError("min_temperature and image_size must be above 0.")
 
 
 @dataclass(kw_only=True)
@@ -150,6 +160,7 @@ class PretrainSettings(RunSettings):
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio is {self.mask_ratio}; it must lie between 0 and 1 (the paper: about 0.4).")
         _check_scale(self.crop_scale)
+        _check_parts(self, "flip", "jitter")
 
 
 @dataclass(kw_only=True)
@@ -188,18 +199,35 @@ class FinetuneSettings(RunSettings):
     """Beta parameter of cutmix; 0 for none."""
     min_learning_rate: float = 1e-6
     """Learning rate at the end of the cosine."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of the channels, when training from scratch."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Standard deviation of the channels, when training from scratch."""
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
         _check_scale(self.crop_scale)
+        _check_parts(self, "label_smoothing", "drop_path", "flip", "jitter", "erase")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ConfigError(f"crop_ratio is {self.crop_ratio}; wanted two aspect ratios, 0 < from ≤ to.")
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ConfigError("mixup and cutmix must not be negative.")
+        if self.labels_per_class is not None and self.labels_per_class < 1:
+            raise ConfigError(f"labels_per_class is {self.labels_per_class}; it must be at least 1.")
 
 
 def _check_scale(scale: tuple[float, float]) -> None:
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ConfigError(f"crop_scale is {scale}; wanted two parts of the area, 0 < from ≤ to ≤ 1.")
+
+
+def _check_parts(settings: RunSettings, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ConfigError(f"{name} is {getattr(settings, name)}; it must lie in [0, 1].")
 
 
 def from_dict(kind: type[RunSettings], values: dict[str, Any]) -> RunSettings:
@@ -213,7 +241,7 @@ def from_dict(kind: type[RunSettings], values: dict[str, Any]) -> RunSettings:
     strange = sorted(set(values) - known)
     if strange:
         raise CheckpointError(f"Saved settings have unknown fields: {', '.join(strange)}. Another version wrote them.")
-    ready = {}
+    ready: dict[str, Any] = {}
     for name, value in values.items():
         wanted = hints[name]
         options = typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
 from beit.data.views import batch_view, crop_box, view
+from beit.errors import DataError
 from beit.tokenizers import codebook_usage
 from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
 from beit.train.loop import Job, Metrics, open_run, total_steps, train
@@ -62,7 +63,13 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
     source = hold_in_memory(source, bad)
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     loader = Loader(
-        source, TokenizerViews(settings.image_size, settings.crop_scale), order, bad, settings.workers, run.rank, run.world
+        source,
+        TokenizerViews(settings.image_size, settings.crop_scale),
+        order,
+        bad,
+        settings.workers,
+        run.rank,
+        run.world,
     )
     model = new_tokenizer(settings) if run.checkpoint is None else DalleTokenizer.from_pretrained(run.checkpoint)
     model.grid(settings.image_size)  # says what to do when the factor does not divide it
@@ -133,16 +140,24 @@ def measure(tokenizer: Any, images: Tensor, batch_size: int = 256) -> dict[str, 
 
 
 def evaluate_tokenizer(folder: str | Path, images: Images, size: int) -> dict[str, float]:
-    """`measure` a saved tokenizer on up to 1,000 images, cropped to the centre square and resized to `size` pixels."""
+    """`measure` a saved tokenizer on up to 1,000 images, cropped to the centre square and resized to `size` pixels.
+
+    Raises:
+        DataError: more than a tenth of them cannot be read.
+        CheckpointError, InputError: there is no such tokenizer, or it does not take this size.
+    """
     from beit.tokenizers import load_tokenizer
 
     chosen = np.linspace(0, len(images) - 1, min(len(images), 1000)).astype(int)
+    bad = BadImages(len(chosen))
     tensors = []
     for index in chosen:
-        image = images.read(int(index))
+        try:
+            image = images.read(int(index))
+        except DataError as error:
+            bad.add(str(error))
+            continue
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        tensors.append(
-            view(image, (left, top, left + side, top + side), (size, size), Image.Resampling.LANCZOS, False)
-        )
+        tensors.append(view(image, (left, top, left + side, top + side), (size, size), Image.Resampling.LANCZOS, False))
     return measure(load_tokenizer(folder), torch.stack(tensors))

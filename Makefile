@@ -1,0 +1,33 @@
+# Two commands that do all the set-up themselves: `make demo` and `make test`. They need Python ≥ 3.11 and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+.PHONY: demo test check format install clean
+demo: install  ## the whole idea on embedded images: open runs/demo/report.html afterwards
+	$(BIN)/beit demo
+
+test: install  ## all tests
+	$(BIN)/python -m pytest
+
+check: install  ## linters and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP)
+
+# Made again only when what it depends on has changed.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "beit needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,0 +1,21 @@
+"""Peers that are installed read our folders and we read theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip(
+        "transformers", reason="transformers is not installed: nothing to compare with", exc_type=ImportError
+    )
+    from peers import check_transformers
+
+    check_transformers.transformers.logging.set_verbosity_error()
+    rows = check_transformers.check(tmp_path)
+    assert len(rows) >= 60
+    assert {row for row in rows if row[-1] > check_transformers.TOLERANCE} == set()
