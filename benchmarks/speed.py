@@ -210,12 +210,16 @@ def main() -> None:
         name, _, python = peer.partition("=")
         engines.append((name, "transformers", python))
     peak = matrix_peak(arguments.threads)
-    print(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, float32, {arguments.rounds} rounds")
+    print(
+        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, float32, {arguments.rounds} rounds"
+    )
     print(f"largest matrix product: {peak:.0f} GFLOP/s\n")
     rows = []
     for task in arguments.task or TASKS:
         print(task)
-        print(f"  {'engine':24} {'torch':14} {'median s':>9} {'min-max':>15} {'theirs/ours':>12} {'min-max':>12} {'MiB':>7}  peak")
+        print(
+            f"  {'engine':24} {'torch':14} {'median s':>9} {'min-max':>15} {'theirs/ours':>12} {'min-max':>12} {'MiB':>7}  peak"
+        )
         for row in run_task(task, engines, arguments.rounds, arguments.threads):
             kind, batch = TASKS[task]
             share = _FORWARD_GFLOP * batch / row["seconds"] / peak if kind == "forward" else None

@@ -55,7 +55,7 @@ def crop_box(
             left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
             return left, top, left + w, top + h
     aspect = min(max(width / height, ratio[0]), ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w, h = min(width, max(round(height * aspect), 1)), min(height, max(round(width / aspect), 1))
     left, top = (width - w) // 2, (height - h) // 2
     return left, top, left + w, top + h
 

@@ -94,12 +94,14 @@ def finetune(
         raise DataError(f"There is only one class, {source.classes[0]}; a classifier needs two: one subfolder each.")
     if validation is None and settings.validation is not None:
         validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
-    bad = BadImages(len(source))
-    source = hold_in_memory(source, bad)
     if settings.labels_per_class is not None:
         source = first_of_each_class(source, settings.labels_per_class)
     model = classifier(settings, source.classes, run.checkpoint)
     processor = _processor(settings, model.config)
+    if isinstance(source, FolderImages):
+        source.smallest_side = max(geometry.pair(model.config.patch_size))
+    bad = BadImages(len(source))
+    source = hold_in_memory(source, bad)
 
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     size = geometry.pair(model.config.image_size)

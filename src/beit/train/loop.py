@@ -320,8 +320,8 @@ class _Log:
                     self.board.add_scalar(name, value, step)
         except OSError as error:
             raise CheckpointError(
-                f"{self.file.name} could not be written: {error.strerror or error}. Checkpoints are untouched; free some "
-                "space and go on with --resume."
+                f"The log in {self.run.settings.output} could not be written: {error.strerror or error}. Checkpoints are "
+                "untouched; free some space and go on with --resume."
             ) from error
         shown = {
             name: value

@@ -113,7 +113,8 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
     counts = torch.zeros(tokenizer.vocab_size, dtype=torch.long, device=run.accelerator.device)
 
     def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        labels = tokenizer.tokens(batch["token_pixels"])[batch["mask"]]
+        with torch.autocast(run.accelerator.device.type, enabled=False):  # the same targets whatever the precision
+            labels = tokenizer.tokens(batch["token_pixels"])[batch["mask"]]
         output = module(batch["pixel_values"], batch["mask"], labels=labels, masked_logits_only=True)
         counts.add_(torch.bincount(labels, minlength=len(counts)))
         return output.loss, {"masked_accuracy": (output.logits.argmax(-1) == labels).float().mean()}

@@ -57,7 +57,7 @@ def garments(output: Path, seed: int = 0, length: float = 1.0) -> Experiment:
         output=output / "pretrain",
         tokenizer=str(tokenizer.output),
         model="tiny",
-        steps=steps(1800),
+        steps=steps(2200),
         learning_rate=3e-3,
         warmup=0.1,
         crop_scale=(0.6, 1.0),

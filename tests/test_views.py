@@ -1,0 +1,341 @@
+"""Crops, flips, colour, erasing and mixing: on one image against Pillow, on a batch against torch, by hand elsewhere."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from fixtures_runs import small_config, stripes
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
+
+torch = pytest.importorskip("torch")
+import torch.nn.functional as F  # noqa: E402
+
+from beit.data.images import ArrayImages  # noqa: E402
+from beit.data.views import (  # noqa: E402
+    batch_jitter,
+    batch_view,
+    crop_box,
+    erase_rectangle,
+    jitter_colours,
+    mixup,
+    normalise,
+    view,
+)
+from beit.train.finetune import FinetuneViews  # noqa: E402
+from beit.train.pretrain import PretrainViews  # noqa: E402
+from beit.train.settings import FinetuneSettings, PretrainSettings  # noqa: E402
+from beit.train.tokenizer import TokenizerViews  # noqa: E402
+
+RATIO = (3 / 4, 4 / 3)
+
+
+def picture(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+
+
+# --- crop boxes --------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000), st.sampled_from([(0.08, 1.0), (0.9, 1.0), (1, 1)]))
+def test_crop_boxes_lie_inside(width, height, seed, scale):
+    left, top, right, bottom = crop_box(np.random.default_rng(seed), (width, height), scale, RATIO)
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_crops_have_the_papers_distribution():
+    """Area uniform in .08–1 and log aspect uniform in 3/4–4/3, where the image leaves room for both."""
+    rng = np.random.default_rng(0)
+    boxes = np.array([crop_box(rng, (2000, 2000), (0.08, 0.5), RATIO) for _ in range(4000)])
+    w, h = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    area, aspect = w * h / 2000**2, np.log(w / h)
+    most = math.log(4 / 3)
+    for values, low, high in ((area, 0.08, 0.5), (aspect, -most, most)):
+        counts = np.histogram(values, 5, (low, high))[0]
+        assert counts.sum() >= 3990
+        assert counts.min() > 700  # of 800 expected, more than four standard deviations away
+        assert counts.max() < 900
+    for free, span in ((boxes[:, 0], 2000 - w), (boxes[:, 1], 2000 - h)):
+        assert np.mean(free / span) == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_fallback_is_the_largest_centred_crop():
+    rng = np.random.default_rng(0)
+    assert crop_box(rng, (1000, 30), (1, 1), RATIO) == (480, 0, 520, 30)
+    assert crop_box(rng, (30, 1000), (1, 1), RATIO) == (0, 480, 30, 520)
+    assert crop_box(rng, (1, 1), (0.08, 0.08), (2, 3)) == (0, 0, 1, 1)
+
+
+# --- one image ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.LANCZOS])
+def test_view_is_crop_then_resize(resample, flip):
+    image = picture()
+    found = view(image, (3, 5, 33, 25), (12, 16), resample, flip)
+    expected = image.crop((3, 5, 33, 25)).resize((16, 12), resample)
+    if flip:
+        expected = expected.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert found.shape == (3, 12, 16)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, tensor(expected))
+
+
+def test_pixels_outside_the_crop_do_not_leak_in():
+    pixels = np.zeros((20, 20, 3), np.uint8)
+    pixels[5:15, 5:15] = 255
+    found = view(Image.fromarray(pixels), (5, 5, 15, 15), (4, 4), Image.Resampling.LANCZOS, False)
+    assert torch.equal(found, torch.ones(3, 4, 4))
+
+
+def pretrain_settings(**changes) -> PretrainSettings:
+    values = {"images": "x", "output": "y", "tokenizer": "z", "jitter": 0.0, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.5)}
+    return PretrainSettings(**{**values, **changes})
+
+
+def test_both_pre_training_views_come_from_one_box():
+    views = PretrainViews(pretrain_settings(), small_config(), (8, 8))
+    image = picture()
+    flips = set()
+    for seed in range(12):
+        found = views.one(image, 0, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        box = crop_box(rng, image.size, (0.08, 1.0), RATIO)
+        flip = rng.random() < 0.5
+        flips.add(bool(flip))
+        crop = image.crop(box)
+        if flip:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.5]).view(3, 1, 1)
+        patches = (tensor(crop.resize((16, 16), Image.Resampling.BICUBIC)) - mean) / std
+        # Flipping before and after the resize may differ by a step of the 8 bits.
+        torch.testing.assert_close(found["pixel_values"], patches, rtol=0, atol=1.01 / 255 / 0.2)
+        tokens = tensor(crop.resize((8, 8), Image.Resampling.LANCZOS))
+        torch.testing.assert_close(found["token_pixels"], tokens, rtol=0, atol=1.01 / 255)
+        assert found["mask"].shape == (16,)
+        assert found["mask"].dtype == torch.bool
+        assert 1 <= int(found["mask"].sum()) <= 6  # 75 of 196, in proportion
+    assert flips == {True, False}
+
+
+def test_both_views_of_a_batch_come_from_one_box():
+    images = torch.from_numpy(stripes(8)[0]).permute(0, 3, 1, 2) / 255
+    labels = torch.zeros(8, dtype=torch.long)
+    same = PretrainViews(pretrain_settings(), small_config(), (16, 16))
+    found = same.batch(images, labels, np.random.default_rng(0))
+    torch.testing.assert_close(found["pixel_values"], normalise(found["token_pixels"], (0.4, 0.5, 0.6), (0.2, 0.3, 0.5)))
+    assert found["mask"].shape == (8, 16)
+    assert len({tuple(mask.tolist()) for mask in found["mask"]}) > 4
+    half = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(images, labels, np.random.default_rng(0))
+    assert torch.equal(half["pixel_values"], found["pixel_values"])
+    assert torch.equal(half["mask"], found["mask"])
+    # A gradient from left to right shows box and flip: in both views they are the same.
+    ramp = torch.linspace(0, 1, 16).expand(8, 3, 16, 16)
+    found = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(ramp, labels, np.random.default_rng(1))
+    patches = found["pixel_values"][:, 0] * 0.2 + 0.4
+    torch.testing.assert_close(F.avg_pool2d(patches, 2), found["token_pixels"][:, 0], rtol=0, atol=0.02)
+    rising = patches[:, 0, -1] > patches[:, 0, 0]
+    assert rising.any()
+    assert not rising.all()
+
+
+def test_normalise_by_hand():
+    images = torch.full((2, 3, 1, 1), 0.5)
+    found = normalise(images, (0.5, 0.25, 0.0), (0.5, 0.5, 0.25))
+    assert found.flatten(1).tolist() == [[0.0, 0.5, 2.0]] * 2
+
+
+def test_jitter_stays_within_its_bounds():
+    """Grey images have no saturation and flat ones no contrast: what is left is the brightness factor."""
+    flat = Image.new("RGB", (4, 4), (100, 100, 100))
+    factors = [np.asarray(jitter_colours(flat, 0.4, np.random.default_rng(i))).mean() / 100 for i in range(200)]
+    assert 0.59 <= min(factors) < 0.65
+    assert 1.35 < max(factors) <= 1.41
+    image = picture()
+    found = jitter_colours(image, 0.4, np.random.default_rng(7))
+    rng = np.random.default_rng(7)
+    kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+    for i in rng.permutation(3):
+        image = kinds[i](image).enhance(rng.uniform(0.6, 1.4))
+    assert np.array_equal(np.asarray(found), np.asarray(image))
+    assert np.asarray(jitter_colours(flat, 3.0, np.random.default_rng(0))).min() >= 0  # factors end at 0
+
+
+def test_erasing_fills_one_rectangle_with_noise():
+    areas = []
+    for seed in range(60):
+        image = torch.full((3, 32, 40), 7.0)
+        erase_rectangle(image, np.random.default_rng(seed))
+        changed = (image != 7).any(0)
+        rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
+        inside = image[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        assert (inside != 7).all()  # a full rectangle
+        areas.append(int(changed.sum()) / (32 * 40))
+        if inside.numel() > 300:
+            assert abs(float(inside.mean())) < 0.3
+            assert 0.7 < float(inside.std()) < 1.3
+    assert 0.01 < min(areas) < 0.08
+    assert 0.25 < max(areas) < 0.36
+
+
+# --- a batch -----------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_box_is_the_image_itself():
+    images = torch.rand(4, 3, 10, 14)
+    boxes = np.tile([0, 0, 14, 10], (4, 1))
+    found = batch_view(images, boxes, np.array([False, True, False, True]), (10, 14))
+    torch.testing.assert_close(found[::2], images[::2], rtol=0, atol=2e-5)
+    torch.testing.assert_close(found[1::2], images[1::2].flip(3), rtol=0, atol=2e-5)
+
+
+def test_a_box_of_the_views_size_is_cut_out():
+    images = torch.rand(3, 3, 12, 16)
+    boxes = np.array([[0, 0, 8, 6], [5, 3, 13, 9], [8, 6, 16, 12]])
+    found = batch_view(images, boxes, np.array([False, True, False]), (6, 8))
+    for picture_, (left, top, right, bottom), flip, view_ in zip(images, boxes, (False, True, False), found, strict=True):
+        expected = picture_[:, top:bottom, left:right]
+        torch.testing.assert_close(view_, expected.flip(2) if flip else expected, rtol=0, atol=3e-5)
+
+
+def test_batch_view_is_torchs_bicubic_resize():
+    """Inside of the crop; at its border grid_sample sees the neighbours that a cut-out image has lost."""
+    images = torch.rand(2, 3, 16, 20)
+    boxes = np.array([[4, 2, 16, 14], [0, 0, 20, 16]])
+    found = batch_view(images, boxes, np.array([False, False]), (18, 18))
+    for picture_, (left, top, right, bottom), view_ in zip(images, boxes, found, strict=True):
+        cut = picture_[None, :, top:bottom, left:right]
+        expected = F.interpolate(cut, (18, 18), mode="bicubic", align_corners=False).clamp(0, 1)[0]
+        torch.testing.assert_close(view_[:, 4:-4, 4:-4], expected[:, 4:-4, 4:-4], rtol=0, atol=1e-4)
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+def test_batch_jitter():
+    rng = np.random.default_rng(0)
+    flat = torch.full((300, 3, 2, 2), 0.4)
+    found = batch_jitter(flat, 0.4, rng)
+    factors = found[:, 0, 0, 0] / 0.4
+    assert 0.6 - 1e-5 <= factors.min() < 0.63
+    assert 1.37 < factors.max() <= 1.4 + 1e-5
+    torch.testing.assert_close(found, found[:, :1, :1, :1].expand_as(found))  # no colour, no contrast comes up
+    images = torch.rand(4, 3, 6, 6)
+    torch.testing.assert_close(batch_jitter(images, 0.0, rng), images)
+    changed = batch_jitter(images, 0.4, rng)
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    # By hand for one image: the same three factors, on floats.
+    rng = np.random.default_rng(3)
+    found = batch_jitter(images[:1], 0.4, np.random.default_rng(3))[0]
+    brightness, contrast, saturation = (float(rng.uniform(0.6, 1.4, (1, 1, 1, 1))[0, 0, 0, 0]) for _ in range(3))
+    x = (images[0] * brightness).clamp(0, 1)
+    mean = (0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]).mean()
+    x = (mean + contrast * (x - mean)).clamp(0, 1)
+    grey = 0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]
+    torch.testing.assert_close(found, (grey + saturation * (x - grey)).clamp(0, 1))
+
+
+def test_mixup_by_hand():
+    images = torch.rand(4, 3, 5, 5)
+    targets = torch.eye(4)
+    mixed, found = mixup(images, targets, 0.8, 0.0, np.random.default_rng(2))
+    rng = np.random.default_rng(2)
+    rng.integers(1)
+    keep = float(rng.beta(0.8, 0.8))
+    assert 0.05 < keep < 0.95
+    for i in range(4):
+        torch.testing.assert_close(mixed[i], keep * images[i] + (1 - keep) * images[3 - i])
+        assert found[i, i] == pytest.approx(keep)
+        assert found[i, 3 - i] == pytest.approx(1 - keep)
+    assert torch.allclose(found.sum(1), torch.ones(4))
+
+
+def test_cutmix_replaces_a_box_and_says_how_much():
+    kept = []
+    for seed in range(40):
+        images = torch.rand(4, 3, 8, 10)
+        before = images.clone()
+        mixed, found = mixup(images, torch.eye(4), 0.0, 1.0, np.random.default_rng(seed))
+        assert torch.equal(images, before)  # the caller's images stay
+        own, other = (mixed == images).all(1), (mixed == images.flip(0)).all(1)
+        assert (own ^ other).all()
+        for i in range(4):
+            share = float(own[i].float().mean())
+            assert found[i, i] == pytest.approx(share, abs=1e-6)
+            assert found[i, 3 - i] == pytest.approx(1 - share, abs=1e-6)
+            rows, columns = other[i].any(1).nonzero().flatten(), other[i].any(0).nonzero().flatten()
+            if len(rows):
+                assert other[i, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        kept.append(share)
+    assert min(kept) < 0.4
+    assert max(kept) > 0.8
+
+
+def test_mixing_can_be_off_and_takes_both_kinds_by_turns():
+    images, targets = torch.rand(2, 3, 4, 4), torch.eye(2)
+    same, unchanged = mixup(images, targets, 0.0, 0.0, np.random.default_rng(0))
+    assert same is images
+    assert unchanged is targets
+    cut = 0
+    for seed in range(60):
+        mixed, _ = mixup(images, targets, 1.0, 1.0, np.random.default_rng(seed))
+        cut += bool(((mixed == images) | (mixed == images.flip(0))).all())
+    assert 18 <= cut <= 42
+
+
+# --- the views of the three kinds of runs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "pretrain", "finetune"])
+def test_the_seed_decides_everything(kind):
+    if kind == "tokenizer":
+        views = TokenizerViews(8, (0.3, 1.0))
+    elif kind == "pretrain":
+        views = PretrainViews(pretrain_settings(jitter=0.4), small_config(), (8, 8))
+    else:
+        settings = FinetuneSettings(images="x", output="y", model="z", jitter=0.4, erase=0.5)
+        views = FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.5,) * 3)
+    image = picture()
+    array, labels = stripes(4)
+    batch = ArrayImages(array, labels).array
+    pixels = torch.from_numpy(batch).permute(0, 3, 1, 2) / 255
+
+    def draw(seed):
+        one = views.one(image, 1, np.random.default_rng(seed))
+        many = views.batch(pixels.clone(), torch.from_numpy(labels), np.random.default_rng(seed))
+        assert {k: v.dtype for k, v in one.items()} == {k: v.dtype for k, v in many.items()}
+        assert {k: v.shape for k, v in one.items()} == {k: v.shape[1:] for k, v in many.items()}
+        return [*one.values(), *many.values()]
+
+    torch.manual_seed(1)
+    first = draw(5)
+    torch.manual_seed(2)  # global state plays no part
+    np.random.seed(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, draw(5), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, draw(6), strict=True))
+
+
+def test_fine_tuning_views_keep_labels_and_erase_after_normalising():
+    settings = FinetuneSettings(images="x", output="y", model="z", erase=1.0, crop_scale=(1, 1), crop_ratio=(1, 1), flip=0)
+    views = FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.25,) * 3)
+    white = torch.ones(3, 3, 16, 16)
+    found = views.batch(white, torch.tensor([4, 2, 0]), np.random.default_rng(0))
+    assert found["labels"].tolist() == [4, 2, 0]
+    pixels = found["pixel_values"]
+    erased = (pixels - 2.0).abs() > 1e-4  # (1 - .5) / .25 where nothing was erased
+    assert erased.flatten(1).any(1).all()
+    assert not erased.flatten(1).all(1).any()
+    one = views.one(Image.new("RGB", (16, 16), (255, 255, 255)), 3, np.random.default_rng(0))
+    assert int(one["labels"]) == 3
+    assert float(one["pixel_values"].mode().values.mode().values.mode().values) == 2.0
