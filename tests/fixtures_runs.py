@@ -24,7 +24,9 @@ def stripes(count: int, side: int = 16, seed: int = 0) -> tuple[np.ndarray, np.n
     return images, labels
 
 
-def write_images(folder: Path, count: int, side: int = 16, seed: int = 0, spread: int = 0, labelled: bool = False) -> Path:
+def write_images(
+    folder: Path, count: int, side: int = 16, seed: int = 0, spread: int = 0, labelled: bool = False
+) -> Path:
     """A folder of stripes as PNG files; with `spread`, sides differ by up to that many pixels."""
     images, labels = stripes(count, side + spread, seed)
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):

@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from fixtures_runs import save_classifier, save_small_model, stripes, write_images
 from PIL import Image
+
+from fixtures_runs import save_classifier, save_small_model, stripes, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
@@ -126,9 +127,9 @@ def test_predictions_keep_the_order_of_the_files(trained, tmp_path):
     paths.append(tmp_path / "broken.png")
     results = predict(model, processor, paths, top=7, batch_size=2)
     assert [result["image"] for result in results] == [str(path) for path in paths]
-    assert [sorted(result.keys() - {"image"}) for result in results] == [["labels"]] * 2 + [["error"]] + [["labels"]] * 3 + [
-        ["error"]
-    ]
+    assert [sorted(result.keys() - {"image"}) for result in results] == [["labels"]] * 2 + [["error"]] + [
+        ["labels"]
+    ] * 3 + [["error"]]
     expected = direct(model, array).softmax(-1)
     for path, result in zip(paths, results, strict=True):
         if "labels" not in result:

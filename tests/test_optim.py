@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
+
 from fixtures_runs import small_config
 
 torch = pytest.importorskip("torch")
@@ -108,8 +110,9 @@ def test_schedule():
     assert rates[60] == pytest.approx(1.25)  # half of the cosine
     assert rates[40] == pytest.approx(0.5 + 1.5 * 0.5 * (1 + math.cos(math.pi / 4)))
     assert rates[100] == 0.5
-    assert all(a < b for a, b in zip(rates[:20], rates[1:21], strict=True))
-    assert all(a > b for a, b in zip(rates[20:100], rates[21:], strict=True))
+    assert all(a < b for a, b in pairwise(rates[:21]))
+    assert all(a > b for a, b in pairwise(rates[20:]))
     assert learning_rate(1000, 100, 20, 2.0, 0.5) == 0.5
     assert learning_rate(0, 100, 0, 2.0, 0.5) == 2.0
     assert learning_rate(0, 1, 0, 2.0, 0.5) == 2.0
+    assert [learning_rate(step, 9, 2, peak=0.1, floor=0.5) for step in (0, 1, 2, 5, 9)] == [0.0, 0.05, 0.1, 0.1, 0.1]

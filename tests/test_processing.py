@@ -744,7 +744,7 @@ class Output:
 @pytest.mark.parametrize("chunk", [1, 500, 1 << 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beit.processing._CHUNK", chunk)
+    monkeypatch.setattr("beit.tensors._CHUNK", chunk)
     logits = torch.randn(3, 7, 9, 12, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     sizes = [(30, 20), (5, 40), (9, 12)]
     expected = [
@@ -761,7 +761,7 @@ def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkey
 
 
 def test_ties_go_to_the_first_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beit.processing._CHUNK", 1)
+    monkeypatch.setattr("beit.tensors._CHUNK", 1)
     for logits in (torch.zeros(1, 5, 3, 3), np.zeros((1, 5, 3, 3))):
         assert int(BeitImageProcessor().post_process_semantic_segmentation(logits, [(6, 6)])[0].max()) == 0
 

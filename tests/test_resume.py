@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fixtures_runs import log_lines, save_small_model, save_tokenizer, stripes, weights_of, write_images
 
 torch = pytest.importorskip("torch")
@@ -26,7 +27,8 @@ from beit import hub  # noqa: E402
 from beit.cli import main  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import CheckpointError, DataError, TrainingError  # noqa: E402
-from beit.train import checkpoint, optim, pretrain as pretraining  # noqa: E402
+from beit.train import checkpoint, optim  # noqa: E402
+from beit.train import pretrain as pretraining  # noqa: E402
 from beit.train.finetune import finetune  # noqa: E402
 from beit.train.loop import caught_signals  # noqa: E402
 from beit.train.pretrain import pretrain  # noqa: E402
@@ -62,7 +64,13 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     root = Path(__file__).parents[1]
     # A session of its own: signals go to all processes of a run, as a terminal or a cluster sends them.
     return subprocess.Popen(
-        command, cwd=root, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
 
 
@@ -85,7 +93,18 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     write_images(tmp_path / "images", 40, spread=2 if kind == "folder" else 0)
     arguments = ["pretrain", "--images", str(tmp_path / "images"), "--model", str(save_small_model(tmp_path / "model"))]
     arguments += ["--tokenizer", str(save_tokenizer(tmp_path / "tokenizer")), "--steps", "90", "--batch-size", "8"]
-    arguments += ["--save-every", "10", "--log-every", "1", "--drop-path", "0.3", "--workers", "2", "--precision", "fp32"]
+    arguments += [
+        "--save-every",
+        "10",
+        "--log-every",
+        "1",
+        "--drop-path",
+        "0.3",
+        "--workers",
+        "2",
+        "--precision",
+        "fp32",
+    ]
     expected, output = tmp_path / "expected", tmp_path / "run"
     assert main([*arguments, "--output", str(expected)]) == 0
     arguments += ["--output", str(output)]
@@ -132,8 +151,7 @@ def test_a_second_signal_is_not_held_back():
         os.kill(os.getpid(), signal.SIGINT)
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -164,7 +182,13 @@ def test_the_other_runs_resume_exactly_too(tmp_path, kind):
     """Gumbel noise, mixing, erasing and drop path of a step do not depend on the steps before it."""
 
     def run(output: Path, resume: bool = False) -> None:
-        shared: dict[str, Any] = {"images": tmp_path, "output": output, "batch_size": 8, "precision": "fp32", "resume": resume}
+        shared: dict[str, Any] = {
+            "images": tmp_path,
+            "output": output,
+            "batch_size": 8,
+            "precision": "fp32",
+            "resume": resume,
+        }
         shared |= {"steps": 6, "log_every": 1, "save_every": 3}
         if kind == "tokenizer":
             train_tokenizer(TokenizerSettings(**shared, image_size=8, factor=2, vocab_size=8, width=8), IMAGES)
@@ -193,7 +217,7 @@ def test_resuming_with_other_settings_is_refused(parts):
     assert "learning_rate: 0.01 then, 0.003 now" in str(error.value)
     assert "seed: 0 then, 4 now" in str(error.value)
     assert "log_every" not in str(error.value)
-    with pytest.raises(DataError, match="already holds a run. Go on with it by --resume"):
+    with pytest.raises(DataError, match=r"already holds a run\. Go on with it by --resume"):
         pretrain(PretrainSettings(**parts), IMAGES)
 
 

@@ -62,7 +62,7 @@ def test_saved_settings_are_checked():
 
 
 def test_differences_name_what_a_resume_must_keep():
-    old = make(PretrainSettings, seed=1).to_dict()
+    old = make(PretrainSettings, seed=1, learning_rate=0.0015).to_dict()
     new = make(PretrainSettings, seed=2, learning_rate=0.5, crop_scale=(0.2, 1.0)).to_dict()
     assert differences(old, new) == [
         "crop_scale: [0.08, 1.0] then, [0.2, 1.0] now",
@@ -70,7 +70,7 @@ def test_differences_name_what_a_resume_must_keep():
         "seed: 1 then, 2 now",
     ]
     watched = {"output": Path("elsewhere"), "resume": True, "workers": 9, "log_every": 3, "save_every": 4, "keep": 5}
-    assert differences(old, make(PretrainSettings, seed=1, **watched).to_dict()) == []
+    assert differences(old, make(PretrainSettings, seed=1, learning_rate=0.0015, **watched).to_dict()) == []
     assert differences({**old, "gone": 1}, old) == ["gone: 1 then, None now"]
 
 
@@ -83,7 +83,7 @@ def test_differences_name_what_a_resume_must_keep():
         (TokenizerSettings, {"keep": 0}, "keep is 0"),
         (TokenizerSettings, {"steps": 0}, "steps is 0"),
         (TokenizerSettings, {"epochs": 0}, "epochs is 0"),
-        (TokenizerSettings, {"learning_rate": 0}, "learning_rate must be above 0"),
+        (TokenizerSettings, {"learning_rate": -1e-9}, "learning_rate must be above 0"),
         (TokenizerSettings, {"min_learning_rate": -1e-9}, "min_learning_rate"),
         (TokenizerSettings, {"warmup": 1.0}, r"warmup is 1\.0"),
         (TokenizerSettings, {"workers": -1}, "workers is -1"),
@@ -112,6 +112,16 @@ def test_differences_name_what_a_resume_must_keep():
 def test_impossible_values_are_refused(kind, changes, message):
     with pytest.raises(ConfigError, match=message):
         make(kind, **changes)
+
+
+def test_learning_rates_left_out_are_the_papers():
+    assert make(PretrainSettings, batch_size=2048).learning_rate == pytest.approx(1.5e-3)
+    assert make(PretrainSettings, batch_size=256).learning_rate == pytest.approx(1.5e-3 / 8)
+    assert make(FinetuneSettings, model="a/folder", batch_size=1024).learning_rate == pytest.approx(4e-3)
+    assert make(FinetuneSettings, model="a/folder", batch_size=64).learning_rate == pytest.approx(4e-3 / 16)
+    assert make(PretrainSettings, learning_rate=0.25).learning_rate == 0.25
+    # What is saved is the rate itself, so that a resumed run keeps it.
+    assert make(PretrainSettings, batch_size=256).to_dict()["learning_rate"] == pytest.approx(1.5e-3 / 8)
 
 
 @pytest.mark.parametrize("source", [module, cli_settings])

@@ -6,10 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from fixtures_runs import small_config, stripes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+
+from fixtures_runs import small_config, stripes
 
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
@@ -46,7 +47,9 @@ def tensor(image: Image.Image) -> torch.Tensor:
 # --- crop boxes --------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000), st.sampled_from([(0.08, 1.0), (0.9, 1.0), (1, 1)]))
+@given(
+    st.integers(1, 300), st.integers(1, 300), st.integers(0, 1000), st.sampled_from([(0.08, 1.0), (0.9, 1.0), (1, 1)])
+)
 def test_crop_boxes_lie_inside(width, height, seed, scale):
     left, top, right, bottom = crop_box(np.random.default_rng(seed), (width, height), scale, RATIO)
     assert 0 <= left < right <= width
@@ -100,7 +103,14 @@ def test_pixels_outside_the_crop_do_not_leak_in():
 
 
 def pretrain_settings(**changes) -> PretrainSettings:
-    values = {"images": "x", "output": "y", "tokenizer": "z", "jitter": 0.0, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.5)}
+    values = {
+        "images": "x",
+        "output": "y",
+        "tokenizer": "z",
+        "jitter": 0.0,
+        "mean": (0.4, 0.5, 0.6),
+        "std": (0.2, 0.3, 0.5),
+    }
     return PretrainSettings(**{**values, **changes})
 
 
@@ -134,7 +144,9 @@ def test_both_views_of_a_batch_come_from_one_box():
     labels = torch.zeros(8, dtype=torch.long)
     same = PretrainViews(pretrain_settings(), small_config(), (16, 16))
     found = same.batch(images, labels, np.random.default_rng(0))
-    torch.testing.assert_close(found["pixel_values"], normalise(found["token_pixels"], (0.4, 0.5, 0.6), (0.2, 0.3, 0.5)))
+    torch.testing.assert_close(
+        found["pixel_values"], normalise(found["token_pixels"], (0.4, 0.5, 0.6), (0.2, 0.3, 0.5))
+    )
     assert found["mask"].shape == (8, 16)
     assert len({tuple(mask.tolist()) for mask in found["mask"]}) > 4
     half = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(images, labels, np.random.default_rng(0))
@@ -204,7 +216,9 @@ def test_a_box_of_the_views_size_is_cut_out():
     images = torch.rand(3, 3, 12, 16)
     boxes = np.array([[0, 0, 8, 6], [5, 3, 13, 9], [8, 6, 16, 12]])
     found = batch_view(images, boxes, np.array([False, True, False]), (6, 8))
-    for picture_, (left, top, right, bottom), flip, view_ in zip(images, boxes, (False, True, False), found, strict=True):
+    for picture_, (left, top, right, bottom), flip, view_ in zip(
+        images, boxes, (False, True, False), found, strict=True
+    ):
         expected = picture_[:, top:bottom, left:right]
         torch.testing.assert_close(view_, expected.flip(2) if flip else expected, rtol=0, atol=3e-5)
 
@@ -327,7 +341,9 @@ def test_the_seed_decides_everything(kind):
 
 
 def test_fine_tuning_views_keep_labels_and_erase_after_normalising():
-    settings = FinetuneSettings(images="x", output="y", model="z", erase=1.0, crop_scale=(1, 1), crop_ratio=(1, 1), flip=0)
+    settings = FinetuneSettings(
+        images="x", output="y", model="z", erase=1.0, crop_scale=(1, 1), crop_ratio=(1, 1), flip=0
+    )
     views = FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.25,) * 3)
     white = torch.ones(3, 3, 16, 16)
     found = views.batch(white, torch.tensor([4, 2, 0]), np.random.default_rng(0))

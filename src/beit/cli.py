@@ -23,6 +23,19 @@ def _settings(kind: Any, name: str, arguments: list[str]) -> Any:
     return tyro.cli(kind, prog=f"beit {name}", description=description, args=arguments)
 
 
+def _say(text: str) -> None:
+    """Print once, by the first of several data-parallel processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def _last(settings: Any, history: list[dict[str, float]]) -> dict[str, float]:
+    """The last line of a run's log."""
+    if not history:
+        raise DataError(f"{settings.output} was finished already, and its log.jsonl is gone.")
+    return history[-1]
+
+
 def _tokenizer(arguments: list[str]) -> None:
     actions = "usage: beit tokenizer {train,evaluate} …\n\n  train     train a tokenizer on a folder of images\n"
     actions += "  evaluate  codes in use, and the error of decoded pictures\n"
@@ -37,8 +50,8 @@ def _tokenizer(arguments: list[str]) -> None:
         require("torch", "train", "beit tokenizer")
         from beit.train.tokenizer import train_tokenizer
 
-        last = train_tokenizer(settings)[-1]
-        print(
+        last = _last(settings, train_tokenizer(settings))
+        _say(
             f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
             f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
         )
@@ -66,8 +79,8 @@ def _pretrain(arguments: list[str]) -> None:
     require("torch", "train", "beit pretrain")
     from beit.train.pretrain import pretrain
 
-    last = pretrain(settings)[-1]
-    print(
+    last = _last(settings, pretrain(settings))
+    _say(
         f"Saved {settings.output}: masked tokens guessed {last['masked_accuracy']:.1%} (the commonest token alone: "
         f"{last['commonest_token']:.1%}), loss {last['loss']:.3f}."
     )
@@ -81,9 +94,9 @@ def _finetune(arguments: list[str]) -> None:
     from beit.train.finetune import finetune
 
     history, result = finetune(settings)
-    print(f"Saved {settings.output}: training accuracy {history[-1]['accuracy']:.1%}.")
+    _say(f"Saved {settings.output}: training accuracy {_last(settings, history)['accuracy']:.1%}.")
     if result is not None:
-        print(f"Validation: {result}")
+        _say(f"Validation: {result}")
 
 
 def _evaluate(arguments: list[str]) -> None:

@@ -1,94 +1,59 @@
 """Every form of picture and label map a caller may have → one form, or an error that says which picture and why.
 
-    PIL image, file       turned upright as its EXIF orientation says (the reference ignores it)
-    1-bit, grey, palette  → RGB
-    alpha                 dropped, the stored colours are kept: composite first if the background matters
-    CMYK, YCbCr, HSV      → RGB
-    16-bit (I;16, uint16) ÷ 257, so white is 255 and no step is lost: kept as float
-    PIL mode I            8-bit values, or 16-bit values as soon as one exceeds 255
-    bool                  0 or 255, as Pillow reads 1-bit pictures
-    other integers        must be 0..255
-    float (F, 16..64)     values kept, as float32: never through 8 bits
+PIL image, file       turned upright as its EXIF orientation says (the reference ignores it)
+any 8-bit mode        → RGB: 1-bit, greyscale, palette, CMYK, YCbCr, HSV
+alpha                 dropped, the stored colours are kept: composite first if the background matters
+16-bit (I;16, uint16) ÷ 257, so white is 255 and no step is lost: kept as float
+PIL mode I            8-bit values, or 16-bit values as soon as one exceeds 255
+bool                  0 or 255, as Pillow reads 1-bit pictures
+other integers        must be 0..255
+float (F, 16..64)     values kept, as float32: never through 8 bits
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from beit.errors import InputError
 from beit.tensors import to_numpy
 
 FIRST, LAST, NONE = "channels_first", "channels_last", "none"
-_ORIENTATION = 0x0112  # the EXIF tag
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_DECODING_ERRORS = (OSError, SyntaxError, EOFError, ValueError, *_BOMBS)
-
-
-class Picture(NamedTuple):
-    """A picture that Pillow can resize and crop without loss."""
-
-    bands: list[Image.Image]  # one RGB image, or one image (L or F) a channel; a single one of these is grey
-    format: str  # how it came: channels first or last
-    within_one: bool  # floats, all of them 0..1
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height)."""
-        return self.bands[0].size
+_FILES = (Image.Image, str, os.PathLike)
+_UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
-    """One picture or label map, a (nested) list of them, or a batch array of them → a flat list.
+    """One picture or label map, a (nested) list of them, or an array with a batch axis → a flat list."""
+    is_array = hasattr(images, "ndim") and hasattr(images, "__array__")
+    if isinstance(images, (list, tuple)) or (is_array and single_ndim < images.ndim <= 4):
+        if len(images) == 0:
+            raise InputError(f"there is no {what}: the list or batch is empty")
+        return [one for image in images for one in as_list(image, what, single_ndim)]
+    if isinstance(images, _FILES) or (is_array and images.ndim in (2, single_ndim)):
+        return [images]
+    got = f"has {images.ndim} dimensions, {tuple(images.shape)}" if is_array else f"is a {type(images).__name__}"
+    forms = "a PIL image, a path, an array or tensor of 2 (height, width) to 4 (a batch) dimensions"
+    raise InputError(f"{what} {got}; wanted {forms}, or a list of those")
 
-    Args:
-        what: "image" or "segmentation map", for errors.
-        single_ndim: an array of more dimensions is a batch.
+
+def read_picture(image: Any, channels: int, input_format: str | None, name: str) -> tuple[list[Image.Image], str, bool]:
+    """A picture in any form → what Pillow can resize and crop without loss; errors call it `name`.
+
+    Returns:
+        One RGB image, or one image (L or F) a channel; whether its channels came first or last; and whether it holds
+        floats that are all within 0..1.
     """
-    found = list(_each(images, what, single_ndim))
-    if not found:
-        raise InputError(f"there is no {what}: the list or batch is empty")
-    return found
-
-
-def _each(images: Any, what: str, single_ndim: int) -> Iterator[Any]:
-    if isinstance(images, (Image.Image, str, os.PathLike)):
-        yield images
-    elif isinstance(images, (list, tuple)):
-        for image in images:
-            yield from _each(image, what, single_ndim)
-    elif not (hasattr(images, "ndim") and hasattr(images, "__array__")):
-        kind = type(images).__name__
-        raise InputError(f"{what} is a {kind}; wanted a PIL image, a path, an array or tensor, or a list of those")
-    elif images.ndim in (2, single_ndim):
-        yield images
-    elif single_ndim < images.ndim <= 4:  # a batch, or (B, 1, H, W) label maps
-        for image in images:
-            yield from _each(image, what, single_ndim)
-    else:
-        raise InputError(
-            f"{what} array has {images.ndim} dimensions, {tuple(images.shape)}; wanted 2 (height, width) to 4 (a batch)"
-        )
-
-
-def read_picture(image: Any, channels: int, input_format: str | None, name: str) -> Picture:
-    """A picture in any form, to be shown as `channels` channels.
-
-    Args:
-        input_format: the layout of arrays, or None to find it out from the shape.
-        name: what errors call it.
-    """
-    if not isinstance(image, (Image.Image, str, os.PathLike)):
+    if not isinstance(image, _FILES):
         array = to_numpy(image)
     else:
         image = _opened(image, name)
         if image.mode != "F" and not image.mode.startswith("I"):
-            return Picture(_eight_bit_bands(image, channels, name), LAST, False)
+            return _eight_bit_bands(image, channels, name), LAST, False
         array, input_format = np.asarray(image), None
         if image.mode == "I" and array.min() >= 0 and 255 < array.max() <= 65535:
             array = array.astype(np.uint16)
@@ -103,13 +68,13 @@ def read_picture(image: Any, channels: int, input_format: str | None, name: str)
             f"{name} has {len(planes)} channels, wanted {channels} (the length of image_mean), greyscale or RGBA. "
             "Convert it to RGB, or set image_mean and image_std to one value a channel"
         )
-    planes = _to_8_bit_scale(planes, name)
-    if planes.dtype == np.uint8 and len(planes) == 3:
+    planes = np.broadcast_to(_to_8_bit_scale(planes, name), (channels, *planes.shape[1:]))  # grey in every channel
+    if planes.dtype == np.uint8 and channels == 3:
         bands = [Image.fromarray(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))]
     else:
         bands = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
     within_one = array.dtype.kind == "f" and bool(planes.min() >= 0 and planes.max() <= 1)
-    return Picture(bands, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one)
+    return bands, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one
 
 
 def _opened(image: Any, name: str) -> Image.Image:
@@ -120,29 +85,22 @@ def _opened(image: Any, name: str) -> Image.Image:
     try:
         with contextlib.nullcontext(image) if path is None else Image.open(path) as file:
             file.load()
-            image = _upright(file)
-    except _DECODING_ERRORS as error:
-        raise InputError(f"{name} cannot be read: {error}. Check that it exists, is complete and is a picture") from error
+            turned = False
+            with contextlib.suppress(Exception):  # a damaged EXIF block says nothing, and the pixels are fine
+                turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            image = ImageOps.exif_transpose(file) if turned else file
+    except _UNREADABLE as error:
+        raise InputError(f"{name} cannot be read: {error}. Check that it exists and is a whole picture") from error
     if 0 in image.size:
         raise InputError(f"{name} is empty: {image.width} pixels wide, {image.height} high")
     return image
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        turned = image.getexif().get(_ORIENTATION, 1) != 1
-    except Exception:  # a damaged EXIF block says nothing about the orientation, and the pixels are fine
-        turned = False
-    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _eight_bit_bands(image: Image.Image, channels: int, name: str) -> list[Image.Image]:
     """An image of an 8-bit mode → its bands with 1, 3 or 4 channels."""
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
     if mode is None:
-        raise InputError(
-            f"{name} is a PIL image and cannot give {channels} channels (the length of image_mean): pass an array"
-        )
+        raise InputError(f"{name} is a PIL image and cannot give {channels} channels, as image_mean: pass an array")
     try:
         if image.mode in ("P", "PA"):  # straight to RGB would warn where the palette holds transparency
             image = image.convert("RGBA")
@@ -173,41 +131,38 @@ def _channel_axis(shape: tuple[int, ...], input_format: str | None, channels: in
 
 def _to_8_bit_scale(array: np.ndarray, name: str) -> np.ndarray:
     """Pixel values of any dtype → uint8 or float32 (see the table at the top of this module)."""
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype == np.bool_:
+    kind = array.dtype.kind
+    if kind == "b":
         return array * np.uint8(255)
-    if array.dtype.kind == "f":
+    if kind == "f":
         return array.astype(np.float32, copy=False)
-    if array.dtype.kind == "u" and array.dtype.itemsize == 2:  # in either byte order
+    if kind == "u" and array.dtype.itemsize == 2:  # in either byte order
         return array / np.float32(257)
-    if array.dtype.kind not in "iu":
+    if kind not in "iu":
         raise InputError(f"{name} has dtype {array.dtype}; wanted bool, integers or floats")
-    low, high = array.min(), array.max()
-    if low < 0 or high > 255:
+    if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
         raise InputError(
-            f"{name} is {array.dtype} with values {low}..{high}; integers must be 0..255. "
+            f"{name} is {array.dtype} with values {array.min()}..{array.max()}; integers must be 0..255. "
             "Pass uint16 for 16-bit pictures, or floats for any other range"
         )
-    return array.astype(np.uint8)
+    return array.astype(np.uint8, copy=False)
 
 
-def read_label_map(label: Any, name: str) -> np.ndarray:
-    """A label map in any form → (H, W) int64 class numbers."""
-    if isinstance(label, (Image.Image, str, os.PathLike)):
+def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
+    """A label map in any form, for an image of this (height, width) → (H, W) int64 class numbers."""
+    if isinstance(label, _FILES):
         image = _opened(label, name)
         if image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
-            raise InputError(
-                f"{name} has mode {image.mode}, but a label map holds one class number a pixel. Translate its colours "
-                "to class numbers and save it as greyscale (L, I;16) or palette (P) PNG"
-            )
+            raise InputError(f"{name} has mode {image.mode}; save class numbers, one a pixel, as grey or palette PNG")
         label = image  # numpy reads the indices of a palette image
     array = to_numpy(label)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.ndim != 2 or 0 in array.shape:
-        hint = "; translate its colours to class numbers" if array.ndim == 3 and 3 in array.shape else ""
-        raise InputError(f"{name} has shape {array.shape}; wanted (height, width) or (1, height, width){hint}")
+    if array.shape != shape:
+        raise InputError(
+            f"{name} has shape {array.shape} and its image {shape} (height, width). Pass one class number a pixel, at "
+            "the size of the image itself, turned as its EXIF orientation says"
+        )
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
         raise InputError(f"{name} holds {array.dtype} values that are not whole numbers; wanted class numbers")
     if not -(2**31) <= array.min() <= array.max() < 2**31:

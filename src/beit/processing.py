@@ -1,11 +1,10 @@
-"""From pictures to the tensors BEiT takes, and from segmentation scores back to label maps.
+"""From pictures to the tensors BEiT takes. Other than 8-bit RGB pictures: see the table in `beit.image_input`.
 
-For an 8-bit RGB picture the order is the reference's (transformers 4.37.2) and so is every bit of the result:
+For 8-bit RGB the order is the reference's (transformers 4.37.2) and so is every bit of the result:
 
     resize with Pillow on 8-bit pixels → centre crop, zeros where too small → × rescale_factor → (x − mean) / std
 
 After the crop a pixel still is one of 256 values, so the last two steps are one table of 256 numbers a channel.
-What becomes of other pictures before that is the table at the top of `beit.image_input`.
 """
 
 from __future__ import annotations
@@ -17,216 +16,42 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
+from beit import hub
 from beit.errors import CheckpointError, ConfigError, InputError
-from beit.image_input import FIRST, LAST, NONE, Picture, as_list, read_label_map, read_picture
+from beit.image_input import FIRST, LAST, NONE, as_list, read_label_map, read_picture
 from beit.tensors import BatchFeature as BatchFeature
-from beit.tensors import label_maps, plain, tensor_maker
+from beit.tensors import choice, label_maps
 
 FILE_NAME = "preprocessor_config.json"
 _THREADS_FROM = 4  # below so many pictures, starting threads costs more than it saves
-
-
-# --- what callers may write → what the steps read ----------------------------------------------------------------
-
-
-def _size_dict(size: Any, name: str) -> dict[str, int]:
-    """A size in any of the accepted forms → {"height", "width"}, {"shortest_edge"} or that with {"longest_edge"}."""
-    if isinstance(size, Mapping):
-        sizes = {key: value for key, value in size.items() if value is not None}
-    else:
-        pair = size if isinstance(size, (list, tuple)) else (size, size)
-        sizes = dict(zip(("height", "width"), pair, strict=True)) if len(pair) == 2 else {}
-    known = set(sizes) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-    whole = (isinstance(v, (int, np.integer)) and not isinstance(v, bool) and v > 0 for v in sizes.values())
-    if not known or not all(whole):
-        raise ConfigError(
-            f"{name} is {size!r}; give one length for a square, (height, width), "
-            'or a dict {"height": …, "width": …} or {"shortest_edge": …}, in whole pixels'
-        )
-    return {key: int(value) for key, value in sizes.items()}
-
-
-def _resampling(value: Any) -> Image.Resampling | None:
-    """A filter given as enum member, number or name; None stays None."""
-    value = plain(value)
-    try:
-        if isinstance(value, str):
-            return Image.Resampling[value.upper()]
-        return None if value is None else Image.Resampling(value)
-    except (KeyError, ValueError):
-        known = ", ".join(f"{filter_.name} ({filter_.value})" for filter_ in Image.Resampling)
-        raise InputError(f"resample is {value!r}; use one of {known}") from None
-
-
-def _data_format(value: Any, name: str, *allowed: str) -> str | None:
-    value = plain(value)
-    if value is not None and value not in allowed:
-        raise InputError(f"{name} is {value!r}; it must be {', '.join(map(repr, allowed))} or None")
-    return value
-
-
-def _per_channel(value: Any, channels: int, name: str) -> np.ndarray:
-    """A mean or standard deviation as float32 (channels, 1, 1)."""
-    values = np.asarray(value, dtype=np.float32).reshape(-1, 1, 1)
-    if np.ndim(value) > 0 and len(values) != channels:
-        raise InputError(f"{name} has {len(values)} values for {channels} channels; give one value or {channels}")
-    return np.broadcast_to(values, (channels, 1, 1))
-
-
-# --- the steps ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """What one call does with every picture, checked: None leaves a step out."""
-
-    channels: int
-    size: dict[str, int] | None
-    resample: Image.Resampling | None
-    crop: dict[str, int] | None
-    scale: float | None
-    mean: np.ndarray | None  # (channels, 1, 1) float32, and so is std
-    std: np.ndarray | None
-    reduce_labels: bool
-    ignore_index: int
-
-    def __post_init__(self) -> None:
-        if self.size is not None and self.resample is None:
-            raise ConfigError("resample is None while do_resize is True; choose a filter or pass do_resize=False")
-        if self.crop is not None and "height" not in self.crop:
-            raise ConfigError(f"crop_size is {self.crop}; a crop needs a height and a width, as in crop_size=224")
-        if self.std is not None and not np.all(self.std > 0):
-            raise InputError(f"image_std is {self.std.ravel().tolist()}; every value must be above 0")
-
-    @property
-    def output_size(self) -> tuple[int, int] | None:
-        """(height, width) of every result, or None where it depends on the picture."""
-        sizes = self.crop or self.size or {}
-        return (sizes["height"], sizes["width"]) if "height" in sizes else None
-
-    def target(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) after the resize of a picture of this width and height."""
-        if self.size is None:
-            return width, height
-        if "height" in self.size:
-            return self.size["width"], self.size["height"]
-        short, long = sorted((height, width))
-        edge = self.size["shortest_edge"]
-        other = int(edge * long / short)
-        limit = self.size.get("longest_edge", other)
-        if other > limit:
-            edge, other = max(1, int(limit * edge / other)), limit
-        return (edge, other) if width <= height else (other, edge)
-
-    def fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
-        """Resize, then cut the centred window; what lies outside of the picture is `fill`.
-
-        The whole picture is resized even where a crop follows: `Image.resize(box=…)` would do a fifth less, but Pillow
-        13 chooses the order of its two rounding passes from the sizes it is given, so that some bits would differ.
-        """
-        size = self.target(*image.size)
-        if image.size != size:
-            image = image.resize(size, resample)
-        if self.crop is None:
-            return image
-        window = self.crop["width"], self.crop["height"]
-        left, top = (_offset(have, want) for have, want in zip(image.size, window, strict=True))
-        if fill == 0 or (left >= 0 and top >= 0):
-            return image.crop((left, top, left + window[0], top + window[1]))
-        canvas = Image.new(image.mode, window, fill)
-        canvas.paste(image, (-left, -top))
-        return canvas
-
-    def normalised(self, values: np.ndarray) -> np.ndarray:
-        """Rescale and normalise (channels, …, …) in the reference's dtypes: 8-bit × factor in float64, then float32."""
-        values = (values if self.scale is None else values * self.scale).astype(np.float32)
-        return values if self.mean is None else (values - self.mean) / self.std
-
-    def table(self) -> np.ndarray | None:
-        """(channels, 256): what becomes of each 8-bit value; None where pixels are not changed."""
-        if self.scale is None and self.mean is None:
-            return None
-        values = np.arange(256, dtype=np.uint8)
-        return self.normalised(np.broadcast_to(values, (self.channels, 1, 256)))[:, 0]
-
-    def pixels(self, picture: Picture, table: np.ndarray | None, out: np.ndarray | None) -> np.ndarray:
-        """A picture → (channels, H, W) float32, in `out` where given; 8-bit pixels without a table stay uint8."""
-        bands = [np.asarray(self.fit(band, self.resample, 0)) for band in picture.bands]
-        planes = np.moveaxis(bands[0], 2, 0) if bands[0].ndim == 3 else np.stack(bands)
-        planes = np.broadcast_to(planes, (self.channels, *planes.shape[1:]))  # grey in every channel
-        if table is None:
-            return planes.copy()
-        out = np.empty(planes.shape, np.float32) if out is None else out
-        if planes.dtype != np.uint8:
-            out[...] = self.normalised(planes)
-            return out
-        for channel, values, plane in zip(out, table, planes, strict=True):
-            np.take(values, plane, out=channel, mode="wrap")  # "raise", the default, would buffer; none exceeds 255
-        return out
-
-    def label(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) class numbers → int64 (H', W'): reduced, resized (nearest), cropped or padded with the ignore index."""
-        if self.reduce_labels:  # in one expression on the old values, so that the order of the rules does not matter
-            label = np.where((label == 0) | (label == self.ignore_index), self.ignore_index, label - 1)
-        image = Image.fromarray(label.astype(np.int32))
-        return np.asarray(self.fit(image, Image.Resampling.NEAREST, self.ignore_index)).astype(np.int64)
-
-
-def _offset(length: int, wanted: int) -> int:
-    """Where a centred window begins; below 0 where it is longer, so that the picture sits at (wanted - length) // 2.
-
-    The reference rounds both halves down when the difference is odd and loses a row; we return the size asked for.
-    """
-    return (length - wanted) // 2 if wanted <= length else -((wanted - length) // 2)
-
-
-def _cores() -> int:
-    """How many threads suit this process: its cores, and one in a worker of a torch DataLoader, which has siblings."""
-    data = sys.modules.get("torch.utils.data")  # no worker without it
-    if data is not None and data.get_worker_info() is not None:
-        return 1
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# --- the processor -----------------------------------------------------------------------------------------------
 
 
 class BeitImageProcessor:
     """Prepares pictures and label maps for BEiT; same arguments, files and results as transformers 4.37.2's.
 
     Args:
-        do_resize: resize to `size`.
-        size: one length (a square), (height, width), {"height", "width"}, or {"shortest_edge"[, "longest_edge"]} which
-            keeps the proportions. Default 256 × 256.
+        size: of the resize: one length (a square), (height, width), {"height", "width"}, or {"shortest_edge"[,
+            "longest_edge"]} which keeps the proportions. Default 256 × 256.
         resample: a `PIL.Image.Resampling`, its number or its name. Label maps always use the nearest neighbour.
-        do_center_crop: cut the centre, `crop_size`; where the picture is smaller, pad with 0.
-        crop_size: as `size`, but a height and a width. Default 224 × 224.
-        rescale_factor: what pixel values are multiplied by.
+        crop_size: of the centre crop, a height and a width; a smaller picture is padded with 0. Default 224 × 224.
         do_rescale: multiply by `rescale_factor`; turn off for floats that are within 0..1 already.
-        do_normalize: subtract `image_mean`, then divide by `image_std`.
-        image_mean, image_std: one number, or one a channel. Default 0.5 each. The length of a list sets the number of
-            channels of the result; otherwise it is 3.
+        image_mean, image_std: one number, or one a channel of the result (3 for a number). Default 0.5 each.
         do_reduce_labels: label maps: 0 becomes the ignore index and all other labels go down by one (ADE20k).
-        semantic_loss_ignore_index: the label that the loss skips; written by do_reduce_labels and by padding. Also
-            accepted as `ignore_index`. Give it the value of the config's field of this name. Default 255.
+        semantic_loss_ignore_index: as in the config; label maps are padded with it. Or call it `ignore_index`.
         **kwargs: unknown fields, kept as attributes and saved again.
 
     Raises:
-        ConfigError: an impossible size, or a field that would hide a method.
-        InputError: an unknown resampling filter.
+        ConfigError, InputError: an impossible size or filter, or a field that would hide a method.
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
-    #: Most threads one call may use. None: as many as this process has cores, and one in a data-loader worker.
+    #: Threads of one call. None: as many as this process has cores, but one in a data-loader worker.
     max_threads: ClassVar[int | None] = None
 
     def __init__(
@@ -256,20 +81,14 @@ class BeitImageProcessor:
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_normalize = do_normalize
-        self.image_mean = [0.5, 0.5, 0.5] if image_mean is None else image_mean
-        self.image_std = [0.5, 0.5, 0.5] if image_std is None else image_std
+        self.image_mean = np.asarray([0.5, 0.5, 0.5] if image_mean is None else image_mean).tolist()
+        self.image_std = np.asarray([0.5, 0.5, 0.5] if image_std is None else image_std).tolist()
         self.do_reduce_labels = do_reduce_labels
         self.semantic_loss_ignore_index = int(kwargs.pop("ignore_index", semantic_loss_ignore_index))
-        for key, value in kwargs.items():
-            if key in ("feature_extractor_type", "image_processor_type"):
-                continue  # the name of the class, written again by to_dict
+        for key in kwargs.keys() - {"feature_extractor_type", "image_processor_type"}:  # to_dict writes these again
             if hasattr(type(self), key):
                 raise ConfigError(f"the field {key!r} would hide an attribute of {type(self).__name__}; remove it")
-            setattr(self, key, value)
-
-    def __call__(self, images: Any, segmentation_maps: Any = None, **kwargs: Any) -> BatchFeature:
-        """`preprocess` under another name."""
-        return self.preprocess(images, segmentation_maps=segmentation_maps, **kwargs)
+            setattr(self, key, kwargs[key])
 
     def preprocess(
         self,
@@ -292,96 +111,130 @@ class BeitImageProcessor:
         semantic_loss_ignore_index: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare one picture or many. Every setting that is None is the processor's own.
+        """Prepare one picture or many. A setting given here holds for this call; None is the processor's own.
 
         Args:
             images: a PIL image, a path, an array or tensor (H, W), (C, H, W), (H, W, C) or a batch of those with one
                 dimension more, or a list of any of these. Values 0..255; pass `do_rescale=False` for floats in 0..1.
-            segmentation_maps: as many label maps, at the size of their pictures: PIL images (L, P, I, …), paths,
-                arrays (H, W) or (1, H, W), or a batch (B, H, W). Whole numbers.
+            segmentation_maps: a label map for each, at its size: PIL images (L, P, I, …), paths, arrays (H, W) or
+                (1, H, W), or a batch of those. Whole numbers.
             return_tensors: "pt", "np", "jax" or "tf"; None gives lists of numpy arrays.
             data_format: "channels_first", "channels_last", or None: as the input (a PIL image counts as channels last).
             input_data_format: how arrays are laid out, "none" for (H, W); None finds out and refuses to guess.
 
         Returns:
-            `pixel_values` (B, C, H, W) float32 — uint8 for 8-bit pictures when neither rescaled nor normalised — and,
-            with maps, `labels` (B, H, W) int64.
+            `pixel_values` (B, C, H, W) float32 (uint8 if neither rescaled nor normalised), `labels` (B, H, W) int64.
 
         Raises:
-            InputError: a picture, map or argument is not as above; the message says which and what to do.
-            ConfigError: an impossible size or filter.
+            InputError, ConfigError: a picture, map or setting is not as above; the message says which and what to do.
             MissingExtraError: the framework asked for is not installed.
         """
+        given = locals()  # the call's own settings; what it leaves out is the processor's
+        settings = {k: v if given[k] is None else given[k] for k, v in vars(self).items() if k in given}
+        steps = BeitImageProcessor(**settings)
+        channels = len(steps.image_mean) if isinstance(steps.image_mean, list) else 3
+        if steps.do_resize and steps.resample is None:
+            raise ConfigError("resample is None while do_resize is True; choose a filter or pass do_resize=False")
+        if steps.do_center_crop and "height" not in steps.crop_size:
+            raise ConfigError(f"crop_size is {steps.crop_size}; a crop needs a height and a width: crop_size=224")
+        std, count = steps.image_std, np.size(steps.image_std)
+        if steps.do_normalize and (count not in (1, channels) or np.min(std) <= 0):
+            raise InputError(f"image_std has {count} values for {channels} channels: {std}; give one or all, above 0")
         if kwargs.pop("ignore_index", None) is not None:
             raise InputError("ignore_index of one call is spelt semantic_loss_ignore_index")
         if kwargs:
             warnings.warn(f"ignored, unknown to the image processor: {', '.join(kwargs)}", UserWarning, stacklevel=2)
-
-        def chosen(name: str, value: Any) -> Any:
-            return getattr(self, name) if value is None else value
-
-        layout = _data_format(data_format, "data_format", FIRST, LAST)
-        input_layout = _data_format(input_data_format, "input_data_format", FIRST, LAST, NONE)
-        mean, std = chosen("image_mean", image_mean), chosen("image_std", image_std)
-        channels = len(mean) if np.ndim(mean) else 3
-        normalise = chosen("do_normalize", do_normalize)
-        steps = _Steps(
-            channels=channels,
-            size=_size_dict(chosen("size", size), "size") if chosen("do_resize", do_resize) else None,
-            resample=_resampling(chosen("resample", resample)),
-            crop=_size_dict(chosen("crop_size", crop_size), "crop_size") if chosen("do_center_crop", do_center_crop) else None,
-            scale=float(chosen("rescale_factor", rescale_factor)) if chosen("do_rescale", do_rescale) else None,
-            mean=_per_channel(mean, channels, "image_mean") if normalise else None,
-            std=_per_channel(std, channels, "image_std") if normalise else None,
-            reduce_labels=chosen("do_reduce_labels", do_reduce_labels),
-            ignore_index=chosen("semantic_loss_ignore_index", semantic_loss_ignore_index),
-        )
+        layout = choice(data_format, "data_format", FIRST, LAST)
+        input_layout = choice(input_data_format, "input_data_format", FIRST, LAST, NONE)
         pictures = as_list(images, "image", 2 if input_layout == NONE else 3)
         maps = None if segmentation_maps is None else as_list(segmentation_maps, "segmentation map", 2)
         if maps is not None and len(maps) != len(pictures):
-            of = f" (array of shape {tuple(segmentation_maps.shape)})" if hasattr(segmentation_maps, "shape") else ""
-            raise InputError(
-                f"{len(maps)} segmentation maps{of} for {len(pictures)} images; "
-                "give one (height, width) map of class numbers for each image"
-            )
-        if return_tensors is not None:
-            tensor_maker(return_tensors)  # refuses before the work
+            raise InputError(f"{len(maps)} segmentation maps for {len(pictures)} images; give one (H, W) map for each")
 
-        table = steps.table()
-        batch = None  # where the size is known, pictures are written side by side at once
-        if table is not None and steps.output_size is not None and layout == FIRST:
-            batch = np.empty((len(pictures), channels, *steps.output_size), np.float32)
+        table = None  # what becomes of each 8-bit value, (C, 256)
+        if steps.do_rescale or steps.do_normalize:
+            table = steps._normalised(np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1)))[:, 0]
+        sizes = steps.crop_size if steps.do_center_crop else steps.size if steps.do_resize else {}
+        batch = None  # where the size is known, every picture is written straight to its place
+        if table is not None and "height" in sizes and layout == FIRST:
+            batch = np.empty((len(pictures), channels, sizes["height"], sizes["width"]), np.float32)
 
         def one(i: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
-            picture = read_picture(pictures[i], channels, input_layout, f"image {i}")
-            label = None if maps is None else read_label_map(maps[i], f"segmentation map {i}")
-            size = picture.size[::-1]
-            if label is not None and label.shape != size:
-                raise InputError(
-                    f"segmentation map {i} is {label.shape} (height, width) and its image {size}. Pass the map that "
-                    "belongs to the image at its own size, turned as the image's EXIF orientation says"
-                )
-            pixels = steps.pixels(picture, table, None if batch is None else batch[i])
-            if (layout or picture.format) == LAST:
+            bands, form, within_one = read_picture(pictures[i], channels, input_layout, f"image {i}")
+            label = None if maps is None else read_label_map(maps[i], bands[0].size[::-1], f"segmentation map {i}")
+            pixels = steps._pixels(bands, table, None if batch is None else batch[i])
+            if (layout or form) == LAST:
                 pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
-            return pixels, None if label is None else steps.label(label), picture.within_one
+            return pixels, None if label is None else steps._label(label), within_one
 
         done = self._map(one, pictures)
-        if steps.scale is not None and any(within_one for _, _, within_one in done):
-            warnings.warn(
-                "images hold floats within 0..1 and are rescaled again: pass do_rescale=False if done before",
-                UserWarning,
-                stacklevel=2,
-            )
-        in_place = batch is not None and return_tensors is not None
-        data: dict[str, Any] = {"pixel_values": batch if in_place else [pixels for pixels, _, _ in done]}
+        if steps.do_rescale and any(within_one for _, _, within_one in done):
+            warnings.warn("images hold floats within 0..1 and are rescaled again: pass do_rescale=False?", stacklevel=2)
+        pixel_values: Any = [pixels for pixels, _, _ in done] if batch is None or return_tensors is None else batch
+        data = {"pixel_values": pixel_values}
         if maps is not None:
             data["labels"] = [label for _, label, _ in done]
         return BatchFeature(data, return_tensors)
 
+    __call__ = preprocess
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Any]:
+        """Scores of `BeitForSemanticSegmentation` → one label map a picture: see `beit.tensors.label_maps`."""
+        return label_maps(outputs, target_sizes)
+
+    def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
+        """Resize, then cut the centred window; what lies outside of the picture is `fill`.
+
+        The whole picture is resized even where a crop follows: `Image.resize(box=…)` would do a fifth less, but Pillow
+        13 chooses the order of its two rounding passes from the sizes it is given, so that some bits would differ.
+        """
+        size = _target(self.size, *image.size) if self.do_resize else image.size
+        if image.size != size:
+            image = image.resize(size, resample)
+        if not self.do_center_crop:
+            return image
+        window = self.crop_size["width"], self.crop_size["height"]
+        # The reference rounds both halves down when the difference is odd and loses a row; we give the size asked for.
+        left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(image.size, window, strict=True))
+        canvas = Image.new(image.mode, window, fill)
+        canvas.paste(image, (-left, -top))
+        return canvas
+
+    def _normalised(self, values: np.ndarray) -> np.ndarray:
+        """Rescale and normalise (C, …, …) in the reference's dtypes: 8-bit × factor in float64, then float32."""
+        values = (values * float(self.rescale_factor) if self.do_rescale else values).astype(np.float32)
+        if not self.do_normalize:
+            return values
+        mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
+        return (values - mean) / std
+
+    def _pixels(self, bands: list[Image.Image], table: np.ndarray | None, out: np.ndarray | None) -> np.ndarray:
+        """Bands of a picture → (C, H, W) float32, in `out` where given; 8-bit pixels without a table stay uint8."""
+        arrays = [np.asarray(self._fit(band, self.resample, 0)) for band in bands]
+        planes = np.moveaxis(arrays[0], 2, 0) if arrays[0].ndim == 3 else np.stack(arrays)
+        if table is None:
+            return planes
+        out = np.empty(planes.shape, np.float32) if out is None else out
+        if planes.dtype != np.uint8:
+            out[...] = self._normalised(planes)
+        else:
+            for channel, values, plane in zip(out, table, planes, strict=True):
+                np.take(values, plane, out=channel, mode="wrap")  # "raise" would buffer; no index exceeds 255
+        return out
+
+    def _label(self, label: np.ndarray) -> np.ndarray:
+        """(H, W) class numbers → int64 (H', W'): reduced, resized (nearest), cropped or padded with the ignore index."""
+        ignore = self.semantic_loss_ignore_index
+        if self.do_reduce_labels:  # in one expression on the old values, so that the order of the rules does not matter
+            label = np.where((label == 0) | (label == ignore), ignore, label - 1)
+        return np.asarray(self._fit(Image.fromarray(label.astype(np.int32)), 0, ignore)).astype(np.int64)
+
     def _map(self, one: Callable[[int], Any], pictures: list[Any]) -> list[Any]:
         """Run `one` on every index, in threads when that pays: Pillow decodes and resizes without the GIL."""
-        threads = min(self.max_threads or _cores(), len(pictures))
+        data = sys.modules.get("torch.utils.data")
+        in_worker = data is not None and data.get_worker_info() is not None  # of a DataLoader: it has siblings
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = min(self.max_threads or (1 if in_worker else cores), len(pictures))
         # A PIL image decodes itself at first use, which two threads must not do to the same object.
         if threads < 2 or len(pictures) < _THREADS_FROM or len({id(picture) for picture in pictures}) < len(pictures):
             return [one(i) for i in range(len(pictures))]
@@ -389,21 +242,121 @@ class BeitImageProcessor:
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(one, range(len(pictures))))
 
-    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Any]:
-        """Scores of `BeitForSemanticSegmentation` → one label map a picture.
+    def to_dict(self) -> dict[str, Any]:
+        """All settings and unknown fields, as they are saved."""
+        fields = {key: value for key, value in vars(self).items() if key != "max_threads"}
+        if self.semantic_loss_ignore_index == 255:
+            del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
+        return {**fields, "image_processor_type": "BeitImageProcessor"}
 
-        The scores are resized (bilinear, corners not aligned) before the best class is taken, a few classes at a time:
-        all 150 classes of ADE20k at the size of a photograph would need gigabytes.
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
-        Args:
-            outputs: has `.logits` (or the key "logits"), or is the logits: (B, labels, h, w), torch, numpy or jax.
-            target_sizes: B pairs (height, width), as a list or tensor; None keeps (h, w).
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
 
-        Returns:
-            B maps (height, width) of class numbers, int64: torch tensors on the device of torch logits, else numpy.
+    @classmethod
+    def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """A processor from a dict as `to_dict` or any version of transformers writes it; `kwargs` override its fields.
+
+        With `return_unused_kwargs=True` returns (processor, kwargs that are no setting); otherwise warns of those.
+        """
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        # null means "the default" (transformers 5 and the Fast classes write such fields).
+        fields, given = (
+            {k: v for k, v in d.items() if v is not None or k == "resample"} for d in (image_processor_dict, kwargs)
+        )
+        if "reduce_labels" in fields:  # an old file: nothing the user could do about it, so no warning
+            fields["do_reduce_labels"] = fields.pop("reduce_labels")
+        known = vars(BeitImageProcessor(**fields)).keys() | {"reduce_labels", "ignore_index"}
+        unused = {key: given.pop(key) for key in given.keys() - known}
+        processor = cls(**{**fields, **given})
+        if wants_unused:
+            return processor, unused
+        if unused.keys() - {"use_fast", "backend", "trust_remote_code"}:
+            warnings.warn(f"ignored, no settings of {cls.__name__}: {', '.join(unused)}", UserWarning, stacklevel=2)
+        return processor
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """A processor from a model folder, the JSON file itself or an id on the Hub.
+
+        Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json.
+        `kwargs` say where the file comes from (as in `hub.resolve_file`), or are as in `from_dict`.
 
         Raises:
-            InputError: the logits are not 4-D, or the sizes are not B pairs of positive whole numbers.
+            CheckpointError: no such file, or it holds no settings.
         """
-        return label_maps(outputs, target_sizes)
+        where, kwargs = hub.split_hub_keywords(kwargs)
+        path = Path(pretrained_model_name_or_path)
+        if not path.is_file():
+            names = (FILE_NAME, "processor_config.json")
+            name = next((n for n in names if hub.has_file(pretrained_model_name_or_path, n, **where)), FILE_NAME)
+            path = hub.resolve_file(pretrained_model_name_or_path, name, **where)
+        settings = hub.read_json(path)
+        if isinstance(settings, dict) and path.name == "processor_config.json":
+            settings = settings.get("image_processor")
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"{path} holds no settings of an image processor. Save or download it again.")
+        return cls.from_dict(settings, **kwargs)
 
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write preprocessor_config.json, for transformers too; returns its path. May `push_to_hub` as well, to `repo_id`."""
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
+        hub.write_json(folder / FILE_NAME, self.to_dict())
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return [str(folder / FILE_NAME)]
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Upload preprocessor_config.json to the Hub; `kwargs` go to `hub.upload_folder`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(folder, repo_id, **kwargs)
+
+
+class BeitFeatureExtractor(BeitImageProcessor):
+    """The old name of `BeitImageProcessor`, deprecated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("BeitFeatureExtractor is deprecated; use BeitImageProcessor", FutureWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
+def _size_dict(size: Any, name: str) -> dict[str, int]:
+    """A size in any of the accepted forms → {"height", "width"}, {"shortest_edge"} or that with {"longest_edge"}."""
+    if isinstance(size, Mapping):
+        sizes = {key: value for key, value in size.items() if value is not None}
+    else:
+        pair = size if isinstance(size, (list, tuple)) else (size, size)
+        sizes = {"height": pair[0], "width": pair[1]} if len(pair) == 2 else {}
+    known = set(sizes) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+    if not known or not all(isinstance(v, (int, np.integer)) and v is not True and v > 0 for v in sizes.values()):
+        wanted = 'a dict {"height": …, "width": …} or {"shortest_edge": …}, in whole pixels'
+        raise ConfigError(f"{name} is {size!r}; give one length for a square, (height, width), or {wanted}")
+    return {key: int(value) for key, value in sizes.items()}
+
+
+def _target(size: dict[str, int], width: int, height: int) -> tuple[int, int]:
+    """(width, height) after the resize of a picture of this width and height."""
+    if "height" in size:
+        return size["width"], size["height"]
+    edge = size["shortest_edge"]
+    other = int(edge * max(width, height) / min(width, height))
+    limit = size.get("longest_edge", other)
+    if other > limit:
+        edge, other = max(1, int(limit * edge / other)), limit
+    return (edge, other) if width <= height else (other, edge)
+
+
+def _resampling(value: Any) -> Image.Resampling | None:
+    """A filter given as enum member, number or name; None stays None."""
+    known: dict[Any, Image.Resampling] = {key: f for f in Image.Resampling for key in (f.name, f.value)}
+    value = getattr(value, "value", value)
+    key = value.upper() if isinstance(value, str) else value
+    if key is not None and key not in known:
+        raise InputError(f"resample is {value!r}; use one of {', '.join(map(str, known))}")
+    return known.get(key)

@@ -1,23 +1,23 @@
-"""Where numpy meets the frameworks: arrays become tensors of theirs, and scores of theirs become label maps.
-
-torch, jax and tensorflow are imported only when tensors of theirs are asked for.
-"""
+"""Where numpy meets the frameworks, imported only when asked for: arrays become tensors, scores become label maps."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from beit.errors import InputError, MissingExtraError, require
+from beit.errors import InputError, MissingExtraError
 
+_FRAMEWORKS = {
+    "np": ("numpy", "asarray", "numpy"),
+    "pt": ("torch", "as_tensor", "'beit[torch]'"),  # shares the memory of a numpy array
+    "jax": ("jax.numpy", "asarray", "'beit[flax]'"),
+    "tf": ("tensorflow", "convert_to_tensor", "tensorflow"),
+}
 _CHUNK = 1 << 24  # at most so many scores at full size are held at once (64 MiB of float32)
-
-
-def plain(value: Any) -> Any:
-    """The value of an enum member, such as transformers' TensorType, and anything else unchanged."""
-    return getattr(value, "value", value)
 
 
 def is_torch(value: Any) -> bool:
@@ -34,32 +34,26 @@ def to_numpy(array: Any) -> np.ndarray:
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
+def choice(value: Any, name: str, *allowed: str) -> str | None:
+    """The value itself, or that of an enum member such as transformers' TensorType, if it is allowed or None."""
+    value = getattr(value, "value", value)
+    if value is not None and value not in allowed:
+        raise InputError(f"{name} is {value!r}; it must be {', '.join(map(repr, allowed))} or None")
+    return value
+
+
 def tensor_maker(tensor_type: Any) -> Callable[[Any], Any]:
     """The function that turns an array into a tensor of a framework: "np", "pt", "jax" or "tf"."""
-    kind = plain(tensor_type)
-    purpose = f"return_tensors={kind!r}"
-    if kind == "np":
-        return to_numpy
-    if kind == "pt":
-        return require("torch", "torch", purpose).as_tensor  # shares the memory of a numpy array
-    if kind == "jax":
-        return require("jax.numpy", "flax", purpose).asarray
-    if kind == "tf":
-        try:
-            import tensorflow  # type: ignore[import-not-found,import-untyped,unused-ignore]
-        except ImportError as error:
-            raise MissingExtraError(f"{purpose} needs tensorflow. Install it with: pip install tensorflow") from error
-        return tensorflow.convert_to_tensor
-    raise InputError(f"return_tensors is {kind!r}; it must be 'np', 'pt', 'jax', 'tf' or None")
+    kind = choice(tensor_type, "return_tensors", *_FRAMEWORKS)
+    module, function, install = _FRAMEWORKS[kind or "np"]
+    try:
+        return getattr(importlib.import_module(module), function)
+    except ImportError as error:
+        raise MissingExtraError(f"return_tensors={kind!r} needs {module}: pip install {install}") from error
 
 
 class BatchFeature(dict[str, Any]):
-    """A dict whose values can be read as attributes too: `model(**features)`, `features.pixel_values`.
-
-    Args:
-        data: the entries.
-        tensor_type: see `convert_to_tensors`.
-    """
+    """A dict whose values can be read as attributes too: `model(**features)`, `features.pixel_values`."""
 
     def __init__(self, data: Mapping[str, Any] | None = None, tensor_type: Any = None) -> None:
         super().__init__(data or {})
@@ -72,12 +66,7 @@ class BatchFeature(dict[str, Any]):
             raise AttributeError(f"no entry {name!r} in this batch; it has {', '.join(self) or 'none'}") from None
 
     def convert_to_tensors(self, tensor_type: Any = None) -> BatchFeature:
-        """Turn every entry into one tensor: "np", "pt", "jax" or "tf", or an enum with such a value; None: no change.
-
-        Raises:
-            InputError: the kind is unknown, or arrays of one entry differ in shape.
-            MissingExtraError: the framework is not installed.
-        """
+        """Turn every entry into one tensor: "np", "pt", "jax" or "tf", or an enum with such a value; None: no change."""
         if tensor_type is not None:
             make = tensor_maker(tensor_type)
             for key, value in self.items():
@@ -85,18 +74,12 @@ class BatchFeature(dict[str, Any]):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Move torch tensors to a device and cast the floating ones to a dtype, as `torch.Tensor.to`; returns itself.
-
-        Raises:
-            InputError: an entry is no torch tensor.
-        """
+        """Move torch tensors to a device and cast the floating ones to a dtype, as `torch.Tensor.to`; returns itself."""
         for key, value in self.items():
             if not is_torch(value):
-                raise InputError(f"to() moves torch tensors, but {key} is {type(value)}; pass return_tensors='pt' first")
-            if value.is_floating_point():
-                self[key] = value.to(*args, **kwargs)
-            else:  # labels move but stay integers
-                self[key] = value.to(device=value.new_empty(0).to(*args, **kwargs).device)
+                raise InputError(f"to() moves torch tensors, {key} is {type(value)}; first pass return_tensors='pt'")
+            device = value.new_empty(0).to(*args, **kwargs).device
+            self[key] = value.to(*args, **kwargs) if value.is_floating_point() else value.to(device)  # labels stay ints
         return self
 
 
@@ -112,11 +95,20 @@ def _stack(values: Sequence[Any], name: str) -> np.ndarray:
 
 
 def label_maps(outputs: Any, target_sizes: Any = None) -> list[Any]:
-    """Segmentation scores → one label map a picture; see `BeitImageProcessor.post_process_semantic_segmentation`."""
+    """Scores of `BeitForSemanticSegmentation` → one label map a picture.
+
+    The scores are resized (bilinear, corners not aligned) before the best class is taken, a few classes at a time: the
+    150 classes of ADE20k at the size of a photograph would need gigabytes.
+
+    Args:
+        outputs: has `.logits` (or the key "logits"), or is the logits: (B, labels, h, w), torch, numpy or jax.
+        target_sizes: B pairs (height, width), as a list or tensor; None keeps (h, w).
+
+    Returns:
+        B maps (height, width) of class numbers, int64: torch tensors on the device of torch logits, else numpy.
+    """
     logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
-    best: Callable[[Any, tuple[int, int]], Any] = _best_class_torch
-    if not is_torch(logits):
-        logits, best = to_numpy(logits), _best_class_numpy
+    logits = logits if is_torch(logits) else to_numpy(logits)
     if logits.ndim != 4:
         raise InputError(f"logits have shape {tuple(logits.shape)}; wanted (batch, labels, height, width)")
     if target_sizes is None:
@@ -127,43 +119,33 @@ def label_maps(outputs: Any, target_sizes: Any = None) -> list[Any]:
     for size in sizes:
         if len(size) != 2 or not all(int(length) == length > 0 for length in size):
             raise InputError(f"target size {size!r} is no (height, width) in whole pixels above 0")
+    best = _best_class_torch if is_torch(logits) else _best_class_numpy
     return [best(scores, (int(h), int(w))) for scores, (h, w) in zip(logits, sizes, strict=True)]
 
 
 def _best_class_torch(scores: Any, size: tuple[int, int]) -> Any:
     """(labels, h, w) scores → (height, width) int64, equal to interpolate(scores).argmax(0), a few classes at a time."""
-    torch = require("torch", "torch", "segmentation results of torch models")
+    import torch
+
     chunk = max(1, _CHUNK // (size[0] * size[1]))
     best = torch.full(size, -torch.inf, dtype=scores.dtype, device=scores.device)
     index = torch.zeros(size, dtype=torch.int64, device=scores.device)
-    with torch.no_grad():
-        for start in range(0, len(scores), chunk):
-            part = torch.nn.functional.interpolate(
-                scores[None, start : start + chunk], size=size, mode="bilinear", align_corners=False
-            )
-            value, winner = part[0].max(dim=0)
-            better = value > best  # strictly: the first of equals wins, as in argmax
-            best, index = torch.where(better, value, best), torch.where(better, winner + start, index)
+    for start in range(0, len(scores), chunk):
+        part = scores[None, start : start + chunk].detach()
+        part = torch.nn.functional.interpolate(part, size=size, mode="bilinear", align_corners=False)
+        value, winner = part[0].max(dim=0)
+        better = value > best  # strictly: the first of equals wins, as in argmax
+        best, index = torch.where(better, value, best), torch.where(better, winner + start, index)
     return index
 
 
 def _best_class_numpy(scores: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The same on numpy scores, one class at a time; bilinear interpolation is one pass over rows, one over columns."""
-    (y0, y1, wy), (x0, x1, wx) = (_bilinear(have, want) for have, want in zip(scores.shape[1:], size, strict=True))
-    best = np.full(size, -np.inf, np.float32)
-    index = np.zeros(size, np.int64)
-    for label, plane in enumerate(scores.astype(np.float32, copy=False)):
-        rows = plane[y0] * (1 - wy)[:, None] + plane[y1] * wy[:, None]  # (height, w)
-        value = rows[:, x0] * (1 - wx) + rows[:, x1] * wx  # (height, width)
+    """The same on numpy scores. Not by `resize`, which averages where it makes smaller, unlike interpolate."""
+    scale = (scores.shape[2] / size[1], 0, 0, 0, scores.shape[1] / size[0], 0)
+    best, index = np.full(size, -np.inf, np.float32), np.zeros(size, np.int64)
+    for label, plane in enumerate(scores.astype(np.float32)):
+        image = Image.fromarray(plane)
+        value = np.asarray(image.transform(size[::-1], Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR))
         better = value > best
-        np.copyto(best, value, where=better)
-        index[better] = label
+        best[better], index[better] = value[better], label
     return index
-
-
-def _bilinear(have: int, want: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each of `want` outputs: the two inputs it lies between, and the weight of the second, in float32 as torch."""
-    half = np.float32(0.5)
-    place = np.maximum((np.arange(want, dtype=np.float32) + half) * np.float32(have / want) - half, 0)
-    low = np.minimum(place.astype(np.int64), have - 1)
-    return low, np.minimum(low + 1, have - 1), place - low.astype(np.float32)

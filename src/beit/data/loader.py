@@ -1,7 +1,8 @@
 """In which order images come, in batches. Any step's batch follows from (seed, step) alone, so a run can be resumed.
 
-Each epoch is a permutation drawn from (seed, epoch); each image's crop, flip and mask from (seed, epoch, image). In
-data-parallel runs every process takes its slice of each batch.
+Each epoch is a permutation drawn from (seed, epoch); each image's crop, flip and mask from (seed, epoch, image), those of
+a batch of small images from (seed, epoch, step, process). In data-parallel runs every process takes its slice of each
+batch.
 """
 
 from __future__ import annotations

@@ -230,29 +230,37 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
             finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
             done = step + 1
-            if done % look_every == 0 or done % settings.save_every == 0 or done == job.steps:
+            stop = _any_process(run, bool(received))
+            saves = done % settings.save_every == 0 or done == job.steps
+            if done % look_every == 0 or saves or stop:
                 if not bool(finite):
                     raise _not_finite(output, good, done, rate, norm)
                 good = done
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             log.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **metrics}, len(next(iter(batch.values()))))
-            if done % settings.log_every == 0 or done == job.steps:
+            # A line at each checkpoint too: then the lines after a resume average the same steps.
+            if done % settings.log_every == 0 or saves:
                 log.write(done, rate)
-            if received:
+            if saves or stop:
                 save(done)
-                name = signal.Signals(received[0]).name
-                raise Interrupted(received[0], f"Stopped by {name} after step {done}; saved. Go on with --resume.")
-            if done % settings.save_every == 0 and done < job.steps:
-                save(done)
-        if run.first < job.steps:
-            save(job.steps)
+            if stop and done < job.steps:
+                number = received[0] if received else signal.SIGTERM
+                name = signal.Signals(number).name
+                raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
     if accelerator.is_main_process:
         job.save(output)
         if job.loader.bad:
             logger.warning("%d images were skipped:\n%s", len(job.loader.bad), job.loader.bad)
     accelerator.wait_for_everyone()
     return run.history
+
+
+def _any_process(run: Run, flag: bool) -> bool:
+    """Whether any process says so; all must stop at the same step, or they would wait for each other forever."""
+    if run.world == 1:
+        return flag
+    return bool(run.accelerator.reduce(torch.tensor(float(flag), device=run.accelerator.device)) > 0)
 
 
 def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -> TrainingError:
@@ -265,6 +273,14 @@ def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -
     )
 
 
+def _without_disk_errors(hook: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], Any]:
+    def quiet(arguments: threading.ExceptHookArgs) -> None:
+        if not issubclass(arguments.exc_type, OSError):
+            hook(arguments)
+
+    return quiet
+
+
 class _Log:
     """Averages metrics over a log line and writes them: progress bar, JSON lines, TensorBoard."""
 
@@ -274,6 +290,7 @@ class _Log:
         self.steps = self.images = 0
         self.since = time.perf_counter()
         self.main = run.accelerator.is_main_process
+        self.hook = threading.excepthook
         if not self.main:
             return
         output = run.settings.output
@@ -283,6 +300,8 @@ class _Log:
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter
 
+            # Its thread would print a traceback on a full disk; the log's own error says what to do.
+            threading.excepthook = _without_disk_errors(self.hook)
             self.board = SummaryWriter(str(output / "tensorboard"), purge_step=run.first + 1)
         tqdm = require("tqdm", "train", "training").tqdm
         # Without a terminal a bar is noise; then every log line is printed instead.

@@ -59,7 +59,11 @@ def adamw(groups: list[dict[str, Any]], beta2: float = 0.999) -> torch.optim.Ada
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float) -> float:
-    """Rises linearly from 0 to `peak` over `warmup` steps, then falls along a cosine to `floor`; per step."""
+    """Rises linearly from 0 to `peak` over `warmup` steps, then falls along a cosine to `floor`; per step.
+
+    It never rises again: a `floor` above the peak, as a small batch may bring about, counts as the peak.
+    """
+    floor = min(floor, peak)
     if step < warmup:
         return peak * step / warmup
     progress = (step - warmup) / max(total - warmup, 1)

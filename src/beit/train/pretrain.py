@@ -120,7 +120,8 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
         return output.loss, {"masked_accuracy": (output.logits.argmax(-1) == labels).float().mean()}
 
     def commonest() -> dict[str, float]:
-        line = {"commonest_token": float(counts.max() / counts.sum())}
+        found = run.accelerator.reduce(counts, reduction="sum")  # over all processes
+        line = {"commonest_token": float(found.max() / found.sum())}
         counts.zero_()
         return line
 

@@ -6,6 +6,7 @@ What the weights are is said by `BeitConfig`; these say how they come about. Loa
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from dataclasses import dataclass
@@ -163,7 +164,7 @@ class PretrainSettings(RunSettings):
 
     def paper_learning_rate(self) -> float:
         """1.5e-3 at a batch of 2,048, in proportion; our narrow models bear, and need, more."""
-        return 1.5e-3 if self.model in NARROW else 1.5e-3 * self.batch_size / 2048
+        return 1.5e-3 if _is_narrow(self.model) else 1.5e-3 * self.batch_size / 2048
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
@@ -217,7 +218,7 @@ class FinetuneSettings(RunSettings):
 
     def paper_learning_rate(self) -> float:
         """4e-3 at a batch of 1,024, in proportion (base, self-supervised); our narrow models bear more."""
-        return 2e-3 if self.model in NARROW else 4e-3 * self.batch_size / 1024
+        return 2e-3 if _is_narrow(self.model) else 4e-3 * self.batch_size / 1024
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
@@ -232,6 +233,17 @@ class FinetuneSettings(RunSettings):
             raise ConfigError("mixup and cutmix must not be negative.")
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise ConfigError(f"labels_per_class is {self.labels_per_class}; it must be at least 1.")
+
+
+def _is_narrow(model: str) -> bool:
+    """Whether a model is one of our narrow presets, or a local folder of such a width."""
+    if model in NARROW:
+        return True
+    try:
+        values = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+        return int(values["hidden_size"]) < 512
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # an id, or no model folder; loading says so
 
 
 def _check_scale(scale: tuple[float, float]) -> None:

@@ -76,20 +76,21 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
     steps = total_steps(settings, loader)
     optimizer = adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
     weights = DalleLoss(usage_weight=settings.usage_weight)
-    counts = torch.zeros(model.vocab_size, dtype=torch.long)
+    counts = torch.zeros(model.vocab_size, dtype=torch.long, device=run.accelerator.device)
 
     def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         # Straight down on a log scale, as in the paper, reaching the end at 4/5 of the run: then codes can settle.
         cooled = min(step / (0.8 * steps), 1.0)
         output = module(batch["images"], math.exp(math.log(settings.min_temperature) * cooled), weights)
         tokens = output.logits.detach().argmax(1)
-        counts.add_(torch.bincount(tokens.flatten().cpu(), minlength=model.vocab_size))
+        counts.add_(torch.bincount(tokens.flatten(), minlength=model.vocab_size))
         return output.loss, {"reconstruction": output.reconstruction_loss.detach()}
 
     def usage() -> dict[str, float]:
-        p = counts.double() / counts.sum()
+        found = run.accelerator.reduce(counts, reduction="sum").cpu()  # over all processes
+        p = found.double() / found.sum()
         entropy = -(p * p.clamp(min=1e-12).log()).sum()
-        line = {"codes_used": float((counts > 0).double().mean()), "perplexity": float(entropy.exp())}
+        line = {"codes_used": float((found > 0).double().mean()), "perplexity": float(entropy.exp())}
         counts.zero_()
         return line
 
