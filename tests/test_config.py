@@ -297,3 +297,9 @@ def test_json_round_trip(config: BeitConfig) -> None:
     assert again.to_json_string() == config.to_json_string()
     assert config.replace() == config
     assert config.replace().extra == config.extra
+
+
+@pytest.mark.parametrize("names", [{"x": "y"}, ["cat", "dog"]])
+def test_id2label_must_be_numbers_to_names(names: object) -> None:
+    with pytest.raises(ConfigError, match="wanted class number → name"):
+        BeitConfig(id2label=names)

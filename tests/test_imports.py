@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
-ROOMS = ("config", "errors", "geometry", "hub", "masking", "outputs", "processing", "weights")
+ROOMS = ("config", "errors", "geometry", "hub", "masking", "outputs", "processing", "image_input", "tensors", "weights")
 BLOCK = """
 import importlib.abc, sys
 class Block(importlib.abc.MetaPathFinder):

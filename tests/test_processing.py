@@ -11,9 +11,10 @@ import json
 import pickle
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -157,6 +158,41 @@ def test_threads_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_array_equal(pixels([image] * 9), np.repeat(together[:1], 9, axis=0))
 
 
+class Threads:
+    """Stands in for the pool: notes its size and runs nothing in parallel."""
+
+    sizes: ClassVar[list[int]] = []
+    map = staticmethod(map)
+
+    def __init__(self, size: int) -> None:
+        self.sizes.append(size)
+
+    def __enter__(self) -> Threads:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+def test_as_many_threads_as_cores_but_one_in_a_data_loader_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = [picture(30, 41, seed) for seed in range(9)]
+    monkeypatch.setattr("beit.processing.ThreadPoolExecutor", Threads)
+    monkeypatch.setattr(Threads, "sizes", [])
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(5)), raising=False)
+    pixels(arrays)
+    pixels(arrays[:3])  # too few to pay
+    monkeypatch.delattr("os.sched_getaffinity")  # macOS, Windows
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    pixels(arrays)
+    assert Threads.sizes == [5, 9]
+    monkeypatch.setattr("torch.utils.data.get_worker_info", object)
+    pixels(arrays)
+    assert Threads.sizes == [5, 9]
+    monkeypatch.setattr(BeitImageProcessor, "max_threads", 3)  # explicit settings hold in workers too
+    pixels(arrays)
+    assert Threads.sizes == [5, 9, 3]
+
+
 def test_jax_arrays_and_tensors() -> None:
     jnp = pytest.importorskip("jax.numpy")
     array = picture(30, 41)
@@ -164,6 +200,42 @@ def test_jax_arrays_and_tensors() -> None:
     result = BeitImageProcessor(**SMALL)(array, return_tensors="jax").pixel_values
     assert isinstance(result, jnp.ndarray)
     np.testing.assert_array_equal(np.asarray(result), pixels(array))
+
+
+class ForeignArray:
+    """What numpy and we see of a jax array."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array, self.ndim, self.shape = array, array.ndim, array.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self.array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __iter__(self) -> Any:
+        return map(ForeignArray, self.array)
+
+
+@pytest.mark.parametrize(
+    ("kind", "module", "function"), [("jax", "jax.numpy", "asarray"), ("tf", "tensorflow", "convert_to_tensor")]
+)
+def test_arrays_and_tensors_of_frameworks_that_are_not_there(
+    kind: str, module: str, function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in {module.partition(".")[0], module}:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setattr(sys.modules[module], function, ForeignArray, raising=False)
+    array = picture(30, 41)
+    expected = pixels([array, array])
+    np.testing.assert_array_equal(pixels(ForeignArray(np.stack([array, array]))), expected)
+    for layout in ("channels_first", "channels_last"):
+        result = BeitImageProcessor(**SMALL)([array] * 2, [labels(30, 41)] * 2, return_tensors=kind, data_format=layout)
+        assert {type(value) for value in result.values()} == {ForeignArray}
+        channels = 1 if layout == "channels_first" else -1
+        np.testing.assert_array_equal(np.moveaxis(result.pixel_values.array, channels, 1), expected)
+        assert result["labels"].shape == (2, 16, 16)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "LA", "P", "CMYK", "1", "YCbCr", "HSV", "PA", "RGBa", "LAB"])
@@ -664,6 +736,15 @@ def test_round_trip(tmp_path: Path) -> None:
     same = BeitImageProcessor.from_pretrained(tmp_path / "new", size=None, use_fast=True, local_files_only=True)
     same.max_threads = 1  # of this machine, not of the model
     assert same.to_dict() == processor.to_dict()
+
+
+def test_the_dict_is_plain_and_the_callers_own() -> None:
+    processor = BeitImageProcessor(rescale_factor=np.float32(0.5), image_mean=(0.1, 0.2, 0.3), image_std=np.ones(3))
+    fields = processor.to_dict()
+    assert json.loads(processor.to_json_string()) == fields
+    fields["size"]["height"] = fields["image_mean"][0] = 9
+    assert processor.size["height"] == 256
+    assert processor.image_mean == [0.1, 0.2, 0.3]
 
 
 def test_files_of_other_versions(tmp_path: Path) -> None:

@@ -764,7 +764,7 @@ def test_one_layer_learns(tiny: Any) -> None:
     labels = torch.arange(int(mask.sum())) % 11
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(60):
+    for _ in range(150):
         optimizer.zero_grad()
         loss = model(x, mask, labels=labels, masked_logits_only=True).loss
         loss.backward()
@@ -772,3 +772,17 @@ def test_one_layer_learns(tiny: Any) -> None:
         losses.append(loss.item())
     assert losses[0] == pytest.approx(math.log(11), abs=0.2)
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("given", [np.zeros((1, 3, 32, 32), np.float32), [1, 2], "image"])
+def test_what_is_no_tensor_is_refused(given: object) -> None:
+    config = BeitConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    with pytest.raises(InputError, match=r"pixel_values is a .*wanted a torch.Tensor"):
+        BeitModel(config)(given)
+    with pytest.raises(InputError, match=r"labels is a str; wanted a torch.Tensor"):
+        BeitForImageClassification(config)(torch.zeros(1, 3, 32, 32), labels="cat")
+    masked = BeitForMaskedImageModeling(config.replace(use_mask_token=True))
+    with pytest.raises(InputError, match="bool_masked_pos is a ndarray"):
+        masked(torch.zeros(1, 3, 32, 32), np.ones((1, 16), bool))

@@ -189,7 +189,12 @@ class BeitConfig:
         for item in fields(self):
             default = item.default if item.default_factory is MISSING else item.default_factory()
             setattr(self, item.name, keywords.pop(item.name, default))
-        self.id2label = {int(number): str(name) for number, name in self.id2label.items()}
+        try:
+            self.id2label = {int(number): str(name) for number, name in self.id2label.items()}
+        except (AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"id2label is {self.id2label!r:.80}; wanted class number → name, such as {{0: 'cat', 1: 'dog'}}."
+            ) from error
         if num_labels is not None and num_labels != len(self.id2label):
             if id2label_given:
                 raise ConfigError(f"num_labels is {num_labels}, but id2label names {len(self.id2label)} classes.")

@@ -52,6 +52,8 @@ def resolve_file(
     Raises:
         CheckpointError: no such folder, id or file; or it cannot be reached and is not in the cache.
     """
+    if not isinstance(id_or_folder, str | os.PathLike):
+        raise CheckpointError(f"Got {id_or_folder!r:.80}; wanted a model folder or a Hub id like owner/name.")
     folder = Path(id_or_folder).expanduser()
     if folder.is_dir():
         path = folder / (subfolder or "") / filename

@@ -37,8 +37,8 @@ def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
     if isinstance(images, _FILES) or (is_array and images.ndim in (2, single_ndim)):
         return [images]
     got = f"has {images.ndim} dimensions, {tuple(images.shape)}" if is_array else f"is a {type(images).__name__}"
-    forms = "a PIL image, a path, an array or tensor of 2 (height, width) to 4 (a batch) dimensions"
-    raise InputError(f"{what} {got}; wanted {forms}, or a list of those")
+    wanted = "a PIL image, a path, an array of 2 (height, width) to 4 (a batch) dimensions, or a list of those"
+    raise InputError(f"{what} {got}; wanted {wanted}")
 
 
 def read_picture(image: Any, channels: int, input_format: str | None, name: str) -> tuple[list[Image.Image], str, bool]:
@@ -141,21 +141,18 @@ def _to_8_bit_scale(array: np.ndarray, name: str) -> np.ndarray:
     if kind not in "iu":
         raise InputError(f"{name} has dtype {array.dtype}; wanted bool, integers or floats")
     if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
-        raise InputError(
-            f"{name} is {array.dtype} with values {array.min()}..{array.max()}; integers must be 0..255. "
-            "Pass uint16 for 16-bit pictures, or floats for any other range"
-        )
+        got = f"{array.dtype} with values {array.min()}..{array.max()}"
+        raise InputError(f"{name} is {got}; integers must be 0..255. Pass uint16 for 16 bits, floats for other ranges")
     return array.astype(np.uint8, copy=False)
 
 
 def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     """A label map in any form, for an image of this (height, width) → (H, W) int64 class numbers."""
     if isinstance(label, _FILES):
-        image = _opened(label, name)
-        if image.mode not in ("1", "L", "P", "F") and not image.mode.startswith("I"):
-            raise InputError(f"{name} has mode {image.mode}; save class numbers, one a pixel, as grey or palette PNG")
-        label = image  # numpy reads the indices of a palette image
-    array = to_numpy(label)
+        label = _opened(label, name)
+        if label.mode not in ("1", "L", "P", "F") and not label.mode.startswith("I"):
+            raise InputError(f"{name} has mode {label.mode}; save class numbers, one a pixel, as grey or palette PNG")
+    array = to_numpy(label)  # of a palette image: the indices
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.shape != shape:

@@ -151,9 +151,8 @@ class BeitImageProcessor:
         if maps is not None and len(maps) != len(pictures):
             raise InputError(f"{len(maps)} segmentation maps for {len(pictures)} images; give one (H, W) map for each")
 
-        table = None  # what becomes of each 8-bit value, (C, 256)
-        if steps.do_rescale or steps.do_normalize:
-            table = steps._normalised(np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1)))[:, 0]
+        every_value = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
+        table = steps._normalised(every_value)[:, 0] if steps.do_rescale or steps.do_normalize else None
         sizes = steps.crop_size if steps.do_center_crop else steps.size if steps.do_resize else {}
         batch = None  # where the size is known, every picture is written straight to its place
         if table is not None and "height" in sizes and layout == FIRST:
@@ -169,9 +168,8 @@ class BeitImageProcessor:
 
         done = self._map(one, pictures)
         if steps.do_rescale and any(within_one for _, _, within_one in done):
-            warnings.warn("images hold floats within 0..1 and are rescaled again: pass do_rescale=False?", stacklevel=2)
-        pixel_values: Any = [pixels for pixels, _, _ in done] if batch is None or return_tensors is None else batch
-        data = {"pixel_values": pixel_values}
+            warnings.warn("floats within 0..1 are rescaled again: pass do_rescale=False if done before", stacklevel=2)
+        data = {"pixel_values": [pixels for pixels, _, _ in done] if batch is None or return_tensors is None else batch}
         if maps is not None:
             data["labels"] = [label for _, label, _ in done]
         return BatchFeature(data, return_tensors)
@@ -185,8 +183,7 @@ class BeitImageProcessor:
     def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
         """Resize, then cut the centred window; what lies outside of the picture is `fill`.
 
-        The whole picture is resized even where a crop follows: `Image.resize(box=…)` would do a fifth less, but Pillow
-        13 chooses the order of its two rounding passes from the sizes it is given, so that some bits would differ.
+        The whole picture is resized even before a crop: with `Image.resize(box=…)`, a fifth faster, some bits differ.
         """
         size = _target(self.size, *image.size) if self.do_resize else image.size
         if image.size != size:
@@ -244,7 +241,8 @@ class BeitImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings and unknown fields, as they are saved."""
-        fields = {key: value for key, value in vars(self).items() if key != "max_threads"}
+        fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))  # plain, and the caller's own
+        fields.pop("max_threads", None)  # of this machine, not of the model
         if self.semantic_loss_ignore_index == 255:
             del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
         return {**fields, "image_processor_type": "BeitImageProcessor"}
@@ -264,9 +262,8 @@ class BeitImageProcessor:
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         # null means "the default" (transformers 5 and the Fast classes write such fields).
-        fields, given = (
-            {k: v for k, v in d.items() if v is not None or k == "resample"} for d in (image_processor_dict, kwargs)
-        )
+        fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
+        given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
         if "reduce_labels" in fields:  # an old file: nothing the user could do about it, so no warning
             fields["do_reduce_labels"] = fields.pop("reduce_labels")
         known = vars(BeitImageProcessor(**fields)).keys() | {"reduce_labels", "ignore_index"}

@@ -42,6 +42,14 @@ def _normal_cut_at_one_std(tensor: Tensor, std: float) -> None:
     tensor.uniform_(-inside, inside).erfinv_().mul_(math.sqrt(2) * std).clamp_(-std, std)
 
 
+def _check_is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{name} is a {type(value).__name__}; wanted a torch.Tensor. From numpy: torch.from_numpy(...); from images: "
+            'BeitImageProcessor(...)(images, return_tensors="pt").'
+        )
+
+
 class BeitEmbeddings(nn.Module):
     """Pixels → tokens: patches by a strided convolution, mask token, absolute positions, cls token."""
 
@@ -150,7 +158,9 @@ class BeitAttention(nn.Module):
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = F.linear(x, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(
+            2, 0, 3, 1, 4
+        )  # each (B, heads, T, D)
         if self.relative_position is not None:
             own = self.relative_position()
             bias = own if bias is None else bias + own
@@ -427,6 +437,7 @@ class BeitModel(BeitPreTrainedModel):
         wanted = f"(batch, {config.num_channels}, {height}, {width})"
         if pixel_values is None:
             raise InputError(f"No pixel_values. Give a tensor {wanted}, as BeitImageProcessor returns it.")
+        _check_is_tensor("pixel_values", pixel_values)
         if pixel_values.ndim != 4:
             raise InputError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}; wanted {wanted}. For one image, add a batch "
@@ -454,6 +465,7 @@ class BeitModel(BeitPreTrainedModel):
     def _check_mask(self, mask: Tensor | None, pixel_values: Tensor) -> Tensor | None:
         if mask is None:
             return None
+        _check_is_tensor("bool_masked_pos", mask)
         if self.embeddings.mask_token is None:
             raise InputError(
                 "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
@@ -546,6 +558,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
 
     def _labels_at(self, mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
         assert mask is not None
+        _check_is_tensor("labels", labels)
         if masked == 0:
             raise InputError("bool_masked_pos masks no patch: the loss has nothing to average. Mask at least one.")
         if labels.ndim > 1 and labels.numel() == mask.numel():
@@ -615,6 +628,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         return "single_label_classification" if whole else "multi_label_classification"
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        _check_is_tensor("labels", labels)
         problem = self._problem(labels)
         logits = logits.float()
         wanted = {
