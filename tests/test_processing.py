@@ -24,7 +24,7 @@ from PIL import Image
 
 from beit import hub
 from beit.errors import CheckpointError, ConfigError, InputError, MissingExtraError
-from beit.processing import BatchFeature, BeitFeatureExtractor, BeitImageProcessor
+from beit.processing import BatchFeature, BeitFeatureExtractor, BeitImageProcessor, _box_of_crop
 
 torch = pytest.importorskip("torch")
 
@@ -874,3 +874,25 @@ def test_post_processing_of_numpy_scores() -> None:
 def test_refused_scores(shape: tuple[int, ...], sizes: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         BeitImageProcessor().post_process_semantic_segmentation(Output(torch.zeros(shape)), sizes)
+
+
+@pytest.mark.parametrize("filter_", [Image.BICUBIC, Image.BILINEAR, Image.LANCZOS, Image.BOX])
+def test_resizing_only_what_the_crop_keeps_gives_the_same_bits(filter_: int) -> None:
+    rng = np.random.default_rng(int(filter_))
+    taken = 0
+    for trial in range(60):
+        width, height = (int(n) for n in rng.integers(1, 900, 2))
+        size = (256, 256) if trial % 2 else tuple(int(n) for n in rng.integers(16, 300, 2))
+        window = tuple(int(rng.integers(1, n + 1)) for n in size)
+        corner = tuple((n - w) // 2 for n, w in zip(size, window, strict=True))
+        box = _box_of_crop((width, height), size, corner, window)
+        if box is None:
+            continue
+        taken += 1
+        for mode, shape in (("RGB", (height, width, 3)), ("L", (height, width))):
+            image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+            assert image.mode == mode
+            whole = image.resize(size, filter_).crop((*corner, corner[0] + window[0], corner[1] + window[1]))
+            np.testing.assert_array_equal(np.asarray(image.resize(window, filter_, box)), np.asarray(whole))
+    assert taken >= 15
+    assert _box_of_crop((640, 480), (256, 256), (16, 16), (224, 224)) is not None

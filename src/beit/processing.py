@@ -16,6 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -181,18 +182,18 @@ class BeitImageProcessor:
         return label_maps(outputs, target_sizes)
 
     def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
-        """Resize, then cut the centred window; what lies outside of the picture is `fill`.
-
-        The whole picture is resized even before a crop: with `Image.resize(box=…)`, a fifth faster, some bits differ.
-        """
+        """Resize, then cut the centred window; what lies outside of the picture is `fill`."""
         size = _target(self.size, *image.size) if self.do_resize else image.size
-        if image.size != size:
-            image = image.resize(size, resample)
         if not self.do_center_crop:
-            return image
+            return image if image.size == size else image.resize(size, resample)
         window = self.crop_size["width"], self.crop_size["height"]
         # The reference rounds both halves down when the difference is odd and loses a row; we give the size asked for.
-        left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(image.size, window, strict=True))
+        left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(size, window, strict=True))
+        box = _box_of_crop(image.size, size, (left, top), window) if resample else None
+        if box is not None:
+            return image.resize(window, resample, box)
+        if image.size != size:
+            image = image.resize(size, resample)
         canvas = Image.new(image.mode, window, fill)
         canvas.paste(image, (-left, -top))
         return canvas
@@ -347,6 +348,42 @@ def _target(size: dict[str, int], width: int, height: int) -> tuple[int, int]:
     if other > limit:
         edge, other = max(1, int(limit * edge / other)), limit
     return (edge, other) if width <= height else (other, edge)
+
+
+@lru_cache(maxsize=512)
+def _box_of_crop(
+    source: tuple[int, int], size: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The part of `source` that a crop of the resized picture comes from, when resizing it alone gives the same bits.
+
+    That saves the work on what is cut off, a fifth at 256 → 224. Pillow's filter weights follow from (left + i + ½)·scale
+    in floating point: they are the same where these products are exact, as with any whole size over 256. And its two
+    passes must come in the same order, which Pillow ≥ 13 chooses by the sizes (src/libImaging/Resample.c).
+
+    Args:
+        source: (width, height) of the picture.
+        size: (width, height) after the resize.
+        corner: (left, top) of the crop.
+        window: (width, height) of the crop.
+
+    Returns:
+        left, top, right, bottom in pixels of the source; None where the whole picture must be resized.
+    """
+    scales = [old / new for old, new in zip(source, size, strict=True)]
+    exact = all(
+        old <= 4096 and old != new and (scale * 4096).is_integer()
+        for old, new, scale in zip(source, size, scales, strict=True)
+    )
+    inside = all(c >= 0 and c + w <= n for c, w, n in zip(corner, window, size, strict=True))
+
+    def rows_first(to: tuple[int, int]) -> bool:
+        fewer = source[1] - to[1]
+        return not (fewer > 0 and fewer > 2 * (source[0] - to[0]))
+
+    if not exact or not inside or rows_first(size) != rows_first(window):
+        return None
+    (left, top), (width, height), (x, y) = corner, window, scales
+    return left * x, top * y, (left + width) * x, (top + height) * y
 
 
 def _resampling(value: Any) -> Image.Resampling | None:

@@ -23,6 +23,7 @@ from beit import geometry
 from beit.config import BeitConfig
 from beit.errors import ConfigError, InputError
 from beit.models.pytorch_files import PretrainedModule
+from beit.models.pytorch_linear import Linear, linear
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -145,11 +146,11 @@ class BeitAttention(nn.Module):
         width = config.hidden_size
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.empty(width))
         self.v_bias = nn.Parameter(torch.empty(width))
         self.relative_position = BeitRelativePosition(config) if config.use_relative_position_bias else None
-        self.proj = nn.Linear(width, width)
+        self.proj = Linear(width, width)
 
     def forward(
         self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
@@ -157,7 +158,7 @@ class BeitAttention(nn.Module):
         """`x (B, T, C)`, `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = F.linear(x, self.qkv.weight, qkv_bias)
+        qkv = linear(x, self.qkv.weight, qkv_bias)
         q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(
             2, 0, 3, 1, 4
         )  # each (B, heads, T, D)
@@ -197,9 +198,9 @@ class BeitMLP(nn.Module):
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
         self.act = config.hidden_act if callable(config.hidden_act) else ACTIVATIONS[config.hidden_act]
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
@@ -505,7 +506,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         self.beit = BeitModel(config, add_pooling_layer=False)
         # After the body's own norm there are two in CLS mode; the reference has it so.
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size)
         self.init_weights(only=self._head_parameters())  # the body has been initialised
 
     def forward(
@@ -584,7 +585,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         self.num_labels = config.num_labels
         self.beit = BeitModel(config, add_pooling_layer=True)
         self.classifier: nn.Module = (
-            nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+            Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         )
         self.init_weights(only=self._head_parameters())  # the body has been initialised
 
