@@ -29,6 +29,11 @@ def _say(text: str) -> None:
         print(text)
 
 
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
 def _last(settings: Any, history: list[dict[str, float]]) -> dict[str, float]:
     """The last line of a run's log."""
     if not history:
@@ -59,6 +64,7 @@ def _tokenizer(arguments: list[str]) -> None:
         from beit.cli_settings import EvaluateTokenizer
 
         chosen = _settings(EvaluateTokenizer, "tokenizer evaluate", rest)
+        _at_least_one("image_size", chosen.image_size)
         require("torch", "train", "beit tokenizer")
         from beit.data.images import FolderImages
         from beit.train.tokenizer import evaluate_tokenizer
@@ -80,6 +86,10 @@ def _pretrain(arguments: list[str]) -> None:
     from beit.train.pretrain import pretrain
 
     last = _last(settings, pretrain(settings))
+    if last["masked_accuracy"] <= last["commonest_token"]:
+        _say(
+            "Nothing was learned yet: guessing the commonest token is as good. Train for more steps, or see the tokenizer."
+        )
     _say(
         f"Saved {settings.output}: masked tokens guessed {last['masked_accuracy']:.1%} (the commonest token alone: "
         f"{last['commonest_token']:.1%}), loss {last['loss']:.3f}."
@@ -103,6 +113,7 @@ def _evaluate(arguments: list[str]) -> None:
     from beit.cli_settings import Evaluate
 
     settings = _settings(Evaluate, "evaluate", arguments)
+    _at_least_one("batch_size", settings.batch_size)
     require("torch", "train", "beit evaluate")
     from beit.data.images import FolderImages
     from beit.evaluate import evaluate
@@ -146,8 +157,7 @@ def _predict(arguments: list[str]) -> None:
 
     if not settings.images:
         raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
-    if settings.top < 1:
-        raise ConfigError(f"top is {settings.top}; it must be at least 1.")
+    _at_least_one("top", settings.top)
     paths: list[Any] = []
     for path in settings.images:
         paths += FolderImages(path).paths if path.is_dir() else [path]
@@ -163,14 +173,16 @@ def _predict(arguments: list[str]) -> None:
                 print(f"  {found['probability']:7.1%}  {found['label']}")
             if "error" in result:
                 print(f"  {result['error']}")
-    if all("error" in result for result in results):
-        raise DataError("None of the images could be read.")
+    failed = sum("error" in result for result in results)
+    if failed:
+        raise DataError(f"{failed} of {len(results)} images could not be read.")
 
 
 def _embed(arguments: list[str]) -> None:
     from beit.cli_settings import Embed
 
     settings = _settings(Embed, "embed", arguments)
+    _at_least_one("batch_size", settings.batch_size)
     if settings.output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"output is {settings.output}; its name must end in .npy or .parquet.")
     require("torch", "train", "beit embed")
@@ -201,7 +213,7 @@ def _embed(arguments: list[str]) -> None:
             parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
     if settings.output.suffix == ".npy":
         with hub.atomic_path(settings.output.with_suffix(".txt")) as temporary:
-            temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8")
+            temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
     print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     if skipped:
         print(f"{len(skipped)} images were skipped:\n  " + "\n  ".join(skipped[:10]), file=sys.stderr)
@@ -273,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 128 + 13  # as if SIGPIPE had ended it: what was printed is not complete
     except SystemExit as stop:  # tyro's: 0 after --help, 2 after a mistake
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:

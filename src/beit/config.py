@@ -234,6 +234,10 @@ class BeitConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
+            if value > 1_000_000:  # of a damaged file, as a rule; building such a model would never end
+                raise ConfigError(f"{name} is {value}; it must be at most 1,000,000.")
+        if self.num_hidden_layers > 1000:
+            raise ConfigError(f"num_hidden_layers is {self.num_hidden_layers}; it must be at most 1,000.")
         if self.hidden_size % self.num_attention_heads:
             near = round(self.hidden_size / self.num_attention_heads) * self.num_attention_heads
             raise ConfigError(

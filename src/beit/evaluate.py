@@ -15,7 +15,7 @@ import torch
 
 from beit import hub
 from beit.data.images import BadImages, Images, read_image
-from beit.errors import DataError, require
+from beit.errors import CheckpointError, DataError, require
 from beit.models.pytorch_beit import BeitForImageClassification, BeitModel, BeitPreTrainedModel
 from beit.processing import BeitImageProcessor
 
@@ -118,7 +118,13 @@ def logits_of(
         kept += numbers
     if not kept:
         raise DataError("None of the images can be read:\n" + str(bad))
-    return kept, torch.cat(logits)
+    return kept, _finite(torch.cat(logits))
+
+
+def _finite(answers: torch.Tensor) -> torch.Tensor:
+    if not bool(torch.isfinite(answers).all()):
+        raise CheckpointError("The model answers NaN or infinity: its weights are damaged, or its training went wrong.")
+    return answers
 
 
 def evaluate(
@@ -173,6 +179,9 @@ class _Files:
 
     def name(self, index: int) -> str:
         return self.paths[index]
+
+    def fingerprint(self) -> str:
+        return "\n".join(self.paths)
 
     def subset(self, indices: np.ndarray) -> _Files:
         return _Files([self.paths[i] for i in indices])
@@ -258,7 +267,7 @@ def embed(
             pooled = output.pooler_output
         else:
             pooled = output.last_hidden_state[:, 1:].mean(1)
-        features.append(pooled.float().cpu().numpy())
+        features.append(_finite(pooled.float().cpu()).numpy())
         kept += numbers
     if not kept:
         raise DataError("None of the images can be read:\n" + str(bad))

@@ -52,7 +52,7 @@ def resolve_file(
     Raises:
         CheckpointError: no such folder, id or file; or it cannot be reached and is not in the cache.
     """
-    if not isinstance(id_or_folder, str | os.PathLike):
+    if not isinstance(id_or_folder, str | os.PathLike) or not os.fspath(id_or_folder):
         raise CheckpointError(f"Got {id_or_folder!r:.80}; wanted a model folder or a Hub id like owner/name.")
     folder = Path(id_or_folder).expanduser()
     if folder.is_dir():
@@ -213,8 +213,7 @@ def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for nearly every kind of damage
         raise CheckpointError(
-            f"{path} cannot be read safely: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
-            "It is damaged, or a pickle that wants to run code, which is refused. Use a safetensors file."
+            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, which is refused. Use a safetensors file."
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()

@@ -49,7 +49,9 @@ class BlockMask:
                 f"A mask budget of {self.budget} patches does not fit a grid of {height}x{width} = {height * width}. "
                 "Choose about 40 % of the grid."
             )
-        if self.min_block < 1 or self.budget < self.min_block:
+        if self.min_block < 1:
+            raise ConfigError(f"min_block is {self.min_block}; it must be at least 1.")
+        if self.budget < self.min_block:
             raise ConfigError(
                 f"The mask budget ({self.budget} patches) is below the smallest block ({self.min_block}): masks would "
                 "be empty. Raise the budget or lower the smallest block."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
+import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -44,6 +46,10 @@ class Images(Protocol):
 
     def subset(self, indices: np.ndarray) -> Images:
         """The images of these numbers, in this order."""
+        ...
+
+    def fingerprint(self) -> str:
+        """The same for the same images, labels and classes in the same order."""
         ...
 
 
@@ -87,6 +93,11 @@ class ArrayImages:
     def name(self, index: int) -> str:
         """`image 12`."""
         return f"image {index}"
+
+    def fingerprint(self) -> str:
+        """Of the pixels, labels and classes."""
+        labels = b"" if self.labels is None else self.labels.tobytes()
+        return _hash(np.ascontiguousarray(self.array), labels, "\n".join(self.classes).encode())
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
         """The images of these numbers, in this order."""
@@ -156,12 +167,26 @@ class FolderImages:
         """The path."""
         return self.paths[index]
 
+    def fingerprint(self) -> str:
+        """Of the paths below the folder, labels and classes."""
+        labels = b"" if self.labels is None else self.labels.tobytes()
+        paths = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
+        return _hash(os.fsencode(paths), labels, "\n".join(self.classes).encode())
+
     def subset(self, indices: np.ndarray) -> FolderImages:
         """The images of these numbers, in this order."""
         part = copy.copy(self)
         part.paths = [self.paths[i] for i in indices]
         part.labels = None if self.labels is None else self.labels[indices]
         return part
+
+
+def _hash(*parts: Any) -> str:
+    digest = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        digest.update(part)
+        digest.update(b"|")
+    return digest.hexdigest()
 
 
 def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Image:
@@ -172,6 +197,8 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
             decompression bomb (more than Pillow's `MAX_IMAGE_PIXELS`).
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
+            raise DataError(f"{path}: not a file.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; of bombs it must not only warn
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -181,6 +208,8 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
                 size = image.size
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
+    except DataError:
+        raise
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image that Pillow can read.") from error
     except Exception as error:  # Pillow's readers raise nearly anything for damaged files: struct.error, SyntaxError, …

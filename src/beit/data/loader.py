@@ -114,10 +114,19 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_ignore_signals,
         )
-        for batch, reasons in loader:
-            for reason in reasons:
-                self.bad.add(reason)
-            yield batch
+        batches = iter(loader)
+        try:
+            for batch, reasons in batches:
+                for reason in reasons:
+                    self.bad.add(reason)
+                if batch is None:
+                    raise DataError("None of the images can be read:\n" + "\n".join(reasons[:10]))
+                yield batch
+        finally:
+            # Workers ignore signals, so an error must not leave them to be ended by one when Python exits.
+            end = getattr(batches, "_shutdown_workers", None)
+            if end is not None:
+                end()
 
     def slice(self, step: int) -> tuple[int, np.ndarray]:
         """(epoch, image numbers) of this process in step `step`."""
@@ -154,11 +163,11 @@ class _Steps:
         return self.last - self.first
 
 
-class _Samples(Dataset[tuple[Batch, list[str]]]):
+class _Samples(Dataset[tuple[Batch | None, list[str]]]):
     def __init__(self, images: Images, views: Views, seed: int) -> None:
         self.images, self.views, self.seed = images, views, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Batch, list[str]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Batch | None, list[str]]:
         epoch, index = key
         reasons: list[str] = []
         for attempt in range(len(self.images)):
@@ -170,9 +179,10 @@ class _Samples(Dataset[tuple[Batch, list[str]]]):
                 continue
             label = 0 if self.images.labels is None else int(self.images.labels[chosen])
             return self.views.one(image, label, np.random.default_rng((self.seed, epoch, index))), reasons
-        raise DataError("None of the images can be read:\n" + "\n".join(reasons[:10]))
+        return None, reasons  # raised in the main process: from a worker it would come with a traceback
 
 
-def _collate(samples: list[tuple[Batch, list[str]]]) -> tuple[Batch, list[str]]:
-    batch = {name: torch.stack([sample[name] for sample, _ in samples]) for name in samples[0][0]}
+def _collate(samples: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
+    good = [sample for sample, _ in samples if sample is not None]
+    batch = {name: torch.stack([sample[name] for sample in good]) for name in good[0]} if good else None
     return batch, [reason for _, reasons in samples for reason in reasons]

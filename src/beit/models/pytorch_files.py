@@ -100,7 +100,7 @@ class PretrainedModule(nn.Module):
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training else logging.INFO
-            logger.log(level, "%s from %s:\n%s", cls.__name__, id_or_folder, report)
+            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
         return model.to(dtype).eval()
 
     def fill(self, disk: dict[str, np.ndarray], *, ignore_mismatched_sizes: bool = False) -> None:

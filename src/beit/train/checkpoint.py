@@ -37,6 +37,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
     keep: int,
+    data: str = "",
 ) -> Path:
     """Write the checkpoint of `step` finished steps and remove all but the last `keep`.
 
@@ -54,7 +55,7 @@ def save(
                 torch.save(optimizer.state_dict(), path)
             except RuntimeError as error:  # torch's writer reports a full disk so
                 raise OSError(28, str(error)) from error
-        hub.write_json(unfinished / STATE_FILE, {"step": step, "settings": settings})
+        hub.write_json(unfinished / STATE_FILE, {"step": step, "settings": settings, "data": data})
         shutil.rmtree(final, ignore_errors=True)  # the same step, written before: after a resume
         os.replace(unfinished, final)
         hub.sync_folder(output)

@@ -25,7 +25,7 @@ from beit.data.views import (
     normalise,
     view,
 )
-from beit.errors import ConfigError, DataError
+from beit.errors import ConfigError, DataError, require
 from beit.evaluate import Evaluation, evaluate
 from beit.hub import has_file
 from beit.models.pytorch_beit import BeitForImageClassification
@@ -86,6 +86,10 @@ def finetune(
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
     torch.manual_seed(settings.seed)
+    if settings.jitter:
+        require("torchvision", "train", "colour jitter")
+    if validation is not None or settings.validation is not None:  # before hours of training, not after
+        require("torchmetrics", "train", "evaluation")
     run = open_run(settings)
     source = images if images is not None else FolderImages(settings.images, labelled=True)
     if source.labels is None:

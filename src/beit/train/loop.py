@@ -76,6 +76,7 @@ class Run:
     settings: RunSettings
     first: int = 0
     checkpoint: Path | None = None
+    data: str | None = None  # fingerprint of the images that the checkpoint's run had
     history: list[dict[str, float]] = field(default_factory=list)
 
     @property
@@ -116,12 +117,14 @@ def open_run(settings: RunSettings) -> Run:
                     + "\nGo on with the "
                     "same ones, or choose another output folder."
                 )
-            run.first = state["step"]
-        elif (output / SETTINGS_FILE).exists():
+            run.first, run.data = state["step"], state.get("data")
+            return run
+        if (output / SETTINGS_FILE).exists():
             logger.info("%s has no checkpoint yet; starting at step 0", output)
+            return run
     elif (output / SETTINGS_FILE).exists():
         raise DataError(f"{output} already holds a run. Go on with it by --resume, or choose another output folder.")
-    elif (output / "config.json").exists():
+    if (output / "config.json").exists():
         raise DataError(f"{output} holds a model, which would be overwritten. Choose another output folder.")
     return run
 
@@ -194,6 +197,12 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     settings, accelerator, output = run.settings, run.accelerator, run.settings.output
+    data = job.loader.images.fingerprint()
+    if run.data not in (None, data):
+        raise TrainingError(
+            f"The images, their order or their classes are not those of {run.checkpoint}. Go on with the same ones, or start "
+            "anew in another output folder."
+        )
     accelerator.wait_for_everyone()  # each process has looked at the folder before one writes in it
     if accelerator.is_main_process:
         hub.write_json(output / SETTINGS_FILE, settings.to_dict())
@@ -212,8 +221,11 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
 
     def save(step: int) -> None:
         accelerator.wait_for_everyone()
+        # A last update can spoil what a finite loss and gradient came from: an infinite step, for example.
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in job.model.parameters()):
+            raise _not_finite(output, step - 1, step, rate, norm)
         if accelerator.is_main_process:
-            checkpoint.save(output, step, job.save, job.optimizer, settings.to_dict(), settings.keep)
+            checkpoint.save(output, step, job.save, job.optimizer, settings.to_dict(), settings.keep, data)
         accelerator.wait_for_everyone()
 
     with caught_signals() as received, contextlib.closing(log):
@@ -349,7 +361,8 @@ class _Log:
         }
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
         if self.bar.disable:
-            print(f"step {step}/{self.job.steps}: {text}", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError, AttributeError):  # a closed stderr is no reason to stop training
+                print(f"step {step}/{self.job.steps}: {text}", file=sys.stderr, flush=True)
         else:
             self.bar.set_postfix_str(text)
 

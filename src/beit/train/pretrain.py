@@ -15,7 +15,7 @@ from beit.config import PRESETS, BeitConfig
 from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
 from beit.data.views import batch_jitter, batch_view, crop_box, jitter_colours, normalise, view
-from beit.errors import ConfigError
+from beit.errors import ConfigError, require
 from beit.masking import BlockMask
 from beit.models.pytorch_beit import BeitForMaskedImageModeling
 from beit.processing import BeitImageProcessor
@@ -92,6 +92,8 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
     torch.manual_seed(settings.seed)
+    if settings.jitter:
+        require("torchvision", "train", "colour jitter")
     run = open_run(settings)
     tokenizer = load_tokenizer(settings.tokenizer)
     model = _model(settings, tokenizer.vocab_size, run.checkpoint)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -71,6 +73,20 @@ class RunSettings:
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+                raise ConfigError(f"{item.name} is {value}; it must be finite.")
+        if str(self.output) in ("", "."):
+            raise ConfigError("output is the current folder; name a folder for the result.")
+        if self.seed >= 2**63:
+            raise ConfigError(f"seed is {self.seed}; it must be below 2^63.")
+        for name in ("mean", "std"):
+            if min(getattr(self, name, (1.0,))) < (0.0 if name == "mean" else 1e-6):
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)}; wanted {'numbers above 0' if name == 'std' else 'no negative number'}."
+                )
         for name in ("batch_size", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -283,7 +299,12 @@ def from_dict(kind: type[RunSettings], values: dict[str, Any]) -> RunSettings:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What differs between two runs, in words; how a run is watched and saved does not count."""
+    old, new = dict(old), dict(new)
     free = {"output", "resume", "workers", "log_every", "save_every", "keep"}
+    for values in (old, new):
+        for name in ("images", "validation", "tokenizer", "model"):  # the same folder, however it is written
+            if isinstance(values.get(name), str) and os.path.exists(values[name]):
+                values[name] = os.path.abspath(values[name])
     old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} for values in (old, new))
     return [
         f"{name}: {old.get(name)} then, {new.get(name)} now"
