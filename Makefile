@@ -24,8 +24,8 @@ install: $(STAMP)
 
 # Made again only when what it depends on has changed.
 $(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "beit needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "beit needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 

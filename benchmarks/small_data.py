@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -57,6 +58,7 @@ def run_seed(data: Path, output: Path, seed: int, length: float) -> dict[str, fl
     path = output / f"seed-{seed}" / "figures.json"
     if path.is_file():
         return json.loads(path.read_text())
+    shutil.rmtree(path.parent, ignore_errors=True)  # of a seed that was stopped half-way
     began = time.perf_counter()
     images = load(data, seed)
     result = run_experiment(images, recipes.garments(path.parent, seed, length))

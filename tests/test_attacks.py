@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit import BeitConfig, assets, hub
+from beit import BeitConfig, BeitForMaskedImageModeling, assets, hub
 from beit.cli import main
+from beit.data.images import ArrayImages, BadImages, FolderImages, hold_in_memory
 from beit.errors import CheckpointError, ConfigError, DataError, TrainingError
 from beit.train.finetune import finetune
 from beit.train.settings import FinetuneSettings
@@ -135,3 +136,54 @@ def test_an_empty_id_is_refused() -> None:
 def test_a_config_of_a_billion_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match="at most 1,000"):
         BeitConfig(num_hidden_layers=10**9)
+
+
+def test_settings_of_an_earlier_run_can_be_used_again(labelled: Path, tmp_path: Path) -> None:
+    finetune(settings(labelled, tmp_path / "old", learning_rate=5e-4, seed=3))
+    saved = str(tmp_path / "old" / "settings.json")
+    assert main(["finetune", "--settings", saved, "--output", str(tmp_path / "new"), "--seed", "4"]) == 0
+    values = hub.read_json(tmp_path / "new" / "settings.json")
+    assert (values["learning_rate"], values["seed"], values["steps"]) == (5e-4, 4, 2)
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_over(labelled: Path, tmp_path: Path) -> None:
+    finetune(settings(labelled, tmp_path / "run"))
+    for folder in (tmp_path / "run").glob("checkpoint-*"):
+        folder.rename(tmp_path / folder.name)
+    with pytest.raises(DataError, match="would be overwritten"):
+        finetune(settings(labelled, tmp_path / "run", resume=True))
+
+
+def test_large_images_are_not_made_small_without_a_filter(tmp_path: Path) -> None:
+    for i in range(2):
+        Image.new("RGB", (128, 128)).save(tmp_path / f"{i}.png")
+    images = FolderImages(tmp_path)
+    assert hold_in_memory(images, BadImages(2), 28) is images
+    assert isinstance(hold_in_memory(images, BadImages(2), 96), ArrayImages)
+
+
+def test_numbers_of_classes_have_no_gap() -> None:
+    with pytest.raises(ConfigError, match="wanted 0 to the number of classes"):
+        BeitConfig(id2label={1: "a", 2: "b"})
+
+
+def test_classes_of_one_name_are_refused(labelled: Path) -> None:
+    with pytest.raises(DataError, match="several classes of one name"):
+        FolderImages(labelled, labelled=True, classes=["boot", "trouser", "boot"])
+
+
+def test_two_processes_fine_tune_a_pretrained_model(labelled: Path, tmp_path: Path) -> None:
+    """Every parameter gets a gradient: a mask token left in the classifier would stop the second step."""
+    config = BeitConfig.preset("tiny", use_mask_token=True, use_shared_relative_position_bias=True, num_hidden_layers=1)
+    BeitForMaskedImageModeling(config).save_pretrained(tmp_path / "pretrained")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "beit.cli"]
+    arguments = f"finetune --images {labelled} --output {tmp_path / 'run'} --model {tmp_path / 'pretrained'} --steps 3"
+    done = subprocess.run(
+        [*launch, *arguments.split(), "--batch-size", "4"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "run" / "model.safetensors").is_file()

@@ -184,11 +184,12 @@ def test_predict_as_table_and_as_json(photos, model, capsys):
 def test_predict_with_bad_files(tmp_path, photos, model, capsys):
     broken = tmp_path / "broken.png"
     broken.write_text("no image")
-    assert main(["predict", str(broken), str(photos / "flat/000.png"), "--model", str(model)]) == 0
-    printed = capsys.readouterr().out
+    assert main(["predict", str(broken), str(photos / "flat/000.png"), "--model", str(model)]) == 1
+    printed, error = capsys.readouterr()
+    assert "1 of 2 images could not be read" in error
     assert f"{broken}: not an image that Pillow can read." in printed
     assert "%" in printed
-    refused(capsys, ["predict", broken, tmp_path / "gone.png", "--model", model], "None of the images could be read")
+    refused(capsys, ["predict", broken, tmp_path / "gone.png", "--model", model], "2 of 2 images could not be read")
 
 
 def test_embed_writes_arrays_and_tables(tmp_path, photos, model, capsys):
@@ -332,5 +333,5 @@ def test_a_reader_that_has_seen_enough(tmp_path, model):
     process.stdout.close()
     error = process.stderr.read()
     process.stderr.close()
-    assert process.wait(30) == 0
+    assert process.wait(30) == 141  # as if SIGPIPE had ended it
     assert error == ""

@@ -204,26 +204,26 @@ def test_more_than_a_tenth_bad_is_an_error():
 
 def test_small_images_of_one_size_are_held_in_memory(tmp_path):
     images = FolderImages(write_images(tmp_path, 6, side=9, labelled=True), labelled=True)
-    held = hold_in_memory(images, BadImages(6))
+    held = hold_in_memory(images, BadImages(6), 28)
     assert isinstance(held, ArrayImages)
     assert held.classes == ["flat", "upright"]
     assert held.labels.tolist() == images.labels.tolist() == [0, 0, 0, 1, 1, 1]
     for number in range(6):
         np.testing.assert_array_equal(held.array[number], np.asarray(images.read(number)))
         np.testing.assert_array_equal(np.asarray(held.read(number)), held.array[number])
-    assert hold_in_memory(held, BadImages(6)) is held
+    assert hold_in_memory(held, BadImages(6), 28) is held
 
 
 def test_other_images_stay_where_they_are(tmp_path):
     mixed = FolderImages(write_images(tmp_path / "mixed", 20, spread=2))
-    assert hold_in_memory(mixed, BadImages(20)) is mixed
+    assert hold_in_memory(mixed, BadImages(20), 28) is mixed
     write_images(tmp_path / "late", 20)
     save(tmp_path / "late/zzz.png", (5, 5))  # the odd one comes after those that are looked at first
     late = FolderImages(tmp_path / "late")
-    assert hold_in_memory(late, BadImages(21)) is late
+    assert hold_in_memory(late, BadImages(21), 28) is late
     save(tmp_path / "large/x.png", (129, 40))
     large = FolderImages(tmp_path / "large")
-    assert hold_in_memory(large, BadImages(1)) is large
+    assert hold_in_memory(large, BadImages(1), 28) is large
 
 
 def test_labels_follow_when_images_are_left_out(tmp_path):
@@ -232,7 +232,7 @@ def test_labels_follow_when_images_are_left_out(tmp_path):
     (tmp_path / "upright/007.png").write_text("no image")
     images = FolderImages(tmp_path, labelled=True)
     bad = BadImages(40)
-    held = hold_in_memory(images, bad)
+    held = hold_in_memory(images, bad, 28)
     assert len(held) == len(held.labels) == 38
     assert len(bad) == 2
     assert "flat/002.png" in str(bad)
@@ -246,7 +246,7 @@ def test_too_many_bad_images_are_noticed_while_they_are_read(tmp_path):
     damage(tmp_path)
     images = FolderImages(tmp_path)
     with pytest.raises(DataError, match="3 of 20 images cannot be used"):
-        hold_in_memory(images, BadImages(20))
+        hold_in_memory(images, BadImages(20), 28)
 
 
 def test_arrays_are_checked():

@@ -117,12 +117,9 @@ def test_error_inside_the_block_is_not_hidden(tmp_path: Path) -> None:
     assert files(tmp_path) == ["x"]
 
 
-def test_files_have_ordinary_rights(tmp_path: Path) -> None:
-    umask = os.umask(0o027)
-    try:
-        hub.write_json(tmp_path / "config.json", {})
-    finally:
-        os.umask(umask)
+def test_files_have_ordinary_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_UMASK", 0o027)  # read once, at import
+    hub.write_json(tmp_path / "config.json", {})
     assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o640
 
 

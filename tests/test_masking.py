@@ -107,7 +107,7 @@ def test_random_mask() -> None:
         ({"grid": (14, 14), "budget": 0}, "14x14 = 196"),
         ({"grid": (14, 14), "budget": 197}, "197.*40 %"),
         ({"grid": (14, 14), "budget": 10}, r"10 patches.*below the smallest block \(16\)"),
-        ({"grid": (14, 14), "budget": 20, "min_block": 0}, "smallest block"),
+        ({"grid": (14, 14), "budget": 20, "min_block": 0}, "min_block is 0; it must be at least 1"),
         ({"grid": (14, 14), "budget": 75, "min_aspect": 0.0}, "min_aspect is 0.0"),
         ({"grid": (14, 14), "budget": 75, "min_aspect": 1.5}, "min_aspect is 1.5"),
         ({"grid": (14, 14), "budget": 75, "max_block": 8}, r"max_block \(8\).*min_block \(16\)"),

@@ -145,7 +145,9 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert log_lines(output) == log
 
 
-def test_a_second_signal_is_not_held_back():
+def test_a_second_signal_is_not_held_back(request):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     before = signal.getsignal(signal.SIGINT)
     with caught_signals() as received:
         os.kill(os.getpid(), signal.SIGINT)
@@ -228,6 +230,7 @@ def test_resuming_where_nothing_is_starts(parts):
     output = parts["output"]
     for folder in checkpoint.list_checkpoints(output):
         shutil.rmtree(folder)
+    (output / "config.json").unlink()  # with it, the folder would be a finished run, and not be trained over
     again = pretrain(PretrainSettings(**parts, resume=True), IMAGES)
     assert [line["loss"] for line in again] == [line["loss"] for line in history]
     assert len(log_lines(output)) == 6

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,22 @@ def _settings(kind: Any, name: str, arguments: list[str]) -> Any:
     import tyro
 
     description = textwrap.dedent(kind.__doc__ or "").strip()
-    return tyro.cli(kind, prog=f"beit {name}", description=description, args=arguments)
+    if "--settings" not in arguments:
+        return tyro.cli(kind, prog=f"beit {name}", description=description, args=arguments)
+    # The settings.json of an earlier run; flags override it.
+    position = arguments.index("--settings")
+    if position + 1 == len(arguments):
+        raise ConfigError("--settings needs the settings.json of an earlier run.")
+    from beit import hub
+    from beit.train.settings import RunSettings, from_dict
+
+    if not issubclass(kind, RunSettings):
+        raise ConfigError(f"beit {name} does not take --settings; training commands do.")
+    values = hub.read_json(arguments[position + 1])
+    if not isinstance(values, dict):
+        raise ConfigError(f"{arguments[position + 1]} holds no settings (a JSON object).")
+    rest = arguments[:position] + arguments[position + 2 :]
+    return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, default=from_dict(kind, values))
 
 
 def _say(text: str) -> None:
@@ -35,7 +51,9 @@ def _at_least_one(name: str, value: int) -> None:
 
 
 def _last(settings: Any, history: list[dict[str, float]]) -> dict[str, float]:
-    """The last line of a run's log."""
+    """The last line of a run's log; only the first of several processes has it."""
+    if os.environ.get("RANK", "0") != "0":
+        return defaultdict(float)
     if not history:
         raise DataError(f"{settings.output} was finished already, and its log.jsonl is gone.")
     return history[-1]
@@ -136,6 +154,8 @@ def _classifier(kind: Any, folder: str) -> Any:
     model = kind.from_pretrained(folder)
     if model.load_report is not None and model.load_report.needs_training:
         raise ConfigError(f"{folder} has no trained classifier. Fine-tune it first: beit finetune --model {folder} …")
+    if model.config.num_labels < 2:
+        raise ConfigError(f"{folder} has {model.config.num_labels} classes; a classifier has at least two.")
     return model
 
 
@@ -186,6 +206,10 @@ def _embed(arguments: list[str]) -> None:
     if settings.output.suffix not in (".npy", ".parquet"):
         raise ConfigError(f"output is {settings.output}; its name must end in .npy or .parquet.")
     require("torch", "train", "beit embed")
+    if settings.output.suffix == ".parquet":
+        require("pyarrow", "train", "parquet files")
+    if settings.output.is_dir():
+        raise DataError(f"{settings.output} is a folder; name a file.")
     import numpy as np
 
     from beit import hub

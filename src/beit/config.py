@@ -195,6 +195,10 @@ class BeitConfig:
             raise ConfigError(
                 f"id2label is {self.id2label!r:.80}; wanted class number → name, such as {{0: 'cat', 1: 'dog'}}."
             ) from error
+        if sorted(self.id2label) != list(range(len(self.id2label))):
+            raise ConfigError(
+                f"id2label has the numbers {sorted(self.id2label)[:6]}; wanted 0 to the number of classes - 1."
+            )
         if num_labels is not None and num_labels != len(self.id2label):
             if id2label_given:
                 raise ConfigError(f"num_labels is {num_labels}, but id2label names {len(self.id2label)} classes.")

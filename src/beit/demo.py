@@ -26,7 +26,7 @@ from beit import assets, hub, report
 from beit.cli_settings import DemoSettings
 from beit.data.images import ArrayImages, FolderImages
 from beit.data.views import crop_box, normalise, view
-from beit.errors import DataError
+from beit.errors import DataError, Interrupted
 from beit.evaluate import Evaluation, wilson
 from beit.masking import BlockMask
 from beit.models.pytorch_beit import BeitForImageClassification, BeitForMaskedImageModeling
@@ -156,13 +156,16 @@ def run_demo(settings: DemoSettings) -> Path:
     if output.is_file():
         raise DataError(f"{output} is a file; give a folder for the result.")
     if output.exists() and any(output.iterdir()):
-        if not (output / SETTINGS_FILE).is_file() or "smoke" not in hub.read_json(output / SETTINGS_FILE):
+        if not (output / SETTINGS_FILE).is_file() or "smoke" not in str(hub.read_json(output / SETTINGS_FILE)):
             raise DataError(f"{output} holds something other than an earlier demo; choose another --output.")
         shutil.rmtree(output)
     hub.write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output)})
     recipe = recipes.garments(output, settings.seed, length=0.005 if settings.smoke else 1.0)
     data = embedded_data()
-    result = run_experiment(data, recipe)
+    try:
+        result = run_experiment(data, recipe)
+    except Interrupted as stop:  # the runs could go on; the demonstration is short enough to start anew
+        raise Interrupted(stop.signum, "Stopped. The next `beit demo` starts anew.") from stop
     print("\nThe same tokenizer recipe on photographs", file=sys.stderr, flush=True)
     photos = recipes.photographs(
         assets.photographs(), output / "photo_tokenizer", settings.seed, 0.02 if settings.smoke else 1

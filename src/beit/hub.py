@@ -27,6 +27,8 @@ SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)  # in the order of preference
+_UMASK = os.umask(0)  # there is no way to ask without setting it; done once, before there are threads
+os.umask(_UMASK)
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -256,9 +258,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes it private; a model folder is an ordinary one
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; a model folder is an ordinary one
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -284,8 +284,12 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
     """Write JSON, indented and with sorted keys, atomically."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # file names that are not UTF-8
+        data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:

@@ -51,13 +51,11 @@ class Report:
         """A paragraph."""
         self.parts.append(f"<p{' class=warn' * warn}>{html.escape(text)}</p>")
 
-    def table(
-        self, header: Sequence[str], rows: Sequence[Sequence[Any]], best: int | None = None, numbers_from: int = 1
-    ) -> None:
-        """A table; columns from `numbers_from` on are set as numbers, row `best` is marked."""
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]], best: int | None = None) -> None:
+        """A table; all columns but the first are set as numbers, row `best` is marked."""
 
         def cell(tag: str, column: int, value: Any) -> str:
-            kind = ' class="n"' if column >= numbers_from else ""
+            kind = ' class="n"' if column > 0 else ""
             return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
 
         head = "".join(cell("th", i, name) for i, name in enumerate(header))

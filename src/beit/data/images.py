@@ -97,7 +97,7 @@ class ArrayImages:
     def fingerprint(self) -> str:
         """Of the pixels, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
-        return _hash(np.ascontiguousarray(self.array), labels, "\n".join(self.classes).encode())
+        return _hash(np.ascontiguousarray(self.array), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
         """The images of these numbers, in this order."""
@@ -147,6 +147,11 @@ class FolderImages:
             )
         found = sorted({part[0] for part in parts})
         self.classes = list(classes) if classes is not None else found
+        twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+        if twice:
+            raise DataError(
+                f"The model has several classes of one name ({', '.join(twice[:3])}); folders cannot tell them apart."
+            )
         strange = sorted(set(found) - set(self.classes))
         if strange:
             raise DataError(
@@ -171,7 +176,7 @@ class FolderImages:
         """Of the paths below the folder, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
         paths = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
-        return _hash(os.fsencode(paths), labels, "\n".join(self.classes).encode())
+        return _hash(os.fsencode(paths), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> FolderImages:
         """The images of these numbers, in this order."""
@@ -273,8 +278,11 @@ class BadImages:
         return "\n".join("  " + line for line in lines[:10]) + (f"\n  … and {len(lines) - 10} more" * (len(lines) > 10))
 
 
-def hold_in_memory(images: Images, bad: BadImages) -> Images:
+def hold_in_memory(images: Images, bad: BadImages, target: int) -> Images:
     """The same images decoded once, when all have one small size (CIFAR, MNIST, …); else as they are.
+
+    Only images of up to 1.5 times `target`, the shortest side of a view in pixels: views of a batch are made without a
+    filter against aliasing (`views.batch_view`).
 
     Images that cannot be read are left out and noted in `bad`.
     """
@@ -289,7 +297,7 @@ def hold_in_memory(images: Images, bad: BadImages) -> Images:
         if first is not None and size != first:
             return images
         first = size
-    if first is None or max(first) > _LARGEST_SIDE_IN_MEMORY:
+    if first is None or max(first) > min(_LARGEST_SIDE_IN_MEMORY, 1.5 * target):
         return images
     if len(images) * first[0] * first[1] * 3 > _MOST_BYTES_IN_MEMORY:
         return images

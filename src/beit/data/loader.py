@@ -117,10 +117,10 @@ class Loader:
         batches = iter(loader)
         try:
             for batch, reasons in batches:
-                for reason in reasons:
-                    self.bad.add(reason)
                 if batch is None:
                     raise DataError("None of the images can be read:\n" + "\n".join(reasons[:10]))
+                for reason in reasons:
+                    self.bad.add(reason)
                 yield batch
         finally:
             # Workers ignore signals, so an error must not leave them to be ended by one when Python exits.

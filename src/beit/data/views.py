@@ -7,7 +7,6 @@ state: the same seed gives the same crops whatever the number of workers, and af
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,25 +17,6 @@ from torch import Tensor
 from beit.errors import require
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """How an image is changed before the model sees it.
-
-    Attributes:
-        scale: part of the image's area that a crop keeps, from and to.
-        ratio: aspect ratio of a crop, from and to.
-        flip: probability of a horizontal flip.
-        jitter: brightness, contrast and saturation vary by up to this factor (0.4: 0.6 to 1.4).
-        erase: probability of erasing a random rectangle (2 % to a third of the image) with noise.
-    """
-
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    flip: float = 0.5
-    jitter: float = 0.0
-    erase: float = 0.0
 
 
 def crop_box(

@@ -101,11 +101,11 @@ def finetune(
     if settings.labels_per_class is not None:
         source = first_of_each_class(source, settings.labels_per_class)
     model = classifier(settings, source.classes, run.checkpoint)
-    processor = _processor(settings, model.config)
+    processor = _processor(settings, model.config, run.checkpoint)
     if isinstance(source, FolderImages):
         source.smallest_side = max(geometry.pair(model.config.patch_size))
     bad = BadImages(len(source))
-    source = hold_in_memory(source, bad)
+    source = hold_in_memory(source, bad, min(geometry.pair(model.config.image_size)))
 
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     size = geometry.pair(model.config.image_size)
@@ -140,7 +140,12 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
     """The model to fine-tune: loaded, with a new head for `classes`; or new, when the settings name a size."""
     if checkpoint is not None:
         return BeitForImageClassification.from_pretrained(checkpoint)
-    changes: dict[str, Any] = {"id2label": dict(enumerate(classes)), "drop_path_rate": settings.drop_path}
+    # A classifier has nothing to mask; a parameter without a gradient would stop data-parallel training.
+    changes: dict[str, Any] = {
+        "use_mask_token": False,
+        "id2label": dict(enumerate(classes)),
+        "drop_path_rate": settings.drop_path,
+    }
     if settings.model in PRESETS:
         changes |= {"use_relative_position_bias": True, **size_changes(settings.image_size, settings.patch_size)}
         return BeitForImageClassification(BeitConfig.preset(settings.model, **changes))
@@ -152,7 +157,9 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
     return BeitForImageClassification.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
 
 
-def _processor(settings: FinetuneSettings, config: BeitConfig) -> BeitImageProcessor:
+def _processor(settings: FinetuneSettings, config: BeitConfig, checkpoint: Path | None) -> BeitImageProcessor:
+    if checkpoint is not None:
+        return BeitImageProcessor.from_pretrained(checkpoint)
     if settings.model not in PRESETS and has_file(settings.model, "preprocessor_config.json"):
         return BeitImageProcessor.from_pretrained(settings.model)
     return make_processor(config, settings.mean, settings.std)

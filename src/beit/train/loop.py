@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import math
+import shutil
 import signal
 import sys
 import threading
@@ -119,7 +120,7 @@ def open_run(settings: RunSettings) -> Run:
                 )
             run.first, run.data = state["step"], state.get("data")
             return run
-        if (output / SETTINGS_FILE).exists():
+        if (output / SETTINGS_FILE).exists() and not (output / "config.json").exists():
             logger.info("%s has no checkpoint yet; starting at step 0", output)
             return run
     elif (output / SETTINGS_FILE).exists():
@@ -158,8 +159,8 @@ def precision(choice: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    native = device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else None
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
+    return torch.bfloat16 if device.type == "cpu" and asked is not None and asked() else None
 
 
 @contextlib.contextmanager
@@ -197,14 +198,16 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
     settings, accelerator, output = run.settings, run.accelerator, run.settings.output
-    data = job.loader.images.fingerprint()
+    data = f"{job.loader.images.fingerprint()}, {run.world} processes"
     if run.data not in (None, data):
         raise TrainingError(
-            f"The images, their order or their classes are not those of {run.checkpoint}. Go on with the same ones, or start "
+            f"The images, their order or their classes, or the number of processes are not those of {run.checkpoint}. Go on with the same ones, or start "
             "anew in another output folder."
         )
     accelerator.wait_for_everyone()  # each process has looked at the folder before one writes in it
     if accelerator.is_main_process:
+        for unfinished in output.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
+            shutil.rmtree(unfinished, ignore_errors=True)
         hub.write_json(output / SETTINGS_FILE, settings.to_dict())
         _cut_log(output / LOG_FILE, run)
     model, optimizer = accelerator.prepare(job.model, job.optimizer)
@@ -242,17 +245,19 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip or math.inf)
             finite &= torch.isfinite(loss.detach()) & torch.isfinite(norm)
             done = step + 1
-            stop = _any_process(run, bool(received))
             saves = done % settings.save_every == 0 or done == job.steps
-            if done % look_every == 0 or saves or stop:
+            looks = saves or done % look_every == 0
+            stop = _any_process(run, bool(received), looks)
+            if looks or stop:
                 if not bool(finite):
                     raise _not_finite(output, good, done, rate, norm)
                 good = done
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             log.add({"loss": loss.detach(), "gradient_norm": norm.detach(), **metrics}, len(next(iter(batch.values()))))
-            # A line at each checkpoint too: then the lines after a resume average the same steps.
-            if done % settings.log_every == 0 or saves:
+            # A line at each checkpoint too: then the lines after a resume average the same steps. Only a stop between two
+            # lines splits an average in two.
+            if done % settings.log_every == 0 or saves or stop:
                 log.write(done, rate)
             if saves or stop:
                 save(done)
@@ -268,10 +273,10 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     return run.history
 
 
-def _any_process(run: Run, flag: bool) -> bool:
-    """Whether any process says so; all must stop at the same step, or they would wait for each other forever."""
-    if run.world == 1:
-        return flag
+def _any_process(run: Run, flag: bool, looks: bool) -> bool:
+    """Whether any process says so, asked where all look; one that stopped alone would leave the others waiting."""
+    if run.world == 1 or not looks:
+        return flag and run.world == 1
     return bool(run.accelerator.reduce(torch.tensor(float(flag), device=run.accelerator.device)) > 0)
 
 
@@ -281,7 +286,7 @@ def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -
     between = f"at step {done}" if done == good + 1 else f"between steps {good + 1} and {done}"
     return TrainingError(
         f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). {where}. Try a "
-        "lower learning rate, a longer warm-up or --precision fp32."
+        "lower learning rate, a longer warm-up or --precision fp32, in another output folder."
     )
 
 
@@ -375,6 +380,7 @@ class _Log:
         with contextlib.suppress(OSError):
             if self.board is not None:
                 self.board.close()
+        threading.excepthook = self.hook
 
 
 def total_steps(settings: RunSettings, loader: Loader) -> int:

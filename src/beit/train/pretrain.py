@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
 from beit.data.views import batch_jitter, batch_view, crop_box, jitter_colours, normalise, view
 from beit.errors import ConfigError, require
-from beit.masking import BlockMask
+from beit.masking import BlockMask, RandomMask
 from beit.models.pytorch_beit import BeitForMaskedImageModeling
 from beit.processing import BeitImageProcessor
 from beit.tokenizers import load_tokenizer
@@ -36,7 +37,10 @@ class PretrainViews:
         self.settings = settings
         self.size = geometry.pair(config.image_size)
         self.token_size = token_size
-        self.mask = BlockMask(config.grid, *mask_sizes(settings, config))
+        budget, smallest = mask_sizes(settings, config)
+        self.mask: Callable[[np.random.Generator], np.ndarray] = (
+            BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
+        )
 
     def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
         """`pixel_values (3, H, W)`, `token_pixels (3, h, w)`, `mask (N,)`."""
@@ -106,7 +110,7 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
         else FolderImages(settings.images, smallest_side=max(geometry.pair(config.patch_size)))
     )
     bad = BadImages(len(source))
-    source = hold_in_memory(source, bad)
+    source = hold_in_memory(source, bad, min(*token_size, *geometry.pair(config.image_size)))
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     views = PretrainViews(settings, config, token_size)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
@@ -148,6 +152,10 @@ def _model(settings: PretrainSettings, vocab_size: int, checkpoint: Path | None)
     if settings.model in PRESETS:
         changes = {"use_shared_relative_position_bias": True, "mask_keeps_position": True, **changes}
         return BeitForMaskedImageModeling(BeitConfig.preset(settings.model, **changes))
+    if settings.image_size is not None or settings.patch_size is not None:
+        raise ConfigError(
+            f"{settings.model} has a size of its own: image_size and patch_size are for models from scratch. Leave them out."
+        )
     return BeitForMaskedImageModeling.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
 
 

@@ -159,6 +159,8 @@ class PretrainSettings(RunSettings):
     """Side of the images in pixels, if not the model's own."""
     patch_size: int | None = None
     """Side of the patches in pixels, if not the model's own."""
+    mask: Literal["block", "random"] = "block"
+    """Masks made of rectangles, as in the paper, or of patches chosen at random."""
     mask_ratio: float = 75 / 196
     """Part of the patches to mask."""
     min_block: int | None = None

@@ -60,7 +60,7 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
     run = open_run(settings)
     source = images if images is not None else FolderImages(settings.images)
     bad = BadImages(len(source))
-    source = hold_in_memory(source, bad)
+    source = hold_in_memory(source, bad, settings.image_size)
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     loader = Loader(
         source,
