@@ -34,23 +34,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _normal_cut_at_one_std(tensor: Tensor, std: float) -> None:
-    """Fill with a normal of deviation `std`, cut at ±`std`, by the inverse of its distribution function.
-
-    `nn.init.trunc_normal_` draws so tight a cut by rejection: 20 times slower, seconds for a large model.
-    """
-    inside = math.erf(1 / math.sqrt(2))  # part of the normal within ±1 std
-    tensor.uniform_(-inside, inside).erfinv_().mul_(math.sqrt(2) * std).clamp_(-std, std)
-
-
-def _check_is_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise InputError(
-            f"{name} is a {type(value).__name__}; wanted a torch.Tensor. From numpy: torch.from_numpy(...); from images: "
-            'BeitImageProcessor(...)(images, return_tensors="pt").'
-        )
-
-
 class BeitEmbeddings(nn.Module):
     """Pixels → tokens: patches by a strided convolution, mask token, absolute positions, cls token."""
 
@@ -159,9 +142,8 @@ class BeitAttention(nn.Module):
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = linear(x, self.qkv.weight, qkv_bias)
-        q, k, v = qkv.view(batch, tokens, 3, self.heads, width // self.heads).permute(
-            2, 0, 3, 1, 4
-        )  # each (B, heads, T, D)
+        qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
         if self.relative_position is not None:
             own = self.relative_position()
             bias = own if bias is None else bias + own
@@ -280,6 +262,15 @@ class BeitEncoder(nn.Module):
         )
 
 
+def _normal_cut_at_one_std(tensor: Tensor, std: float) -> None:
+    """Fill with a normal of deviation `std`, cut at ±`std`, by the inverse of its distribution function.
+
+    `nn.init.trunc_normal_` draws so tight a cut by rejection: 20 times slower, seconds for a large model.
+    """
+    inside = math.erf(1 / math.sqrt(2))  # part of the normal within ±1 std
+    tensor.uniform_(-inside, inside).erfinv_().mul_(math.sqrt(2) * std).clamp_(-std, std)
+
+
 class BeitPreTrainedModel(PretrainedModule):
     """What all BEiT models share: initialisation, gradient checkpointing, files."""
 
@@ -371,6 +362,14 @@ class BeitPooler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, 0] if self.layernorm is None else self.layernorm(x[:, 1:].mean(1))
+
+
+def _check_is_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{name} is a {type(value).__name__}; wanted a torch.Tensor. From numpy: torch.from_numpy(...); from images: "
+            'BeitImageProcessor(...)(images, return_tensors="pt").'
+        )
 
 
 class BeitModel(BeitPreTrainedModel):
