@@ -120,7 +120,7 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     process = start([*arguments, "--resume"])
     wait_for_step(process, output, 40)
     os.killpg(process.pid, signum)
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=240)
     assert process.returncode == 128 + signum
     saved = checkpoint.list_checkpoints(output)[-1]
     step = json.loads((saved / "state.json").read_text())["step"]

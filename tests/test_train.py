@@ -264,7 +264,7 @@ def test_two_processes_do_the_work_of_one(tmp_path, parts):
     environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     root = Path(__file__).parents[1]
     done = subprocess.run(
-        [*launch, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=90, check=False
+        [*launch, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = log_lines(tmp_path / "two")
