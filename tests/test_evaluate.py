@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
 from beit import BeitForImageClassification, BeitImageProcessor, BeitModel  # noqa: E402
-from beit.data.images import ArrayImages, BadImages, FolderImages  # noqa: E402
+from beit.data.images import ArrayImages, FolderImages  # noqa: E402
 from beit.errors import DataError  # noqa: E402
 from beit.evaluate import embed, evaluate, logits_of, predict, wilson  # noqa: E402
 
@@ -102,7 +102,9 @@ def test_images_that_cannot_be_read_are_skipped(trained, tmp_path):
     assert [reason.split(": ")[0][-9:] for reason in result.skipped] == ["a/002.png", "b/005.png"]
     assert result.confusion.sum(1).tolist() == [11, 11, 0, 0, 0, 0, 0]
     assert (whole.confusion - result.confusion).min() >= 0
-    kept, logits = logits_of(model, processor, images, BadImages(24))
+    missed: dict[int, str] = {}
+    kept, logits = logits_of(model, processor, images, missed.__setitem__)
+    assert sorted(missed) == [1, 14]
     assert kept == [i for i in range(24) if i not in (1, 14)]
     assert logits.shape == (22, 7)
     (tmp_path / "images/a/004.png").write_bytes(b"")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,15 +81,17 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _batches(images: Images, batch_size: int, bad: BadImages) -> Iterator[tuple[list[int], list[Any]]]:
-    """(numbers, images) of up to `batch_size` readable images."""
+def _batches(
+    images: Images, batch_size: int, note: Callable[[int, str], None]
+) -> Iterator[tuple[list[int], list[Any]]]:
+    """(numbers, images) of up to `batch_size` readable images; `note` is told the others, with the reason."""
     numbers: list[int] = []
     pictures: list[Any] = []
     for index in range(len(images)):
         try:
             pictures.append(images.read(index))
         except DataError as error:
-            bad.add(str(error))
+            note(index, str(error))
             continue
         numbers.append(index)
         if len(numbers) == batch_size:
@@ -104,20 +106,24 @@ def logits_of(
     model: BeitForImageClassification,
     processor: BeitImageProcessor,
     images: Images,
-    bad: BadImages,
+    note: Callable[[int, str], None],
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> tuple[list[int], torch.Tensor]:
-    """(numbers of the images that could be read, their logits `(n, classes)` float32 on the CPU)."""
+    """(numbers of the images that could be read, their logits `(n, classes)` float32 on the CPU).
+
+    `note(number, reason)` is called for each image that could not.
+
+    Raises:
+        CheckpointError: the model answers NaN.
+    """
     model = model.to(device or model.device).eval()
     kept: list[int] = []
-    logits = []
-    for numbers, pictures in _batches(images, batch_size, bad):
+    logits = [torch.zeros(0, model.config.num_labels)]
+    for numbers, pictures in _batches(images, batch_size, note):
         pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
         logits.append(model(pixels).logits.float().cpu())
         kept += numbers
-    if not kept:
-        raise DataError("None of the images can be read:\n" + str(bad))
     return kept, _finite(torch.cat(logits))
 
 
@@ -144,7 +150,7 @@ def evaluate(
     metrics = require("torchmetrics.functional.classification", "train", "evaluation")
     began = time.perf_counter()
     bad = BadImages(len(images))
-    kept, logits = logits_of(model, processor, images, bad, batch_size, device)
+    kept, logits = logits_of(model, processor, images, lambda _, reason: bad.add(reason), batch_size, device)
     labels = torch.from_numpy(images.labels[kept])
     classes = logits.shape[1]
     top1 = float(metrics.multiclass_accuracy(logits, labels, classes, average="micro"))
@@ -202,20 +208,14 @@ def predict(
     """
     files = _Files(paths)
     results: list[dict[str, Any]] = [{"image": path} for path in files.paths]
-    readable = []
-    for index, path in enumerate(files.paths):
-        try:
-            read_image(path)
-            readable.append(index)
-        except DataError as error:
-            results[index]["error"] = str(error)
-    if not readable:
-        return results
-    chosen = files.subset(np.array(readable))
-    kept, logits = logits_of(model, processor, chosen, BadImages(len(chosen)), batch_size)
+
+    def failed(index: int, reason: str) -> None:
+        results[index]["error"] = reason
+
+    kept, logits = logits_of(model, processor, files, failed, batch_size)
     probabilities, classes = logits.softmax(-1).topk(min(top, logits.shape[1]))
-    for row, position in enumerate(kept):
-        results[readable[position]]["labels"] = [
+    for row, index in enumerate(kept):
+        results[index]["labels"] = [
             {"label": model.config.id2label[int(number)], "probability": round(float(p), 6)}
             for p, number in zip(probabilities[row], classes[row], strict=True)
         ]
@@ -258,7 +258,7 @@ def embed(
     bad = BadImages(len(images))
     kept: list[int] = []
     features = []
-    for numbers, pictures in _batches(images, batch_size, bad):
+    for numbers, pictures in _batches(images, batch_size, lambda _, reason: bad.add(reason)):
         pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(body.device)
         output = body(pixels, output_hidden_states=layer is not None)
         if layer is not None:
