@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,10 @@ from beit import BeitConfig, BeitForMaskedImageModeling, assets, hub
 from beit.cli import main
 from beit.data.images import ArrayImages, BadImages, FolderImages, hold_in_memory
 from beit.errors import CheckpointError, ConfigError, DataError, TrainingError
+from beit.tokenizers import DalleConfig, DalleTokenizer
 from beit.train.finetune import finetune
-from beit.train.settings import FinetuneSettings
+from beit.train.pretrain import pretrain
+from beit.train.settings import FinetuneSettings, PretrainSettings
 
 
 @pytest.fixture
@@ -187,3 +190,15 @@ def test_two_processes_fine_tune_a_pretrained_model(labelled: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_pretraining_goes_on_with_the_pixels_that_a_model_knows(labelled: Path, tmp_path: Path) -> None:
+    start: dict[str, Any] = {"images": labelled, "steps": 1, "batch_size": 4, "tokenizer": str(tmp_path / "tokenizer")}
+    DalleTokenizer(DalleConfig(groups=3, blocks_per_group=1, n_hid=8, n_init=8, vocab_size=16)).save_pretrained(
+        tmp_path / "tokenizer"
+    )
+    mean, std = (0.25, 0.25, 0.25), (0.4, 0.4, 0.4)
+    pretrain(PretrainSettings(**start, output=tmp_path / "first", model="tiny", mean=mean, std=std))
+    pretrain(PretrainSettings(**start, output=tmp_path / "second", model=str(tmp_path / "first")))
+    values = hub.read_json(tmp_path / "second" / "preprocessor_config.json")
+    assert (values["image_mean"], values["image_std"]) == (list(mean), list(std))

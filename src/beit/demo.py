@@ -309,7 +309,7 @@ def write_report(
     page.figure(report.confusion(result.tuned.confusion, result.tuned.classes), "The pre-trained model's mistakes.")
 
     page.heading("How it was made")
-    device = torch.device("cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     arithmetic = "bf16" if precision(recipe.pretrain.precision, device) else "fp32"
     machine = f"{os.cpu_count()} processors ({platform.machine()}), torch {torch.__version__}, {arithmetic}"
     page.text(f"{seconds / 60:.1f} minutes on {machine}.")

@@ -215,7 +215,8 @@ def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for nearly every kind of damage
         raise CheckpointError(
-            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, which is refused. Use a safetensors file."
+            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, "
+            "which is refused. Use a safetensors file."
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()

@@ -29,10 +29,11 @@ from beit.errors import ConfigError, DataError, require
 from beit.evaluate import Evaluation, evaluate
 from beit.hub import has_file
 from beit.models.pytorch_beit import BeitForImageClassification
+from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.train.loop import Job, Metrics, open_run, total_steps, train
 from beit.train.optim import adamw, parameter_groups
-from beit.train.pretrain import make_processor, size_changes
+from beit.train.pretrain import make_processor, normalisation, size_changes
 from beit.train.settings import FinetuneSettings
 
 
@@ -109,8 +110,7 @@ def finetune(
 
     order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     size = geometry.pair(model.config.image_size)
-    mean, std = (tuple(np.broadcast_to(value, 3).tolist()) for value in (processor.image_mean, processor.image_std))
-    views = FinetuneViews(settings, size, mean, std)
+    views = FinetuneViews(settings, size, *normalisation(processor))
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
     groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, model.config.num_hidden_layers)
     optimizer = adamw(groups, settings.beta2)
@@ -160,7 +160,7 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
 def _processor(settings: FinetuneSettings, config: BeitConfig, checkpoint: Path | None) -> BeitImageProcessor:
     if checkpoint is not None:
         return BeitImageProcessor.from_pretrained(checkpoint)
-    if settings.model not in PRESETS and has_file(settings.model, "preprocessor_config.json"):
+    if settings.model not in PRESETS and has_file(settings.model, PROCESSOR_FILE):
         return BeitImageProcessor.from_pretrained(settings.model)
     return make_processor(config, settings.mean, settings.std)
 

@@ -113,10 +113,8 @@ def open_run(settings: RunSettings) -> Run:
             changed = differences(state.get("settings", {}), settings.to_dict())
             if changed:
                 raise TrainingError(
-                    f"{run.checkpoint} belongs to a run with other settings:\n  "
-                    + "\n  ".join(changed)
-                    + "\nGo on with the "
-                    "same ones, or choose another output folder."
+                    "\n  ".join([f"{run.checkpoint} belongs to a run with other settings:", *changed])
+                    + "\nGo on with the same ones, or choose another output folder."
                 )
             run.first, run.data = state["step"], state.get("data")
             return run
@@ -201,8 +199,8 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     data = f"{job.loader.images.fingerprint()}, {run.world} processes"
     if run.data not in (None, data):
         raise TrainingError(
-            f"The images, their order or their classes, or the number of processes are not those of {run.checkpoint}. Go on with the same ones, or start "
-            "anew in another output folder."
+            f"The images, their order or their classes, or the number of processes are not those of {run.checkpoint}. "
+            "Go on with the same ones, or start anew in another output folder."
         )
     accelerator.wait_for_everyone()  # each process has looked at the folder before one writes in it
     if accelerator.is_main_process:
@@ -285,8 +283,8 @@ def _not_finite(output: Path, good: int, done: int, rate: float, norm: Tensor) -
     where = f"The last checkpoint, {found[-1]}, is from before" if found else "There was no checkpoint yet"
     between = f"at step {done}" if done == good + 1 else f"between steps {good + 1} and {done}"
     return TrainingError(
-        f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). {where}. Try a "
-        "lower learning rate, a longer warm-up or --precision fp32, in another output folder."
+        f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). "
+        f"{where}. Try a lower learning rate, a longer warm-up or --precision fp32, in another output folder."
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
 from beit.data.views import batch_jitter, batch_view, crop_box, jitter_colours, normalise, view
 from beit.errors import ConfigError, require
+from beit.hub import has_file
 from beit.masking import BlockMask, RandomMask
 from beit.models.pytorch_beit import BeitForMaskedImageModeling
+from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.tokenizers import load_tokenizer
 from beit.train.loop import Job, Metrics, open_run, total_steps, train
@@ -102,6 +105,10 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
     tokenizer = load_tokenizer(settings.tokenizer)
     model = _model(settings, tokenizer.vocab_size, run.checkpoint)
     config = model.config
+    origin = run.checkpoint or (None if settings.model in PRESETS else settings.model)
+    if origin is not None and has_file(origin, PROCESSOR_FILE):  # go on with the pixels that the model knows
+        mean, std = normalisation(BeitImageProcessor.from_pretrained(origin))
+        settings = replace(settings, mean=mean, std=std)
     token_size = token_view_size(tokenizer, config.grid)
 
     source = (
@@ -182,6 +189,16 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     raise ConfigError(
         f"The tokenizer gives no grid of {grid[0]}x{grid[1]} tokens, one a patch, at any size of its view."
     )
+
+
+def normalisation(processor: BeitImageProcessor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """(mean, std) of the three channels."""
+
+    def triple(value: Any) -> tuple[float, float, float]:
+        red, green, blue = np.broadcast_to(value, 3).tolist()
+        return red, green, blue
+
+    return triple(processor.image_mean), triple(processor.image_std)
 
 
 def make_processor(config: BeitConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> BeitImageProcessor:

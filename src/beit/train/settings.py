@@ -82,11 +82,6 @@ class RunSettings:
             raise ConfigError("output is the current folder; name a folder for the result.")
         if self.seed >= 2**63:
             raise ConfigError(f"seed is {self.seed}; it must be below 2^63.")
-        for name in ("mean", "std"):
-            if min(getattr(self, name, (1.0,))) < (0.0 if name == "mean" else 1e-6):
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}; wanted {'numbers above 0' if name == 'std' else 'no negative number'}."
-                )
         for name in ("batch_size", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -176,9 +171,9 @@ class PretrainSettings(RunSettings):
     layer_scale: float | None = None
     """Initial layer scale, if not the model's own."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mean of the patch view's channels."""
+    """Mean of the patch view's channels, when training from scratch."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Standard deviation of the patch view's channels."""
+    """Standard deviation of the patch view's channels, when training from scratch."""
 
     def paper_learning_rate(self) -> float:
         """1.5e-3 at a batch of 2,048, in proportion; our narrow models bear, and need, more."""
@@ -187,6 +182,7 @@ class PretrainSettings(RunSettings):
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
+        _check_normalisation(self.mean, self.std)
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio is {self.mask_ratio}; it must lie between 0 and 1 (the paper: about 0.4).")
         _check_scale(self.crop_scale)
@@ -241,6 +237,7 @@ class FinetuneSettings(RunSettings):
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
+        _check_normalisation(self.mean, self.std)
         _check_scale(self.crop_scale)
         _check_parts(self, "label_smoothing", "drop_path", "flip", "jitter", "erase")
         if not 0 < self.layer_decay <= 1:
@@ -267,6 +264,13 @@ def _is_narrow(model: str) -> bool:
 def _check_scale(scale: tuple[float, float]) -> None:
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ConfigError(f"crop_scale is {scale}; wanted two parts of the area, 0 < from ≤ to ≤ 1.")
+
+
+def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    if min(mean) < 0:
+        raise ConfigError(f"mean is {mean}; pixels are in [0, 1], so it must not be negative.")
+    if min(std) <= 0:
+        raise ConfigError(f"std is {std}; pixels are divided by it, so it must be above 0.")
 
 
 def _check_parts(settings: RunSettings, *names: str) -> None:
