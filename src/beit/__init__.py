@@ -13,14 +13,17 @@ __version__ = "0.1.0"
 # Public name → the module that has it. A test compares this list with docs and modules.
 _PUBLIC = {
     "AutoImageProcessor": "beit.processing",
+    "BeitBackbone": "beit.models.pytorch_segmentation",
     "BeitConfig": "beit.config",
     "BeitFeatureExtractor": "beit.processing",
     "BeitForImageClassification": "beit.models.pytorch_beit",
     "BeitForMaskedImageModeling": "beit.models.pytorch_beit",
+    "BeitForSemanticSegmentation": "beit.models.pytorch_segmentation",
     "BeitImageProcessor": "beit.processing",
     "BeitModel": "beit.models.pytorch_beit",
     "BeitPreTrainedModel": "beit.models.pytorch_beit",
     "BeitModelOutputWithPooling": "beit.outputs",
+    "BackboneOutput": "beit.outputs",
     "BeitError": "beit.errors",
     "CheckpointError": "beit.errors",
     "ConfigError": "beit.errors",
@@ -29,6 +32,7 @@ _PUBLIC = {
     "InputError": "beit.errors",
     "MaskedLMOutput": "beit.outputs",
     "MissingExtraError": "beit.errors",
+    "SemanticSegmenterOutput": "beit.outputs",
     "TrainingError": "beit.errors",
     "load": "beit.hub",
 }
@@ -68,9 +72,13 @@ if TYPE_CHECKING:
     from beit.models.pytorch_beit import BeitForMaskedImageModeling as BeitForMaskedImageModeling
     from beit.models.pytorch_beit import BeitModel as BeitModel
     from beit.models.pytorch_beit import BeitPreTrainedModel as BeitPreTrainedModel
+    from beit.models.pytorch_segmentation import BeitBackbone as BeitBackbone
+    from beit.models.pytorch_segmentation import BeitForSemanticSegmentation as BeitForSemanticSegmentation
+    from beit.outputs import BackboneOutput as BackboneOutput
     from beit.outputs import BeitModelOutputWithPooling as BeitModelOutputWithPooling
     from beit.outputs import ImageClassifierOutput as ImageClassifierOutput
     from beit.outputs import MaskedLMOutput as MaskedLMOutput
+    from beit.outputs import SemanticSegmenterOutput as SemanticSegmenterOutput
     from beit.processing import BeitFeatureExtractor as BeitFeatureExtractor
     from beit.processing import BeitImageProcessor as BeitImageProcessor
 

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
@@ -67,7 +67,7 @@ _BOOKKEEPING = frozenset(
     typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
     num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
     exponential_decay_length_penalty suppress_tokens begin_suppress_tokens tokenizer_class prefix bos_token_id pad_token_id
-    eos_token_id sep_token_id decoder_start_token_id stage_names""".split()
+    eos_token_id sep_token_id decoder_start_token_id""".split()
 )
 
 
@@ -79,6 +79,7 @@ _FLOATS = [
     "layer_scale_init_value",
     "drop_path_rate",
     "auxiliary_loss_weight",
+    "decode_dropout_prob",
 ]
 
 
@@ -117,13 +118,20 @@ class BeitConfig:
         auxiliary_num_convs: convolutions of the auxiliary head.
         auxiliary_concat_input: whether the auxiliary head sees its input again before its classifier.
         semantic_loss_ignore_index: label value that segmentation ignores.
-        out_features: names of the stages that the backbone returns (`stem`, `stage1`, …).
-        out_indices: the same by index (0 = stem); the last stage when neither is given.
-        add_fpn: whether the backbone adds a feature pyramid.
+        out_features: names of the stages that the backbone returns (`stem`, `stage1`, …), in the order of the stages.
+        out_indices: the same by index (0 = stem, the embeddings); the last stage when neither is given. For segmentation
+            see `segmentation_layers`.
+        add_fpn: whether the backbone adds a feature pyramid; then four stages.
         reshape_hidden_states: whether the backbone returns `(B, C, h, w)` maps (True) or `(B, 1+N, C)` tokens.
         mask_keeps_position: a masked patch becomes mask token + its absolute position, as the authors have it. The
             reference replaces the position too (False, the default, for folders written by it); with absolute
             positions alone such a patch cannot know where it is, so models that `beit` trains set it to True.
+        segmentation_layers: the four layers whose output the segmentation heads see, counted from 1 (0 = embeddings). The
+            authors train on 4, 6, 8, 12 of 12 (`authors_segmentation_layers`), the default of new models. With
+            `out_indices` given and this None, as in folders of the reference, it is what the reference makes of them:
+            one less than each index, so 2, 4, 6, 10 of 3, 5, 7, 11; the last two layers are unused there.
+        decode_dropout_prob: dropout of whole channels before the classifiers of segmentation, in training (the authors:
+            .1; the reference: none), in [0, 1).
         id2label: class number → name; its length is the number of classes. Default: LABEL_0, LABEL_1.
         problem_type: `regression`, `single_label_classification`, `multi_label_classification`, or None to tell by
             the labels.
@@ -167,6 +175,8 @@ class BeitConfig:
     add_fpn: bool = False
     reshape_hidden_states: bool = True
     mask_keeps_position: bool = False
+    segmentation_layers: list[int] | None = None
+    decode_dropout_prob: float = 0.0
     id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
     problem_type: str | None = None
     output_attentions: bool = False
@@ -180,6 +190,7 @@ class BeitConfig:
         num_labels = keywords.pop("num_labels", None)
         keywords.pop("label2id", None)  # always the inverse of id2label
         keywords.pop("model_type", None)
+        keywords.pop("stage_names", None)  # follows from the depth
         if "segmentation_indices" in keywords:
             warnings.warn("segmentation_indices is deprecated: use out_indices", FutureWarning, stacklevel=2)
             keywords["out_indices"] = keywords.pop("segmentation_indices")
@@ -209,6 +220,10 @@ class BeitConfig:
         for name in _FLOATS:  # transformers 5 refuses a config.json that has 0 where it wants 0.0
             if type(getattr(self, name)) is int:
                 setattr(self, name, float(getattr(self, name)))
+        # The reference writes its default, the last stage alone, into every file: that is no choice.
+        last = self.num_hidden_layers
+        if self.out_indices in (None, [last]) and self.out_features in (None, [f"stage{last}"]):
+            self.out_indices = self.out_features = None
         self.extra = keywords
         self._warn_of_unknown()
         self.validate()
@@ -260,7 +275,7 @@ class BeitConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise ConfigError(f"{name} is {value!r}; it must be a number.")
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate", "decode_dropout_prob"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
         for name in ("initializer_range", "layer_scale_init_value"):
@@ -271,6 +286,27 @@ class BeitConfig:
         problems = (None, "regression", "single_label_classification", "multi_label_classification")
         if self.problem_type not in problems:
             raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")
+        self.stages()
+        self._validate_segmentation()
+
+    def _validate_segmentation(self) -> None:
+        for name, low in (("pool_scales", 1), ("segmentation_layers", 0)):
+            value = getattr(self, name)
+            whole = isinstance(value, list | tuple) and all(type(n) is int and n >= low for n in value)
+            if value is not None and not (whole and value):
+                raise ConfigError(f"{name} is {value!r}; it must be a list of whole numbers of at least {low}.")
+        layers = self.segmentation_layers
+        if layers is not None and (
+            len(layers) != 4 or list(layers) != sorted(layers) or layers[-1] > self.num_hidden_layers
+        ):
+            raise ConfigError(
+                f"segmentation_layers is {layers}; wanted four rising numbers of layers, 1 to {self.num_hidden_layers} (0: the "
+                f"embeddings). The authors' for this depth: {self.authors_segmentation_layers(self.num_hidden_layers)}."
+            )
+        if type(self.auxiliary_num_convs) is not int or self.auxiliary_num_convs < 0:
+            raise ConfigError(
+                f"auxiliary_num_convs is {self.auxiliary_num_convs!r}; it must be a whole number from 0 on."
+            )
 
     # --- derived ---------------------------------------------------------------------------------------------------
 
@@ -278,6 +314,11 @@ class BeitConfig:
     def grid(self) -> tuple[int, int]:
         """Patches `(h, w)` of an image of `image_size`."""
         return geometry.patch_grid(self.image_size, self.patch_size)
+
+    def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
+        """Patches `(h, w)` of an image of `size` (height, width) in pixels, whole multiples of the patch."""
+        patch = geometry.pair(self.patch_size)
+        return size[0] // patch[0], size[1] // patch[1]
 
     @property
     def num_patches(self) -> int:
@@ -304,6 +345,63 @@ class BeitConfig:
     def use_return_dict(self) -> bool:
         """The reference's name of `return_dict`."""
         return self.return_dict
+
+    @property
+    def stage_names(self) -> list[str]:
+        """What the backbone can return: the embeddings (`stem`) and the output of each layer."""
+        return ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
+
+    def stages(self) -> tuple[list[str], list[int]]:
+        """`out_features` and `out_indices` in agreement: the missing one from the other, the last stage without both.
+
+        Raises:
+            ConfigError: a name or number that there is not, twice, out of order, or the two contradict each other.
+        """
+        names, features, indices = self.stage_names, self.out_features, self.out_indices
+        if features is None and indices is None:
+            return names[-1:], [len(names) - 1]
+        known = f"The stages are stem and stage1 to {names[-1]}, in this order and each once (by number: 0 to {len(names) - 1})."
+        chosen = None
+        if features is not None:
+            if not isinstance(features, list | tuple) or not set(features) <= set(names):
+                raise ConfigError(f"out_features is {features!r}. {known}")
+            chosen = [names.index(name) for name in features]
+        if indices is not None:
+            if not isinstance(indices, list | tuple) or not all(
+                type(i) is int and -len(names) <= i < len(names) for i in indices
+            ):
+                raise ConfigError(f"out_indices is {indices!r}. {known}")
+            numbers = [i % len(names) for i in indices]
+            if chosen is not None and chosen != numbers:
+                raise ConfigError(f"out_features {features} and out_indices {indices} are not the same stages. {known}")
+            chosen = numbers
+        assert chosen is not None
+        if not chosen or chosen != sorted(set(chosen)):
+            raise ConfigError(f"out_features is {features}, out_indices {indices}. {known}")
+        return [names[i] for i in chosen], chosen if indices is None else list(indices)
+
+    @staticmethod
+    def authors_segmentation_layers(num_hidden_layers: int) -> list[int]:
+        """A third, a half, two thirds and all of the depth: 4, 6, 8, 12 and 8, 12, 16, 24 in the authors' models."""
+        return [max(round(num_hidden_layers * part), 1) for part in (1 / 3, 1 / 2, 2 / 3, 1)]
+
+    def tapped_layers(self) -> list[int]:
+        """The four layers that the segmentation heads see, counted from 1: see `segmentation_layers`.
+
+        Raises:
+            ConfigError: `out_indices` are not four, or begin with 0, which the reference cannot read.
+        """
+        if self.segmentation_layers is not None:
+            return list(self.segmentation_layers)
+        if self.out_indices is None and self.out_features is None:
+            return self.authors_segmentation_layers(self.num_hidden_layers)
+        numbers = [i % len(self.stage_names) for i in self.stages()[1]]
+        if len(numbers) != 4 or 0 in numbers:
+            raise ConfigError(
+                f"Segmentation needs four layers: out_indices (or out_features) is {numbers}. Give four of them above 0, such "
+                "as [3, 5, 7, 11] for 12 layers, or segmentation_layers, which says it directly."
+            )
+        return [number - 1 for number in numbers]
 
     # --- presets and files -----------------------------------------------------------------------------------------
 

@@ -29,6 +29,13 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)  # in the order of preference
 _UMASK = os.umask(0)  # there is no way to ask without setting it; done once, before there are threads
 os.umask(_UMASK)
+_MODELS = (
+    "BeitModel",
+    "BeitForMaskedImageModeling",
+    "BeitForImageClassification",
+    "BeitForSemanticSegmentation",
+    "BeitBackbone",
+)
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -303,7 +310,7 @@ def _save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    ordered = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     try:
         # "pt" is the marker that the transformers library looks for before it reads the file.
         save_file(ordered, path, metadata={"format": "pt"})
@@ -388,17 +395,18 @@ def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
     named = str(architectures[0]) if isinstance(architectures, list) and architectures else None
     if named is None:
         names = read_weights(resolve_weights(id_or_folder, **where)).keys()
-        if any(name.startswith("lm_head.") for name in names):
+        if any(name.startswith("decode_head.") for name in names):
+            named = "BeitForSemanticSegmentation"
+        elif any(name.startswith("lm_head.") for name in names):
             named = "BeitForMaskedImageModeling"
         elif any(name.startswith("classifier.") for name in names):
             named = "BeitForImageClassification"
         else:
             named = "BeitModel"
     named = named.removeprefix("Flax")
-    if named not in ("BeitModel", "BeitForMaskedImageModeling", "BeitForImageClassification"):
+    if named not in _MODELS:
         kind = values.get("model_type") if isinstance(values, dict) else None
         raise CheckpointError(
-            f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: BeitModel, "
-            "BeitForMaskedImageModeling, BeitForImageClassification."
+            f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: {', '.join(_MODELS)}."
         )
     return getattr(beit, named).from_pretrained(id_or_folder, **keywords)

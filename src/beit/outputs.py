@@ -118,3 +118,37 @@ class ImageClassifierOutput(ModelOutput):
     logits: Array = None
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
+
+
+@dataclass
+class SemanticSegmenterOutput(ModelOutput):
+    """What segmentation returns.
+
+    Attributes:
+        loss: scalar, when labels were given.
+        logits: `(B, num_labels, 4·h, 4·w)` for a patch grid `(h, w)`: a quarter of the image's sides for patches of 16.
+            `BeitImageProcessor.post_process_semantic_segmentation` brings them to the size of the image.
+        hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
+        attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.
+    """
+
+    loss: Array = None
+    logits: Array = None
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass
+class BackboneOutput(ModelOutput):
+    """What the backbone returns.
+
+    Attributes:
+        feature_maps: one a stage, in the order of the stages: `(B, C, h, w)`, with `add_fpn` at 4, 2, 1 and 1/2 times the
+            patch grid; or tokens `(B, 1+N, C)` with `reshape_hidden_states=False`.
+        hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
+        attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.
+    """
+
+    feature_maps: tuple[Array, ...] = ()
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None

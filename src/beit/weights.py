@@ -72,7 +72,7 @@ HEADS = ("layernorm", "lm_head", "classifier")
 TABLE = _rows()
 # Computed from the grid, not learned; older files hold it all the same.
 _DERIVED = re.compile(r"(.*\.)?relative_position_index$")
-# The segmentation heads keep the reference's names in memory.
+# The segmentation heads keep the reference's names in memory, and have no prefix in any model.
 _SEGMENTATION = re.compile(r"(decode_head|auxiliary_head|fpn\d)\.")
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -84,6 +84,11 @@ def _lookup_key(name: str) -> tuple[str, str]:
     """`beit.encoder.layer.3.x` → (`beit.encoder.layer.{i}.x`, `3`)."""
     found = _NUMBER.search(name)
     return (_NUMBER.sub("{i}", name, count=1), found.group()) if found else (name, "")
+
+
+def _prefixed(name: str, prefix: str) -> str:
+    """A name with the prefix that bare models leave out."""
+    return name if _SEGMENTATION.match(name) else prefix + name
 
 
 def is_bare(names: Iterable[str]) -> bool:
@@ -157,7 +162,7 @@ def to_disk(memory: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     prefix = "beit." if is_bare(memory) else ""
     disk: dict[str, np.ndarray] = {}
     for name, array in memory.items():
-        targets = disk_names(prefix + name)
+        targets = disk_names(_prefixed(name, prefix))
         pieces = [array] if len(targets) == 1 else np.split(array, len(targets))
         disk.update({target.removeprefix(prefix): piece for target, piece in zip(targets, pieces, strict=True)})
     return disk
@@ -186,7 +191,7 @@ class LoadReport:
     @property
     def needs_training(self) -> bool:
         """Whether a head starts from random numbers, so that its answers mean nothing before training."""
-        return any(name.startswith(("classifier", "lm_head", "decode_head")) for name, _ in self.new)
+        return any(name.startswith(("classifier", "lm_head", "decode_head", "fpn")) for name, _ in self.new)
 
     def __str__(self) -> str:
         lines = [f"{name}: not in the file, newly initialised because {why}" for name, why in self.new]
@@ -210,6 +215,12 @@ def _why_new(module: str, file_has: set[str]) -> str | None:
         return "this checkpoint pools by the mean and has no final norm"
     if module in ("lm_head", "layernorm"):
         return "this checkpoint has no head for masked image modelling; train it before use"
+    if module == "auxiliary_head" and "decode_head" in file_has:
+        return "this checkpoint has no auxiliary head, which only training uses"
+    if module.startswith("fpn") and module not in file_has:
+        return "this checkpoint has no feature pyramid; train it before use"
+    if module in ("decode_head", "auxiliary_head") and module not in file_has:
+        return "this checkpoint has no segmentation head; train it before use"
     if module == "embeddings.mask_token":
         return "this checkpoint was saved without a mask token"
     if module.endswith("relative_position_bias"):
@@ -218,9 +229,11 @@ def _why_new(module: str, file_has: set[str]) -> str | None:
 
 
 def _module(memory_name: str) -> str:
-    """`beit.pooler.layernorm.weight` → `pooler.layernorm`, in the words of the disk."""
+    """`beit.pooler.layernorm.weight` → `pooler.layernorm`, in the words of the disk; a segmentation head as a whole."""
     if memory_name.startswith("beit.layernorm."):  # not the head's, which has the same name without prefix
         return "final layernorm"
+    if _SEGMENTATION.match(memory_name):
+        return memory_name.partition(".")[0]
     disk = disk_names(memory_name)[0].removeprefix("beit.")
     return disk if disk.endswith("_token") else disk.rpartition(".")[0]
 
@@ -246,7 +259,7 @@ def fit(
 
     Args:
         disk: tensors of the file in the disk dialect.
-        wanted: memory name → shape of every parameter of the model; a bare model's come without `beit.`.
+        wanted: memory name → shape of every parameter and statistic of the model; a bare model's come without `beit.`.
         model: the model's class name, for messages.
         ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
 
@@ -272,11 +285,12 @@ def fit(
 
     tensors, missing, mismatched = {}, [], []
     for name, shape in wanted.items():
-        array = memory.pop(prefix + name, None)
+        full = _prefixed(name, prefix)
+        array = memory.pop(full, None)
         if array is None:
-            missing.append(prefix + name)
+            missing.append(full)
         elif tuple(array.shape) != tuple(shape):
-            mismatched.append((prefix + name, tuple(array.shape), tuple(shape)))
+            mismatched.append((full, tuple(array.shape), tuple(shape)))
         else:
             tensors[name] = array
 
@@ -292,7 +306,8 @@ def fit(
 
     file_has = {name.split(".")[0] for name in disk}
     broken = []
-    for module, names in _group(missing).items():
+    # Batch norms count their batches, which nothing here reads; older files do without.
+    for module, names in _group([name for name in missing if not name.endswith("num_batches_tracked")]).items():
         why = _why_new(module, file_has)
         if why is None:
             broken += names

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from beit import geometry
 from beit.config import BeitConfig
 from beit.errors import ConfigError, InputError
+from beit.models.pytorch_attention import attend, head_by_head
 from beit.models.pytorch_files import PretrainedModule
 from beit.models.pytorch_linear import Linear, linear
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
@@ -128,6 +129,7 @@ class BeitAttention(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
+        self.grid = config.grid
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.empty(width))
@@ -136,17 +138,22 @@ class BeitAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool, by_head: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """`x (B, T, C)`, `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
+        """`x (B, T, C)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`.
+
+        `bias` is what all layers share, `(1, heads, T, T)`; `by_head`, the table it comes from instead.
+        """
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = linear(x, self.qkv.weight, qkv_bias)
         qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
         if self.relative_position is not None:
-            own = self.relative_position()
+            own = self.relative_position.table if by_head else self.relative_position()
             bias = own if bias is None else bias + own
+        if by_head:
+            return self.proj(attend(qkv, bias, self.grid)), None
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
         if bias is not None:
             bias = bias.to(q.dtype)
         if need_weights or head_mask is not None or self._explicit_is_faster(x, bias):
@@ -205,10 +212,10 @@ class BeitLayer(nn.Module):
         self.drop_path = drop_path
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool
+        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool, by_head: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`."""
-        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights)
+        """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `BeitAttention`."""
+        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights, by_head)
         x = self._add(x, self.dropout(y), self.gamma1)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.dropout(y), self.gamma2), weights
@@ -233,6 +240,7 @@ class BeitEncoder(nn.Module):
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
         self.layers = nn.ModuleList(BeitLayer(config, rate) for rate in rates)
+        self.dropout = config.attention_probs_dropout_prob
         self.gradient_checkpointing = False
 
     def forward(
@@ -241,12 +249,20 @@ class BeitEncoder(nn.Module):
         head_mask: Tensor | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        depth: int | None = None,
     ) -> BaseModelOutput:
-        """`x (B, 1+N, C)`, `head_mask (L, 1, heads, 1, 1)` → the output of the last layer and what was asked for."""
-        bias = self.relative_position() if self.relative_position is not None else None
+        """`x (B, 1+N, C)`, `head_mask (L, 1, heads, 1, 1)` → the output of the last layer and what was asked for.
+
+        `depth`: how many layers to run; all by default.
+        """
+        by_head = head_by_head(x) and not output_attentions and head_mask is None
+        by_head = by_head and not (self.training and self.dropout)
+        bias = None
+        if self.relative_position is not None:
+            bias = self.relative_position.table if by_head else self.relative_position()
         hidden_states, attentions = [x], []
-        for i, layer in enumerate(self.layers):
-            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions)
+        for i, layer in enumerate(self.layers[:depth]):
+            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions, by_head)
             if self.gradient_checkpointing and self.training:
                 x, weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -292,7 +308,7 @@ class BeitPreTrainedModel(PretrainedModule):
         | cls and mask token, positions       | normal, cut at ±1 std                   | 0                          |
         | classifier                          | normal, cut at ±1 std, times 0.001      | normal                     |
         | biases, relative-position tables    | 0                                       | 0                          |
-        | layer norms                         | weight 1, bias 0                        | weight 1, bias 0           |
+        | layer and batch norms               | weight 1, bias 0                        | weight 1, bias 0           |
         | layer scale                         | `layer_scale_init_value`                | `layer_scale_init_value`   |
 
         The standard deviation is `initializer_range`.
@@ -303,15 +319,15 @@ class BeitPreTrainedModel(PretrainedModule):
         if scheme not in ("paper", "reference"):
             raise ConfigError(f"Unknown initialisation {scheme!r}. Choose paper or reference.")
         std, paper = self.config.initializer_range, scheme == "paper"
-        for name, parameter in self.named_parameters():
+        for name, parameter in self.state_dict().items():  # with the statistics of batch norms
             if only is not None and name not in only:
                 continue
             last = name.rpartition(".")[2]
             if last in ("gamma1", "gamma2"):
                 parameter.fill_(self.config.layer_scale_init_value)
-            elif last in ("bias", "q_bias", "v_bias", "table"):
+            elif last in ("bias", "q_bias", "v_bias", "table", "running_mean", "num_batches_tracked"):
                 parameter.zero_()
-            elif "norm" in name and last == "weight":
+            elif last == "running_var" or (last == "weight" and parameter.ndim == 1):
                 parameter.fill_(1.0)
             elif last in ("cls_token", "mask_token", "position") and not paper:
                 parameter.zero_()
@@ -326,7 +342,7 @@ class BeitPreTrainedModel(PretrainedModule):
                     parameter.mul_(0.001)
 
     def _head_parameters(self) -> set[str]:
-        return {name for name, _ in self.named_parameters() if not name.startswith("beit.")}
+        return {name for name in self.state_dict() if not name.startswith("beit.")}
 
     def gradient_checkpointing_enable(self) -> None:
         """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping it."""
@@ -337,9 +353,9 @@ class BeitPreTrainedModel(PretrainedModule):
         self._encoder().gradient_checkpointing = False
 
     def _encoder(self) -> BeitEncoder:
-        body = getattr(self, self.base_model_prefix, self)
-        assert isinstance(body, BeitModel)
-        return body.encoder
+        encoder = getattr(self, self.base_model_prefix, self).encoder
+        assert isinstance(encoder, BeitEncoder)
+        return encoder
 
     def _flags(self, attentions: bool | None, hidden: bool | None, as_dict: bool | None) -> tuple[bool, bool, bool]:
         """Arguments of a call, with the config's defaults where they are None."""
@@ -349,6 +365,48 @@ class BeitPreTrainedModel(PretrainedModule):
             config.output_hidden_states if hidden is None else hidden,
             config.return_dict if as_dict is None else as_dict,
         )
+
+    def _check_pixels(self, pixel_values: Tensor | None) -> Tensor:
+        config = self.config
+        height, width = geometry.pair(config.image_size)
+        wanted = f"(batch, {config.num_channels}, {height}, {width})"
+        if pixel_values is None:
+            raise InputError(f"No pixel_values. Give a tensor {wanted}, as BeitImageProcessor returns it.")
+        check_is_tensor("pixel_values", pixel_values)
+        if pixel_values.ndim != 4:
+            raise InputError(
+                f"pixel_values has shape {tuple(pixel_values.shape)}; wanted {wanted}. For one image, add a batch "
+                "dimension: pixel_values[None]."
+            )
+        _, channels, *size = pixel_values.shape
+        if channels != config.num_channels:
+            raise InputError(
+                f"pixel_values has {channels} channels; this model takes {config.num_channels}: {wanted}. Convert the "
+                'images (PIL: image.convert("RGB")) or build a model with num_channels='
+                f"{channels}."
+            )
+        fixed = config.use_relative_position_bias or config.use_shared_relative_position_bias
+        patch = geometry.pair(config.patch_size)
+        if tuple(size) != (height, width) and (fixed or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1):
+            reason = (
+                "its relative-position tables belong to this size" if fixed else f"patches are {patch[0]}x{patch[1]}"
+            )
+            raise InputError(
+                f"Images are {size[0]}x{size[1]} pixels; this model takes {height}x{width} ({reason}). Resize them, for "
+                f"example with BeitImageProcessor(size={height}, crop_size={height})."
+            )
+        return pixel_values
+
+    def _expand_head_mask(self, head_mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """→ `(L, 1, heads, 1, 1)`."""
+        if head_mask is None:
+            return None
+        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
+        if tuple(head_mask.shape) not in ((heads,), (layers, heads)):
+            raise InputError(
+                f"head_mask has shape {tuple(head_mask.shape)}; wanted ({heads},) for all layers or ({layers}, {heads})."
+            )
+        return head_mask.to(x).expand(layers, heads)[:, None, :, None, None]
 
 
 class BeitPooler(nn.Module):
@@ -364,7 +422,7 @@ class BeitPooler(nn.Module):
         return x[:, 0] if self.layernorm is None else self.layernorm(x[:, 1:].mean(1))
 
 
-def _check_is_tensor(name: str, value: object) -> None:
+def check_is_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise InputError(
             f"{name} is a {type(value).__name__}; wanted a torch.Tensor. From numpy: torch.from_numpy(...); from images: "
@@ -431,41 +489,10 @@ class BeitModel(BeitPreTrainedModel):
         )
         return output if as_dict else output.to_tuple()
 
-    def _check_pixels(self, pixel_values: Tensor | None) -> Tensor:
-        config = self.config
-        height, width = geometry.pair(config.image_size)
-        wanted = f"(batch, {config.num_channels}, {height}, {width})"
-        if pixel_values is None:
-            raise InputError(f"No pixel_values. Give a tensor {wanted}, as BeitImageProcessor returns it.")
-        _check_is_tensor("pixel_values", pixel_values)
-        if pixel_values.ndim != 4:
-            raise InputError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; wanted {wanted}. For one image, add a batch "
-                "dimension: pixel_values[None]."
-            )
-        _, channels, *size = pixel_values.shape
-        if channels != config.num_channels:
-            raise InputError(
-                f"pixel_values has {channels} channels; this model takes {config.num_channels}: {wanted}. Convert the "
-                'images (PIL: image.convert("RGB")) or build a model with num_channels='
-                f"{channels}."
-            )
-        fixed = config.use_relative_position_bias or config.use_shared_relative_position_bias
-        patch = geometry.pair(config.patch_size)
-        if tuple(size) != (height, width) and (fixed or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1):
-            reason = (
-                "its relative-position tables belong to this size" if fixed else f"patches are {patch[0]}x{patch[1]}"
-            )
-            raise InputError(
-                f"Images are {size[0]}x{size[1]} pixels; this model takes {height}x{width} ({reason}). Resize them, for "
-                f"example with BeitImageProcessor(size={height}, crop_size={height})."
-            )
-        return pixel_values
-
     def _check_mask(self, mask: Tensor | None, pixel_values: Tensor) -> Tensor | None:
         if mask is None:
             return None
-        _check_is_tensor("bool_masked_pos", mask)
+        check_is_tensor("bool_masked_pos", mask)
         if self.embeddings.mask_token is None:
             raise InputError(
                 "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
@@ -480,17 +507,6 @@ class BeitModel(BeitPreTrainedModel):
                 "value a patch, rows first."
             )
         return mask.to(pixel_values.device).bool()
-
-    def _expand_head_mask(self, head_mask: Tensor | None, x: Tensor) -> Tensor | None:
-        """→ `(L, 1, heads, 1, 1)`."""
-        if head_mask is None:
-            return None
-        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
-        if tuple(head_mask.shape) not in ((heads,), (layers, heads)):
-            raise InputError(
-                f"head_mask has shape {tuple(head_mask.shape)}; wanted ({heads},) for all layers or ({layers}, {heads})."
-            )
-        return head_mask.to(x).expand(layers, heads)[:, None, :, None, None]
 
 
 class BeitForMaskedImageModeling(BeitPreTrainedModel):
@@ -558,7 +574,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
 
     def _labels_at(self, mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
         assert mask is not None
-        _check_is_tensor("labels", labels)
+        check_is_tensor("labels", labels)
         if masked == 0:
             raise InputError("bool_masked_pos masks no patch: the loss has nothing to average. Mask at least one.")
         if labels.ndim > 1 and labels.numel() == mask.numel():
@@ -568,7 +584,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
                 f"labels has {labels.numel()} tokens for {masked} masked patches; wanted one a masked patch, in reading "
                 f"order, or one a patch: {tuple(mask.shape)}."
             )
-        _check_classes(labels, self.config.vocab_size, "vocab_size")
+        check_classes(labels, self.config.vocab_size, "vocab_size")
         return labels.reshape(-1).to(mask.device).long()
 
 
@@ -628,7 +644,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         return "single_label_classification" if whole else "multi_label_classification"
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        _check_is_tensor("labels", labels)
+        check_is_tensor("labels", labels)
         problem = self._problem(labels)
         logits = logits.float()
         wanted = {
@@ -644,19 +660,21 @@ class BeitForImageClassification(BeitPreTrainedModel):
         if problem == "regression":
             return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits))
         if problem == "single_label_classification":
-            _check_classes(labels, logits.shape[1], "num_labels")
+            check_classes(labels, logits.shape[1], "num_labels")
             return F.cross_entropy(logits, labels.reshape(-1).to(logits.device).long())
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
 
 
-def _check_classes(labels: Tensor, number: int, setting: str) -> None:
-    """Refuse class numbers outside [0, number), except -100, which cross-entropy leaves out. On a CPU only: elsewhere
+def check_classes(labels: Tensor, number: int, setting: str, ignore: int = -100) -> None:
+    """Refuse class numbers outside [0, number), except `ignore`, which cross-entropy leaves out. On a CPU only: elsewhere
     looking at the labels would wait for the device, whose kernel refuses them anyway."""
     if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
         return
-    wrong = labels[((labels < 0) | (labels >= number)) & (labels != -100)]
+    wrong = labels[((labels < 0) | (labels >= number)) & (labels != ignore)]
     if wrong.numel():
+        values = wrong.unique().tolist()
+        shown = ", ".join(map(str, values[:5])) + (", …" if len(values) > 5 else "")
         raise InputError(
-            f"labels has {wrong[0].item()}, which is outside the {number} classes: wanted whole numbers from 0 to "
-            f"{number - 1}, or -100 to leave one out. Correct the labels, or build the model with a larger {setting}."
+            f"labels has {shown}, which is outside the {number} classes: wanted whole numbers from 0 to {number - 1}, or "
+            f"{ignore} to leave one out. Correct the labels, or build the model with a larger {setting}."
         )

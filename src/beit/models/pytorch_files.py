@@ -25,6 +25,8 @@ for _kind in (
     outputs.BeitModelOutputWithPooling,
     outputs.MaskedLMOutput,
     outputs.ImageClassifierOutput,
+    outputs.SemanticSegmenterOutput,
+    outputs.BackboneOutput,
 ):
     torch.export.register_dataclass(_kind, serialized_type_name=f"beit.outputs.{_kind.__name__}")
 
@@ -109,13 +111,21 @@ class PretrainedModule(nn.Module):
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
         """
-        wanted = {name: tuple(parameter.shape) for name, parameter in self.named_parameters()}
+        own = self.state_dict()  # with the statistics of batch norms
+        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
         found, report = weights.fit(
             disk, wanted, model=type(self).__name__, ignore_mismatched_sizes=ignore_mismatched_sizes
         )
-        state = {name: torch.from_numpy(np.require(array, requirements="W")).float() for name, array in found.items()}
+        state = {
+            name: torch.from_numpy(np.require(array, requirements="W")).to(
+                torch.float32 if own[name].is_floating_point() else own[name].dtype
+            )
+            for name, array in found.items()
+        }
         missing = set(wanted) - set(state)
-        state.update({name: torch.empty(wanted[name]) for name in missing})
+        for name in missing:
+            dtype = torch.float32 if own[name].is_floating_point() else own[name].dtype
+            state[name] = torch.empty(wanted[name], dtype=dtype)
         self.load_state_dict(state, assign=True)
         self.requires_grad_(True)  # assign leaves the tensors' own flag
         for module in self.modules():

@@ -20,30 +20,33 @@ _CONVOLVES = (
 _FEWEST_ROWS = 64  # below, laying out the weights for the convolution costs more than it saves
 
 
+def convolves(x: Tensor) -> bool:
+    """Whether products with `x` are faster as convolutions: float32 on such a processor, outside compiling and autocast."""
+    return (
+        _CONVOLVES
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x (…, in)`, `weight (out, in)`, `bias (out)` → `x·weightᵀ + bias (…, out)`, by the faster way.
 
     Compiled and exported models, other types, devices and autocast take `F.linear`.
     """
     rows = x.numel() // max(x.shape[-1], 1)
-    if (
-        not _CONVOLVES
-        or torch.compiler.is_compiling()
-        or x.device.type != "cpu"
-        or x.dtype != torch.float32
-        or weight.dtype != torch.float32
-        or rows < _FEWEST_ROWS
-        or torch.is_autocast_enabled("cpu")
-    ):
+    if not convolves(x) or weight.dtype != x.dtype or rows < _FEWEST_ROWS:
         return F.linear(x, weight, bias)
-    return _as_convolution(x, weight, bias, rows)
+    return product(x.reshape(rows, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Tensor:
-    # (rows, in) seen as one picture of 1 x rows pixels with `in` channels, channels last: the memory is the same.
-    picture = x.reshape(1, 1, rows, x.shape[-1]).permute(0, 3, 1, 2)
-    y = F.conv2d(picture, weight[:, :, None, None], bias)
-    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`x (rows, in)`, `weight (out, in)`, `bias (out)` → `x·weightᵀ + bias (rows, out)`, as a 1x1 convolution."""
+    # x seen as one picture of 1 x rows pixels with `in` channels, channels last: the memory is the same.
+    picture = x[None, None].permute(0, 3, 1, 2)
+    return F.conv2d(picture, weight[:, :, None, None], bias).permute(0, 2, 3, 1)[0, 0]
 
 
 class Linear(nn.Linear):

@@ -1,0 +1,230 @@
+"""UPerNet without gradients, on a CPU: less work for the same logits.
+
+The plain formulas stand in `pytorch_segmentation.py`. Here maps are `(B, h, w, C)`, as tokens are, and
+
+1. batch norm is folded into the convolution before it;
+2. a transposed convolution of kernel and stride 2 is one matrix product; where a 1x1 convolution follows it, the two
+   matrices are multiplied once and for all;
+3. a 3x3 convolution over several maps of which all but the first are enlarged is computed without enlarging them first.
+   Convolution and bilinear enlarging are both linear: mixing the channels for each of the nine taps where the map is
+   small, then enlarging, shifting and adding, is the same sum in another order, with 4, 16 and 64 times fewer
+   multiplications. Enlarging and shifting with a border of zeros is one small matrix along each axis.
+
+The largest layer of BEiT-B at 640 pixels, a 3x3 convolution from 3,072 to 768 channels, needs 1,087 GFLOP as written and
+399 here. Everything computed from weights is kept, and made anew when the weights are found to have changed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from beit.models.pytorch_linear import linear
+
+_MOST_AT_ONCE = 1 << 24  # numbers in the buffer of an enlarging convolution: 64 MiB
+
+
+def applies(model: nn.Module, tokens: Tensor) -> bool:
+    """Whether `model` may take this way: in evaluation, without gradients, on a CPU in float32 or float64."""
+    return (
+        not model.training
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and tokens.device.type == "cpu"
+        and tokens.dtype in (torch.float32, torch.float64)
+    )
+
+
+class Evaluating:
+    """Pyramid and UPerHead for evaluation, made from a model's modules when first called and when their weights change."""
+
+    def __init__(self) -> None:
+        self._head: UperNet | None = None
+        self._seen: list[Any] = []
+
+    def __call__(self, model: Any, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Outputs of four layers `(B, 1+N, C)` → logits `(B, num_labels, 4h, 4w)`."""
+        seen = _fingerprint(model)
+        if self._head is None or seen != self._seen:
+            self._head = None  # before the new one is built: there is room for one
+            with torch.inference_mode(False), torch.no_grad():
+                self._head = UperNet(model)
+            self._seen = seen
+        return self._head(tokens, grid)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_head": None, "_seen": []}  # copies and pickles build their own
+
+
+def _fingerprint(model: Any) -> list[Any]:
+    """What shows a change of weights. Versions of tensors do not: fused optimisers and `.data` leave them as they are."""
+    parts = (model.fpn1, model.fpn2, model.decode_head)
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    sums = torch.stack([tensor.sum(dtype=torch.float64 if tensor.ndim < 2 else None).double() for tensor in tensors])
+    return [(tensor.data_ptr(), tensor.dtype) for tensor in tensors] + sums.tolist()
+
+
+# --- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _folded(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """(weight, bias) of a convolution with the batch norm after it; output channels first in the weight."""
+    transposed = isinstance(conv, nn.ConvTranspose2d)
+    scale, shift = _scale_and_shift(norm)
+    weight = (conv.weight.transpose(0, 1) if transposed else conv.weight) * scale.view(-1, 1, 1, 1)
+    bias = shift if conv.bias is None else shift + scale * conv.bias
+    return weight, bias
+
+
+def _scale_and_shift(norm: Any) -> tuple[Tensor, Tensor]:
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    return scale, norm.bias - norm.running_mean * scale
+
+
+class Dense:
+    """A 1x1 convolution as a matrix: `(B, h, w, in)` → `(B, h, w, out)`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = weight.flatten(1).contiguous(), bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class Doubling:
+    """A transposed convolution of kernel and stride 2: `(B, h, w, in)` → `(B, 2h, 2w, out)`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        """`weight (out, in, 2, 2)`."""
+        self.weight = weight.permute(2, 3, 0, 1).flatten(0, 2).contiguous()  # (dy, dx, out) rows
+        self.bias = bias.repeat(4)
+
+    @classmethod
+    def then(cls, conv: nn.ConvTranspose2d, dense: Dense) -> Doubling:
+        """The transposed convolution with a 1x1 convolution after it, as one."""
+        assert conv.bias is not None
+        weight = torch.einsum("ok,ikyx->oiyx", dense.weight, conv.weight)
+        return cls(weight, dense.weight @ conv.bias + dense.bias)
+
+    def __call__(self, x: Tensor, activation: Any) -> Tensor:
+        """`activation` overwrites its input, before the four pixels of each are brought to their places."""
+        batch, height, width, _ = x.shape
+        y = activation(linear(x, self.weight, self.bias)).view(batch, height, width, 2, 2, -1)
+        return y.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+
+
+class Conv3x3:
+    """A 3x3 convolution that keeps the size: `(B, h, w, in)` → `(B, h, w, out)`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
+
+
+class EnlargingConv3x3:
+    """A 3x3 convolution over maps side by side, all but the first enlarged to the size of the first.
+
+    Args:
+        weight: `(out, in · maps, 3, 3)`.
+        bias: `(out,)`.
+        maps: how many maps, of `in` channels each.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor, maps: int) -> None:
+        first, *others = weight.chunk(maps, dim=1)
+        self.first = Conv3x3(first, bias)
+        self.taps = [part.permute(2, 3, 0, 1).contiguous() for part in others]  # each (dy, dx, out, in)
+
+    def __call__(self, maps: list[Tensor]) -> Tensor:
+        """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)` → `(B, H, W, out)`."""
+        y = self.first(maps[0]).contiguous()
+        batch, height, width, channels = y.shape
+        rows = 3 * sum(x.shape[1] for x in maps[1:])
+        # Row `dy` of taps after row, for all maps: one product along y adds everything up.
+        down = torch.cat([_shifted(x.shape[1], height, y.dtype) for x in maps[1:]], dim=2).transpose(0, 1).flatten(1)
+        at_once = min(channels, max(_MOST_AT_ONCE // (rows * width) // 64 * 64, 64))
+        buffer = y.new_empty(rows, width, at_once)
+        for image in range(batch):
+            for begin in range(0, channels, at_once):
+                part = slice(begin, min(begin + at_once, channels))
+                count = part.stop - begin
+                wide = buffer.view(-1)[: rows * width * count].view(rows, width, count)
+                self._enlarge_rows([x[image] for x in maps[1:]], part, wide)
+                y[image, :, :, part] += (down @ wide.view(rows, -1)).view(height, width, count)
+        return y
+
+    def _enlarge_rows(self, maps: list[Tensor], part: slice, out: Tensor) -> None:
+        """Mix channels and enlarge along x: `out` gets, for each dy, for each map, its rows `(h_i, W, channels)`."""
+        at = 0
+        for dy in range(3):
+            for x, taps in zip(maps, self.taps, strict=True):
+                height, width, channels = x.shape
+                weight = taps[dy, :, part].reshape(-1, channels)  # (dx, out) rows
+                mixed = linear(x, weight, None).view(height, 3 * width, -1)  # (h, w·dx, out)
+                across = _shifted(width, out.shape[1], x.dtype).permute(1, 2, 0).reshape(out.shape[1], -1)  # (W, w·dx)
+                torch.matmul(across.expand(height, -1, -1), mixed, out=out[at : at + height])
+                at += height
+
+
+@lru_cache(maxsize=64)
+def _shifted(have: int, want: int, dtype: torch.dtype) -> Tensor:
+    """`(3, want, have)`: bilinear enlarging along one axis as a matrix, shifted by -1, 0, 1 with zeros outside."""
+    with torch.inference_mode(False):
+        lines = torch.eye(have, dtype=dtype)[:, None]  # each unit vector as a line of one channel
+        matrix = F.interpolate(lines, size=want, mode="linear", align_corners=False)[:, 0].t()
+        padded = F.pad(matrix, (0, 0, 1, 1))
+        return torch.stack([padded[shift : shift + want] for shift in range(3)])
+
+
+# --- pyramid and head ------------------------------------------------------------------------------------------------
+
+
+class UperNet:
+    """Pyramid and UPerHead with everything folded that can be; see the module's text."""
+
+    def __init__(self, model: Any) -> None:
+        head = model.decode_head
+        fine, middle, coarse = (Dense(*_folded(lateral.conv, lateral.bn)) for lateral in head.lateral_convs)
+        self.first = Doubling(*_folded(model.fpn1[0], model.fpn1[1]))
+        self.fine = Doubling.then(model.fpn1[3], fine)
+        self.middle = Doubling.then(model.fpn2[0], middle)
+        self.coarse = coarse
+        self.pools = [(pool, Dense(*_folded(module.conv, module.bn))) for pool, module in head.psp_modules]
+        self.top = EnlargingConv3x3(*_folded(head.bottleneck.conv, head.bottleneck.bn), 1 + len(self.pools))
+        self.outputs = [Conv3x3(*_folded(module.conv, module.bn)) for module in head.fpn_convs]
+        self.fuse = EnlargingConv3x3(*_folded(head.fpn_bottleneck.conv, head.fpn_bottleneck.bn), 4)
+        self.classifier = Dense(head.classifier.weight.detach(), head.classifier.bias.detach())
+
+    def __call__(self, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
+        """Outputs of four layers `(B, 1+N, C)` → logits `(B, num_labels, 4h, 4w)`."""
+        a, b, c, d = (x[:, 1:].unflatten(1, grid) for x in tokens)
+        coarsest = F.max_pool2d(d.permute(0, 3, 1, 2), 2)  # channels first, in the same memory
+        pooled = [torch.relu_(dense(_last(pool(coarsest)))) for pool, dense in self.pools]
+        top = torch.relu_(self.top([_last(coarsest), *pooled]))
+        laterals = [
+            self.fine(self.first(a, F.gelu), torch.relu_),
+            self.middle(b, torch.relu_),
+            torch.relu_(self.coarse(c)),
+        ]
+        above = top
+        for lateral in reversed(laterals):  # from coarse to fine
+            lateral += _last(
+                F.interpolate(above.permute(0, 3, 1, 2), size=lateral.shape[1:3], mode="bilinear", align_corners=False)
+            )
+            above = lateral
+        maps = [torch.relu_(conv(x)) for conv, x in zip(self.outputs, laterals, strict=True)]
+        x = torch.relu_(self.fuse([*maps, top]))
+        return self.classifier(x).permute(0, 3, 1, 2).contiguous()
+
+
+def _last(x: Tensor) -> Tensor:
+    """`(B, C, h, w)` → `(B, h, w, C)`."""
+    return x.permute(0, 2, 3, 1)
