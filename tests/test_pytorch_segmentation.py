@@ -20,7 +20,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 import beit  # noqa: E402
 from beit import BeitBackbone, BeitConfig, BeitForSemanticSegmentation, CheckpointError, ConfigError, InputError  # noqa: E402
-from beit.models import pytorch_upernet  # noqa: E402
+from beit.models import pytorch_upernet, pytorch_winograd  # noqa: E402
 
 CLASSES = {c.__name__: c for c in (BeitForSemanticSegmentation, BeitBackbone)}
 CASES = golden.load()
@@ -193,7 +193,11 @@ def test_fast_head_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loud(BeitForSemanticSegmentation(config))
     plain, fast = both_ways(model, pixels(config))
     torch.testing.assert_close(fast, plain, atol=2e-5 * float(plain.abs().max()), rtol=0)
-    monkeypatch.setattr(pytorch_upernet, "_MOST_AT_ONCE", 1)  # the channels in the smallest parts
+    for name in ("_MOST_AT_ONCE", "_PIXELS_AT_ONCE", "_BAND"):  # in the smallest parts
+        monkeypatch.setattr(pytorch_upernet, name, 1)
+    pytorch_upernet._across.cache_clear()
+    pytorch_upernet._down.cache_clear()
+    monkeypatch.setattr(pytorch_winograd, "pays", lambda *_: True)
     torch.testing.assert_close(both_ways(model, pixels(config))[1], fast, atol=1e-5 * float(plain.abs().max()), rtol=0)
 
 

@@ -82,6 +82,12 @@ class BeitEmbeddings(nn.Module):
         return torch.cat((self.position[:, :1], patches), dim=1)
 
 
+@functools.lru_cache(maxsize=8)
+def _relative_position_index(grid: tuple[int, int]) -> Tensor:
+    """`geometry.relative_position_index` as a tensor, one for all layers: at 640 pixels it takes 20 MB."""
+    return torch.from_numpy(geometry.relative_position_index(grid).copy())
+
+
 class BeitRelativePosition(nn.Module):
     """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like)."""
 
@@ -96,9 +102,8 @@ class BeitRelativePosition(nn.Module):
         self._kept: tuple[Tensor, Tensor] | None = None  # the table and the bias built from it
 
     def reset_buffers(self) -> None:
-        """Compute the index again on the table's device (a model is loaded onto no device at first)."""
-        index = torch.from_numpy(geometry.relative_position_index(self.grid).copy())
-        self.index = index.to(self.table.device)
+        """Set the index again on the table's device (a model is loaded onto no device at first)."""
+        self.index = _relative_position_index(self.grid).to(self.table.device)
 
     def forward(self) -> Tensor:
         """`(1, heads, 1+N, 1+N)`. Without gradients, on a CPU, it is built once and kept until the table changes."""

@@ -23,9 +23,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit.models import pytorch_winograd as winograd
 from beit.models.pytorch_linear import linear
+from beit.models.pytorch_winograd import WinogradConv3x3
 
 _MOST_AT_ONCE = 1 << 24  # numbers in the buffer of an enlarging convolution: 64 MiB
+_PIXELS_AT_ONCE = 640  # of a transposed convolution: its output of 8 MB fits the cache
+_BAND = 32  # rows of an enlarging matrix that are multiplied together: a few of its columns are not zero there
 
 
 def applies(model: nn.Module, tokens: Tensor) -> bool:
@@ -72,11 +76,13 @@ def _fingerprint(model: Any) -> list[Any]:
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
-def _folded(conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _folded(
+    conv: nn.Conv2d | nn.ConvTranspose2d, norm: nn.Module, inputs: slice = slice(None)
+) -> tuple[Tensor, Tensor]:
     """(weight, bias) of a convolution with the batch norm after it; output channels first in the weight."""
     transposed = isinstance(conv, nn.ConvTranspose2d)
     scale, shift = _scale_and_shift(norm)
-    weight = (conv.weight.transpose(0, 1) if transposed else conv.weight) * scale.view(-1, 1, 1, 1)
+    weight = (conv.weight.transpose(0, 1) if transposed else conv.weight)[:, inputs] * scale.view(-1, 1, 1, 1)
     bias = shift if conv.bias is None else shift + scale * conv.bias
     return weight, bias
 
@@ -112,53 +118,75 @@ class Doubling:
         return cls(weight, dense.weight @ conv.bias + dense.bias)
 
     def __call__(self, x: Tensor, activation: Any) -> Tensor:
-        """`activation` overwrites its input, before the four pixels of each are brought to their places."""
+        """In parts of some rows, which stay in the cache until their pixels are brought to their places."""
         batch, height, width, _ = x.shape
-        y = activation(linear(x, self.weight, self.bias)).view(batch, height, width, 2, 2, -1)
-        return y.permute(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+        y = x.new_empty(batch, height, 2, width, 2, len(self.bias) // 4)
+        rows = max(_PIXELS_AT_ONCE // (batch * width), 1)
+        for begin in range(0, height, rows):
+            part = x[:, begin : begin + rows]
+            pixels = activation(linear(part, self.weight, self.bias)).view(*part.shape[:3], 2, 2, -1)
+            y[:, begin : begin + rows] = pixels.transpose(2, 3)
+        return y.view(batch, 2 * height, 2 * width, -1)
 
 
 class Conv3x3:
-    """A 3x3 convolution that keeps the size: `(B, h, w, in)` → `(B, h, w, out)`."""
+    """A 3x3 convolution that keeps the size, by the faster of two ways: `(B, h, w, in)` → `(B, h, w, out)`.
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.bias = bias
+    Weights are folded when first used, for the way that is taken: Winograd's are four times as large, and those of the other
+    need not be kept beside them.
+
+    Args:
+        module: the convolution with its batch norm.
+        inputs: the channels that it sees here.
+    """
+
+    def __init__(self, module: Any, inputs: slice = slice(None)) -> None:
+        self.module, self.inputs = module, inputs
+        self.direct: tuple[Tensor, Tensor] | None = None
+        self.winograd: WinogradConv3x3 | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.conv2d(x.permute(0, 3, 1, 2), self.weight, self.bias, padding=1).permute(0, 2, 3, 1)
+        """`x` may be lost."""
+        if winograd.pays(x, self.module.conv.out_channels):
+            if self.winograd is None:
+                self.winograd = WinogradConv3x3(*_folded(self.module.conv, self.module.bn, self.inputs))
+            return self.winograd(x)
+        if self.direct is None:
+            weight, bias = _folded(self.module.conv, self.module.bn, self.inputs)
+            self.direct = weight.contiguous(memory_format=torch.channels_last), bias
+        weight, bias = self.direct
+        return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1).permute(0, 2, 3, 1)
 
 
 class EnlargingConv3x3:
     """A 3x3 convolution over maps side by side, all but the first enlarged to the size of the first.
 
     Args:
-        weight: `(out, in · maps, 3, 3)`.
-        bias: `(out,)`.
-        maps: how many maps, of `in` channels each.
+        module: the convolution with its batch norm.
+        maps: how many maps, with the same number of channels each.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, maps: int) -> None:
-        first, *others = weight.chunk(maps, dim=1)
-        self.first = Conv3x3(first, bias)
-        self.taps = [part.permute(2, 3, 0, 1).contiguous() for part in others]  # each (dy, dx, out, in)
+    def __init__(self, module: Any, maps: int) -> None:
+        width = module.conv.in_channels // maps
+        self.first = Conv3x3(module, slice(0, width))
+        weight, _ = _folded(module.conv, module.bn, slice(width, None))
+        self.taps = [part.permute(2, 3, 0, 1).contiguous() for part in weight.split(width, dim=1)]  # (dy, dx, out, in)
 
     def __call__(self, maps: list[Tensor]) -> Tensor:
-        """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)` → `(B, H, W, out)`."""
+        """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)`, which may be lost → `(B, H, W, out)`."""
         y = self.first(maps[0]).contiguous()
         batch, height, width, channels = y.shape
+        down = _down(tuple(x.shape[1] for x in maps[1:]), height, y.dtype)
         rows = 3 * sum(x.shape[1] for x in maps[1:])
-        # Row `dy` of taps after row, for all maps: one product along y adds everything up.
-        down = torch.cat([_shifted(x.shape[1], height, y.dtype) for x in maps[1:]], dim=2).transpose(0, 1).flatten(1)
         at_once = min(channels, max(_MOST_AT_ONCE // (rows * width) // 64 * 64, 64))
-        buffer = y.new_empty(rows, width, at_once)
+        buffer = y.new_empty(rows * width * at_once)
         for image in range(batch):
             for begin in range(0, channels, at_once):
                 part = slice(begin, min(begin + at_once, channels))
-                count = part.stop - begin
-                wide = buffer.view(-1)[: rows * width * count].view(rows, width, count)
-                self._enlarge_rows([x[image] for x in maps[1:]], part, wide)
-                y[image, :, :, part] += (down @ wide.view(rows, -1)).view(height, width, count)
+                wide = buffer[: rows * width * (part.stop - begin)].view(rows, -1)
+                self._enlarge_rows([x[image] for x in maps[1:]], part, wide.view(rows, width, -1))
+                for there, here, matrix in down:
+                    y[image, there, :, part] += (matrix @ wide[here]).view(len(matrix), width, -1)
         return y
 
     def _enlarge_rows(self, maps: list[Tensor], part: slice, out: Tensor) -> None:
@@ -169,19 +197,50 @@ class EnlargingConv3x3:
                 height, width, channels = x.shape
                 weight = taps[dy, :, part].reshape(-1, channels)  # (dx, out) rows
                 mixed = linear(x, weight, None).view(height, 3 * width, -1)  # (h, w·dx, out)
-                across = _shifted(width, out.shape[1], x.dtype).permute(1, 2, 0).reshape(out.shape[1], -1)  # (W, w·dx)
-                torch.matmul(across.expand(height, -1, -1), mixed, out=out[at : at + height])
+                for there, here, matrix in _across(width, out.shape[1], x.dtype):
+                    out[at : at + height, there] = torch.matmul(matrix, mixed[:, here])
                 at += height
 
 
-@lru_cache(maxsize=64)
+Band = tuple[slice, Any, Tensor]  # rows, the columns that are not zero there, the numbers
+
+
 def _shifted(have: int, want: int, dtype: torch.dtype) -> Tensor:
     """`(3, want, have)`: bilinear enlarging along one axis as a matrix, shifted by -1, 0, 1 with zeros outside."""
+    lines = torch.eye(have, dtype=dtype)[:, None]  # each unit vector as a line of one channel
+    matrix = F.interpolate(lines, size=want, mode="linear", align_corners=False)[:, 0].t()
+    padded = F.pad(matrix, (0, 0, 1, 1))
+    return torch.stack([padded[shift : shift + want] for shift in range(3)])
+
+
+@lru_cache(maxsize=64)
+def _across(have: int, want: int, dtype: torch.dtype) -> list[Band]:
+    """Enlarging along x: columns are (x, dx), and those of a band follow each other."""
     with torch.inference_mode(False):
-        lines = torch.eye(have, dtype=dtype)[:, None]  # each unit vector as a line of one channel
-        matrix = F.interpolate(lines, size=want, mode="linear", align_corners=False)[:, 0].t()
-        padded = F.pad(matrix, (0, 0, 1, 1))
-        return torch.stack([padded[shift : shift + want] for shift in range(3)])
+        matrix = _shifted(have, want, dtype).permute(1, 2, 0).flatten(1)
+        return [(rows, slice(int(here[0]), int(here[-1]) + 1), band) for rows, here, band in _bands(matrix, whole=True)]
+
+
+@lru_cache(maxsize=64)
+def _down(have: tuple[int, ...], want: int, dtype: torch.dtype) -> list[Band]:
+    """Enlarging along y for several maps and adding up: columns are (dy, map, y)."""
+    with torch.inference_mode(False):
+        matrix = torch.cat([_shifted(height, want, dtype) for height in have], dim=2).transpose(0, 1).flatten(1)
+        return _bands(matrix, whole=False)
+
+
+def _bands(matrix: Tensor, whole: bool) -> list[Band]:
+    """A matrix of few numbers in bands of rows, each without the columns that are zero there.
+
+    `whole`: columns between two that are kept are kept too.
+    """
+    bands: list[Band] = []
+    for begin in range(0, len(matrix), _BAND):
+        rows = slice(begin, min(begin + _BAND, len(matrix)))
+        used = matrix[rows].ne(0).any(0).nonzero()[:, 0]
+        here = torch.arange(int(used[0]), int(used[-1]) + 1) if whole else used
+        bands.append((rows, here, matrix[rows][:, here].contiguous()))
+    return bands
 
 
 # --- pyramid and head ------------------------------------------------------------------------------------------------
@@ -198,9 +257,9 @@ class UperNet:
         self.middle = Doubling.then(model.fpn2[0], middle)
         self.coarse = coarse
         self.pools = [(pool, Dense(*_folded(module.conv, module.bn))) for pool, module in head.psp_modules]
-        self.top = EnlargingConv3x3(*_folded(head.bottleneck.conv, head.bottleneck.bn), 1 + len(self.pools))
-        self.outputs = [Conv3x3(*_folded(module.conv, module.bn)) for module in head.fpn_convs]
-        self.fuse = EnlargingConv3x3(*_folded(head.fpn_bottleneck.conv, head.fpn_bottleneck.bn), 4)
+        self.top = EnlargingConv3x3(head.bottleneck, 1 + len(self.pools))
+        self.outputs = [Conv3x3(module) for module in head.fpn_convs]
+        self.fuse = EnlargingConv3x3(head.fpn_bottleneck, 4)
         self.classifier = Dense(head.classifier.weight.detach(), head.classifier.bias.detach())
 
     def __call__(self, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -220,8 +279,9 @@ class UperNet:
                 F.interpolate(above.permute(0, 3, 1, 2), size=lateral.shape[1:3], mode="bilinear", align_corners=False)
             )
             above = lateral
-        maps = [torch.relu_(conv(x)) for conv, x in zip(self.outputs, laterals, strict=True)]
-        x = torch.relu_(self.fuse([*maps, top]))
+        for i, conv in enumerate(self.outputs):  # one by one, since the first is large
+            laterals[i] = torch.relu_(conv(laterals[i]))
+        x = torch.relu_(self.fuse([*laterals, top]))
         return self.classifier(x).permute(0, 3, 1, 2).contiguous()
 
 
