@@ -16,13 +16,11 @@ import importlib.util
 import json
 import os
 import platform
-import resource
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+import paired
 
 TASKS = {  # name → (kind, batch)
     "forward, batch 1": ("forward", 1),
@@ -44,14 +42,7 @@ def worker(engine: str, kind: str, batch: int, threads: int) -> None:
     torch.manual_seed(0)
     pixels = torch.randn(batch, 3, 224, 224)
     step = build(engine, kind, batch, pixels)
-    step()
-    print(json.dumps({"ready": version(engine), "torch": torch.__version__}), flush=True)
-    for _ in sys.stdin:
-        began = time.perf_counter()
-        step()
-        seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
+    paired.serve(step, {"ready": version(engine), "torch": torch.__version__})
 
 
 def version(engine: str) -> str:
@@ -105,93 +96,16 @@ def build(engine: str, kind: str, batch: int, pixels: Any) -> Any:
 # --- all engines, in turn ---------------------------------------------------------------------------------------------
 
 
-class Engine:
-    """A worker process."""
-
-    def __init__(self, name: str, engine: str, python: str, kind: str, batch: int, threads: int) -> None:
-        self.name = name
-        command = [python, "-W", "ignore", __file__, "--worker", engine, kind, str(batch), "--threads", str(threads)]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        if engine == "beit":
-            environment["PYTHONPATH"] = str(Path(__file__).parent.parent / "src")
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.seconds: list[float] = []
-        self.peak = 0.0
-        self.about = self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended before it answered; see its message above.")
-        return json.loads(line)
-
-    def once(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        answer = self._answer()
-        self.seconds.append(answer["seconds"])
-        self.peak = max(self.peak, answer["peak"])
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def matrix_peak(threads: int) -> tuple[float, float]:
-    """GFLOP/s of a large float32 matrix product: by `torch.mm`, and as a convolution, by another library."""
-    import torch
-
-    torch.set_num_threads(threads)
-    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    picture = a[None, None].permute(0, 3, 1, 2)
-    best = []
-    for product in (lambda: a @ b, lambda: torch.nn.functional.conv2d(picture, b[:, :, None, None])):
-        product()
-        seconds = []
-        for _ in range(8):
-            began = time.perf_counter()
-            product()
-            seconds.append(time.perf_counter() - began)
-        best.append(2 * 2048**3 / min(seconds) / 1e9)
-    return best[0], best[1]
-
-
 def run_task(name: str, engines: list[tuple[str, str, str]], rounds: int, threads: int) -> list[dict[str, Any]]:
     """Time all engines on one task; ours first in the table, ratios are theirs / ours, round by round."""
     kind, batch = TASKS[name]
     able = [item for item in engines if kind == "forward" or item[1] != "timm"]  # timm has no masked image modelling
-    running = [Engine(label, engine, python, kind, batch, threads) for label, engine, python in able]
-    for number in range(rounds):
-        shift = number % len(running)
-        for engine in running[shift:] + running[:shift]:
-            engine.once()
-    for engine in running:
-        engine.close()
-    ours = running[0]
-    rows = []
-    for engine in running:
-        ratios = [theirs / mine for theirs, mine in zip(engine.seconds, ours.seconds, strict=True)]
-        rows.append(
-            {
-                "task": name,
-                "engine": engine.about["ready"],
-                "torch": engine.about["torch"],
-                "seconds": statistics.median(engine.seconds),
-                "fastest": min(engine.seconds),
-                "slowest": max(engine.seconds),
-                "images_per_second": batch / statistics.median(engine.seconds),
-                "ratio": statistics.median(ratios),
-                "ratio_low": min(ratios),
-                "ratio_high": max(ratios),
-                "peak_mib": engine.peak,
-            }
-        )
-    return rows
+    running = []
+    for label, engine, python in able:
+        script = [__file__, "--worker", engine, kind, str(batch), "--threads", str(threads)]
+        running.append(paired.Engine(label, python, script, threads))
+    paired.take_turns(running, rounds)
+    return [{"task": name, **row, "images_per_second": batch / row["seconds"]} for row in paired.compared(running)]
 
 
 def main() -> None:
@@ -213,7 +127,7 @@ def main() -> None:
     for peer in arguments.peer:
         name, _, python = peer.partition("=")
         engines.append((name, "transformers", python))
-    by_product, by_convolution = matrix_peak(arguments.threads)
+    by_product, by_convolution = paired.matrix_peak(arguments.threads)
     peak = max(by_product, by_convolution)
     print(
         f"{platform.processor() or platform.machine()}, {arguments.threads} threads, float32, {arguments.rounds} rounds"
@@ -222,18 +136,11 @@ def main() -> None:
     rows = []
     for task in arguments.task or TASKS:
         print(task)
-        print(
-            f"  {'engine':24} {'torch':14} {'median s':>9} {'min-max':>15} {'theirs/ours':>12} {'min-max':>12} {'MiB':>7}  peak"
-        )
+        print(paired.HEADER)
         for row in run_task(task, engines, arguments.rounds, arguments.threads):
             kind, batch = TASKS[task]
             share = _FORWARD_GFLOP * batch / row["seconds"] / peak if kind == "forward" else None
-            print(
-                f"  {row['engine']:24} {row['torch']:14} {row['seconds']:9.3f} {row['fastest']:7.3f}-{row['slowest']:.3f} "
-                f"{row['ratio']:12.2f} {row['ratio_low']:6.2f}-{row['ratio_high']:.2f} {row['peak_mib']:7.0f}"
-                + (f"  {share:.0%}" if share else ""),
-                flush=True,
-            )
+            print(paired.as_line(row, share), flush=True)
             rows.append({**row, "share_of_peak": share})
         print()
     if arguments.json:

@@ -1,0 +1,139 @@
+"""What benchmarks beside peers share: every engine in a process of its own, taking turns, and the machine's own limit.
+
+A worker is a script called with `--worker`: it builds its model, prints a line of JSON, then does its task once for each
+line of standard input and prints the seconds and its peak memory (`serve`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def serve(step: Callable[[], Any], about: dict[str, Any]) -> None:
+    """A worker's life: warm up, say `about`, then one step a line of standard input."""
+    step()
+    print(json.dumps(about), flush=True)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        step()
+        seconds = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
+
+
+class Engine:
+    """A worker process.
+
+    Args:
+        name: for messages.
+        python: interpreter of its environment.
+        script: with the arguments that make it a worker.
+        threads: for its products.
+    """
+
+    def __init__(self, name: str, python: str, script: list[str], threads: int) -> None:
+        self.name = name
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        if name.startswith("beit"):
+            environment["PYTHONPATH"] = str(Path(__file__).parent.parent / "src")
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", *script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.seconds: list[float] = []
+        self.peak = 0.0
+        self.about = self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended before it answered; see its message above.")
+        return json.loads(line)
+
+    def once(self) -> None:
+        """Do the task once."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        self.seconds.append(answer["seconds"])
+        self.peak = max(self.peak, answer["peak"])
+
+    def close(self) -> None:
+        """End the process."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def take_turns(running: list[Engine], rounds: int) -> None:
+    """In each round every engine does the task once, the first one rotating; then all end."""
+    for number in range(rounds):
+        shift = number % len(running)
+        for engine in running[shift:] + running[:shift]:
+            engine.once()
+    for engine in running:
+        engine.close()
+
+
+def compared(running: list[Engine]) -> list[dict[str, Any]]:
+    """A row an engine: seconds, memory, and the ratio to the first engine, taken round by round."""
+    rows = []
+    for engine in running:
+        ratios = [theirs / ours for theirs, ours in zip(engine.seconds, running[0].seconds, strict=True)]
+        rows.append(
+            {
+                "engine": engine.about["ready"],
+                "torch": engine.about["torch"],
+                "seconds": statistics.median(engine.seconds),
+                "fastest": min(engine.seconds),
+                "slowest": max(engine.seconds),
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+                "peak_mib": engine.peak,
+            }
+        )
+    return rows
+
+
+HEADER = (
+    f"  {'engine':24} {'torch':14} {'median s':>9} {'min-max':>15} {'theirs/ours':>12} {'min-max':>12} {'MiB':>7}  peak"
+)
+
+
+def as_line(row: dict[str, Any], share: float | None) -> str:
+    """A row as text, under HEADER; `share` of the machine's product peak."""
+    return (
+        f"  {row['engine']:24} {row['torch']:14} {row['seconds']:9.3f} {row['fastest']:7.3f}-{row['slowest']:.3f} "
+        f"{row['ratio']:12.2f} {row['ratio_low']:6.2f}-{row['ratio_high']:.2f} {row['peak_mib']:7.0f}"
+        + (f"  {share:.0%}" if share else "")
+    )
+
+
+def matrix_peak(threads: int) -> tuple[float, float]:
+    """GFLOP/s of a large float32 matrix product: by `torch.mm`, and as a convolution, by another library."""
+    import torch
+
+    torch.set_num_threads(threads)
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    picture = a[None, None].permute(0, 3, 1, 2)
+    best = []
+    for product in (lambda: a @ b, lambda: torch.nn.functional.conv2d(picture, b[:, :, None, None])):
+        product()
+        seconds = []
+        for _ in range(8):
+            began = time.perf_counter()
+            product()
+            seconds.append(time.perf_counter() - began)
+        best.append(2 * 2048**3 / min(seconds) / 1e9)
+    return best[0], best[1]
