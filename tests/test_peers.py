@@ -17,5 +17,5 @@ def test_transformers(tmp_path: Path) -> None:
 
     check_transformers.transformers.logging.set_verbosity_error()
     rows = check_transformers.check(tmp_path)
-    assert len(rows) >= 60
+    assert len(rows) >= 100
     assert {row for row in rows if row[-1] > check_transformers.TOLERANCE} == set()

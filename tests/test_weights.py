@@ -101,6 +101,18 @@ def test_names_of_the_bare_norm_and_of_the_head_do_not_mix() -> None:
     assert "beit.layernorm.weight" in bare
 
 
+def test_a_backbone_with_the_prefix_on_some_names_only() -> None:
+    """So transformers 5 saves one that shares its table."""
+    disk = some_disk(2, bare=True)
+    wanted, _ = weights.to_memory(disk)
+    table = "encoder.relative_position_bias.relative_position_bias_table"
+    mixed = {("beit." + name if name == table else name): array for name, array in disk.items()}
+    mixed = {name: array for name, array in mixed.items() if not name.startswith("layernorm")}  # a backbone has none
+    found, unknown = weights.to_memory(mixed)
+    assert unknown == []
+    same(found, {name: array for name, array in wanted.items() if not name.startswith("beit.layernorm")})
+
+
 def test_every_row_is_met_once() -> None:
     memory = [row.memory for row in weights.TABLE]
     disk = [name for row in weights.TABLE for name in row.disk]

@@ -105,7 +105,7 @@ def to_memory(disk: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
     Raises:
         CheckpointError: of several tensors that make one in memory, some are missing or do not fit.
     """
-    prefix = "beit." if is_bare(disk) else ""
+    bare = is_bare(disk)
     parts: dict[str, dict[int, np.ndarray]] = {}
     rows: dict[str, Row] = {}
     memory: dict[str, np.ndarray] = {}
@@ -116,7 +116,9 @@ def to_memory(disk: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], li
         if _SEGMENTATION.match(name):
             memory[name] = array
             continue
-        key, number = _lookup_key(prefix + name)
+        # A backbone saved by transformers 5 has the prefix on some names only; no head has names like these.
+        lacks = bare or name.startswith(("embeddings.", "encoder.", "pooler."))
+        key, number = _lookup_key("beit." + name if lacks else name)
         if key not in _BY_DISK:
             unknown.append(name)
             continue
