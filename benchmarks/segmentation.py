@@ -97,7 +97,7 @@ def breakdown(folder: Path, threads: int, rounds: int, peak: float) -> list[dict
 
     with torch.inference_mode():
         model(x)
-        head = model._evaluating._head
+        head = model._evaluating.kept[1]
         for layer in model.beit.encoder.layers:
             layer.attn.forward = timed("attention", layer.attn.forward)
             layer.mlp.forward = timed("MLP", layer.mlp.forward)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,36 @@ def test_a_copy_has_its_own_fast_head() -> None:
     both_ways(model, pixels(model.config))
     twin = copy.deepcopy(model)
     assert twin._evaluating is not model._evaluating
-    assert twin._evaluating._head is None
+    assert twin._evaluating.kept is None
+    torch.testing.assert_close(both_ways(twin, pixels(model.config))[1], both_ways(model, pixels(model.config))[1])
+
+
+def test_threads_may_share_a_model() -> None:
+    model = loud(BeitForSemanticSegmentation(small(image_size=48)))
+    x = pixels(model.config)
+    wanted, _ = both_ways(model, x)
+    model._evaluating.kept = None
+
+    def answer(_: int) -> Any:
+        with torch.no_grad():
+            return model(x).logits
+
+    with ThreadPoolExecutor(4) as pool:
+        for logits in pool.map(answer, range(12)):
+            torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", list(CLASSES))
+def test_export(kind: str) -> None:
+    model = loud(CLASSES[kind](small(out_indices=[1, 2, 3, 4], add_fpn=kind == "BeitBackbone")))
+    x = pixels(model.config)
+    with torch.no_grad():
+        batch = torch.export.Dim("batch", min=1, max=8)
+        again = torch.export.export(model, (x,), dynamic_shapes=({0: batch},), strict=False).module()
+        for size in (1, 3):
+            x = pixels(model.config, size)
+            for found, wanted in zip(base.flatten(again(x)).values(), base.flatten(model(x)).values(), strict=True):
+                torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_auxiliary_head_runs_only_for_the_loss() -> None:

@@ -48,21 +48,19 @@ class Evaluating:
     """Pyramid and UPerHead for evaluation, made from a model's modules when first called and when their weights change."""
 
     def __init__(self) -> None:
-        self._head: UperNet | None = None
-        self._seen: list[Any] = []
+        self.kept: tuple[list[Any], UperNet] | None = None  # one name, so that another thread sees both or none
 
     def __call__(self, model: Any, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
         """Outputs of four layers `(B, 1+N, C)` → logits `(B, num_labels, 4h, 4w)`."""
-        seen = _fingerprint(model)
-        if self._head is None or seen != self._seen:
-            self._head = None  # before the new one is built: there is room for one
+        kept, found = self.kept, _fingerprint(model)
+        if kept is None or kept[0] != found:
+            kept = self.kept = None  # before the new one is built: there may be room for one only
             with torch.inference_mode(False), torch.no_grad():
-                self._head = UperNet(model)
-            self._seen = seen
-        return self._head(tokens, grid)
+                kept = self.kept = found, UperNet(model)
+        return kept[1](tokens, grid)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_head": None, "_seen": []}  # copies and pickles build their own
+        return {"kept": None}  # copies and pickles build their own
 
 
 def _fingerprint(model: Any) -> list[Any]:
