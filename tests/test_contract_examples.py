@@ -101,7 +101,35 @@ CLASSES = """
 tabby, tabby cat
 """
 
-EXAMPLES = {"config": CONFIG, "model": MODEL, "masked image modelling": MASKED, "classification": CLASSES}
+SEGMENTATION = """
+>>> from transformers import AutoImageProcessor, BeitForSemanticSegmentation
+>>> from PIL import Image
+>>> import requests
+
+>>> url = "http://images.cocodataset.org/val2017/000000039769.jpg"
+>>> image = Image.open(requests.get(url, stream=True).raw)
+
+>>> image_processor = AutoImageProcessor.from_pretrained("microsoft/beit-base-finetuned-ade-640-640")
+>>> model = BeitForSemanticSegmentation.from_pretrained("microsoft/beit-base-finetuned-ade-640-640")
+
+>>> inputs = image_processor(images=image, return_tensors="pt")
+>>> outputs = model(**inputs)
+>>> # logits are of shape (batch_size, num_labels, height, width)
+>>> logits = outputs.logits
+>>> list(logits.shape)
+[1, 150, 160, 160]
+>>> maps = image_processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])
+>>> list(maps[0].shape)
+[480, 640]
+"""
+
+EXAMPLES = {
+    "config": CONFIG,
+    "model": MODEL,
+    "masked image modelling": MASKED,
+    "classification": CLASSES,
+    "segmentation": SEGMENTATION,
+}
 
 
 def cats() -> Image.Image:
@@ -124,6 +152,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with torch.no_grad():
         classifier.classifier.bias[281] = 1e3
+    segmentation = beit.BeitForSemanticSegmentation(
+        beit.BeitConfig(
+            hidden_size=24,
+            num_attention_heads=2,
+            num_hidden_layers=4,
+            intermediate_size=48,
+            image_size=640,
+            use_relative_position_bias=True,
+            num_labels=150,
+            out_indices=[1, 2, 3, 4],
+        )
+    )
+    ade = folder / "microsoft" / "beit-base-finetuned-ade-640-640"
+    segmentation.save_pretrained(ade)
+    beit.BeitImageProcessor(size=640, do_center_crop=False, do_reduce_labels=True).save_pretrained(ade)
     for model, name in ((pretrained, "beit-base-patch16-224-pt22k"), (classifier, "beit-base-patch16-224")):
         model.save_pretrained(folder / "microsoft" / name)
         beit.BeitImageProcessor().save_pretrained(folder / "microsoft" / name)
