@@ -254,11 +254,123 @@ def _demo(arguments: list[str]) -> None:
     print(f"Open {report}")
 
 
+def _segment(arguments: list[str]) -> None:
+    actions = {
+        "train": (_segment_train, "train segmentation on images with label maps"),
+        "evaluate": (_segment_evaluate, "mIoU and accuracies, with a report of the worst cases"),
+        "predict": (_segment_predict, "label maps and overlays of images"),
+        "demo": (
+            _segment_demo,
+            "train and evaluate on embedded images, with a report (about three minutes on two CPU cores)",
+        ),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: beit segment {{{','.join(actions)}}} …\n")
+        print("\n".join(f"  {name:9} {text}" for name, (_, text) in actions.items()))
+        return
+    action, *rest = arguments
+    if action not in actions:
+        raise ConfigError(f"beit segment has no action {action!r}. Choose {', '.join(actions)}.")
+    actions[action][0](rest)
+
+
+def _segment_train(arguments: list[str]) -> None:
+    from beit.train.settings import SegmentSettings
+
+    settings = _settings(SegmentSettings, "segment train", arguments)
+    require("torch", "train", "beit segment")
+    from beit.train.segment import segment
+
+    history, result = segment(settings)
+    _say(f"Saved {settings.output}: {_last(settings, history)['accuracy']:.1%} of the training pixels right.")
+    if result is not None:
+        _say(f"Validation: {result}\nOpen {settings.output / 'report.html'}")
+
+
+def _segment_evaluate(arguments: list[str]) -> None:
+    from beit.cli_settings import EvaluateSegmentation
+
+    settings = _settings(EvaluateSegmentation, "segment evaluate", arguments)
+    require("torch", "train", "beit segment")
+    if settings.output is not None:
+        require("matplotlib", "train", "the pictures of a report")
+    from beit.data.label_maps import LabelRules, open_segmented, read_classes
+    from beit.evaluate_segmentation import evaluate_segmentation
+
+    model, processor, way = _segmenter(settings)
+    ignore = settings.ignore_index if settings.ignore_index is not None else model.config.semantic_loss_ignore_index
+    reduce = settings.reduce_labels if settings.reduce_labels is not None else processor.do_reduce_labels
+    model.config.semantic_loss_ignore_index = ignore
+    if settings.classes is not None:
+        names = read_classes(settings.classes)
+        if len(names) != model.config.num_labels:
+            raise ConfigError(
+                f"{settings.classes} names {len(names)} classes; {settings.model} has {model.config.num_labels}."
+            )
+        model.config.id2label = dict(enumerate(names))
+    classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    images = open_segmented(settings.images, settings.maps, classes, LabelRules(ignore, reduce), test=True)
+    if len(images.classes) != len(classes):
+        raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
+    result = evaluate_segmentation(model, processor, images, way, _device(), settings.examples)
+    print(result)
+    width = max(map(len, classes))
+    for row in result.class_rows():
+        print(f"  {row['name']:{width}}  {'absent' if row['iou'] is None else format(row['iou'], '6.1%')}")
+    if result.skipped:
+        print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
+    if settings.output is not None:
+        result.save(settings.output)
+        print(f"Open {settings.output / 'report.html'}")
+
+
+def _segment_predict(arguments: list[str]) -> None:
+    from beit.cli_settings import PredictSegmentation
+
+    settings = _settings(PredictSegmentation, "segment predict", arguments)
+    require("torch", "torch", "beit segment predict")
+    from beit.predict_segmentation import predict_maps
+
+    model, processor, way = _segmenter(settings)
+    written, failed = predict_maps(model, processor, settings.images, settings.output, way, _device())
+    if written:
+        print(f"Wrote {len(written)} label maps to {written[0].parent}, overlays and legend.png beside it.")
+    if failed:
+        total = len(written) + len(failed)
+        raise DataError(f"{len(failed)} of {total} images could not be read:\n  " + "\n  ".join(failed))
+
+
+def _segmenter(settings: Any) -> tuple[Any, Any, Any]:
+    """(model, processor, way) of a command that uses a trained model; one without trained heads would only guess."""
+    from beit.models.pytorch_segmentation import BeitForSemanticSegmentation
+    from beit.processing import BeitImageProcessor
+    from beit.segmentation import Way
+
+    way = Way(settings.mode, settings.short_side, settings.scales, settings.flip, settings.batch_size)
+    model = BeitForSemanticSegmentation.from_pretrained(settings.model)
+    if model.load_report is not None and model.load_report.needs_training:
+        raise ConfigError(
+            f"{settings.model} was not trained for segmentation. Train it first: beit segment train --model {settings.model} …"
+        )
+    return model, BeitImageProcessor.from_pretrained(settings.model), way
+
+
+def _segment_demo(arguments: list[str]) -> None:
+    from beit.cli_settings import SegmentDemo
+
+    settings = _settings(SegmentDemo, "segment demo", arguments)
+    require("torch", "train", "beit segment demo")
+    from beit.demo_segmentation import run_segment_demo
+
+    print(f"Open {run_segment_demo(settings)}")
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "demo": (_demo, "the whole idea on embedded images, with a report (about ten minutes on two CPU cores)"),
     "tokenizer": (_tokenizer, "train a visual tokenizer on your own images, or measure one"),
     "pretrain": (_pretrain, "pre-train BEiT on a folder of images without labels"),
     "finetune": (_finetune, "fine-tune a classifier on labelled images"),
+    "segment": (_segment, "semantic segmentation: train, evaluate, predict, and a demonstration"),
     "evaluate": (_evaluate, "top-1 and top-5 of a classifier"),
     "predict": (_predict, "classify images"),
     "embed": (_embed, "features of images, to .npy or .parquet"),
@@ -267,7 +379,12 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
 
 def usage() -> str:
     """The text of `beit --help`."""
-    lines = ["usage: beit [--debug] COMMAND …", "", "The home of BEiT: from a folder of images to a classifier.", ""]
+    lines = [
+        "usage: beit [--debug] COMMAND …",
+        "",
+        "The home of BEiT: from a folder of images to a model that classifies or segments.",
+        "",
+    ]
     lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",

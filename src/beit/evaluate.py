@@ -183,6 +183,9 @@ class _Files:
     def read(self, index: int) -> Any:
         return read_image(self.paths[index])
 
+    def target(self, index: int) -> int:
+        return 0
+
     def name(self, index: int) -> str:
         return self.paths[index]
 

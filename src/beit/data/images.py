@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import os
 import stat
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from beit.errors import DataError
+from beit.errors import BeitError, DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 # Images of one small size are decoded once and kept: above this they are read from disk again for every crop.
@@ -38,6 +39,13 @@ class Images(Protocol):
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB. Raises DataError when it cannot be read."""
+        ...
+
+    def target(self, index: int) -> Any:
+        """What is to be learned from image `index`: its class number, 0 without labels; or its label map `(H, W)` int64.
+
+        Raises DataError when a map cannot be read, and InputError when it is not one of this image and these classes.
+        """
         ...
 
     def name(self, index: int) -> str:
@@ -90,6 +98,10 @@ class ArrayImages:
         """Image `index` in RGB."""
         return Image.fromarray(self.array[index])
 
+    def target(self, index: int) -> int:
+        """The class number, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels[index])
+
     def name(self, index: int) -> str:
         """`image 12`."""
         return f"image {index}"
@@ -97,7 +109,7 @@ class ArrayImages:
     def fingerprint(self) -> str:
         """Of the pixels, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
-        return _hash(np.ascontiguousarray(self.array), labels, os.fsencode("\n".join(self.classes)))
+        return fingerprint_of(np.ascontiguousarray(self.array), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
         """The images of these numbers, in this order."""
@@ -128,7 +140,7 @@ class FolderImages:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
-        self.paths = sorted(_list_images(self.folder))
+        self.paths = sorted(list_images(self.folder))
         if not self.paths:
             raise DataError(f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}.")
         self.smallest_side = smallest_side
@@ -168,6 +180,10 @@ class FolderImages:
         """Image `index` in RGB, upright. Raises DataError when it is damaged, too small or too large."""
         return read_image(self.paths[index], self.smallest_side)
 
+    def target(self, index: int) -> int:
+        """The class number, 0 without labels."""
+        return 0 if self.labels is None else int(self.labels[index])
+
     def name(self, index: int) -> str:
         """The path."""
         return self.paths[index]
@@ -176,7 +192,7 @@ class FolderImages:
         """Of the paths below the folder, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
         paths = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
-        return _hash(os.fsencode(paths), labels, os.fsencode("\n".join(self.classes)))
+        return fingerprint_of(os.fsencode(paths), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> FolderImages:
         """The images of these numbers, in this order."""
@@ -186,7 +202,8 @@ class FolderImages:
         return part
 
 
-def _hash(*parts: Any) -> str:
+def fingerprint_of(*parts: Any) -> str:
+    """A short text that is the same for the same bytes."""
     digest = hashlib.sha1(usedforsecurity=False)
     for part in parts:
         digest.update(part)
@@ -201,6 +218,20 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
         DataError: it cannot be read, is truncated, shorter than `smallest_side`, or so large that it may be a
             decompression bomb (more than Pillow's `MAX_IMAGE_PIXELS`).
     """
+    with opened(path) as image:
+        if min(image.size) >= smallest_side:
+            return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
+        size = image.size
+    raise DataError(f"{path}: {size[0]}x{size[1]} pixels, smaller than a patch ({smallest_side}).")
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+    """An image file, for as long as the `with` lasts; what goes wrong in there is an error of this file.
+
+    Raises:
+        DataError: as `read_image`.
+    """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise DataError(f"{path}: not a file.")
@@ -208,18 +239,15 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
             warnings.simplefilter("ignore")  # Pillow warns of odd metadata; of bombs it must not only warn
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as image:
-                if min(image.size) >= smallest_side:
-                    return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
-                size = image.size
+                yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
-    except DataError:
+    except BeitError:
         raise
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image that Pillow can read.") from error
     except Exception as error:  # Pillow's readers raise nearly anything for damaged files: struct.error, SyntaxError, …
         raise DataError(f"{path}: damaged or unreadable ({error}).") from error
-    raise DataError(f"{path}: {size[0]}x{size[1]} pixels, smaller than a patch ({smallest_side}).")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -235,7 +263,8 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(array.round().clip(0, 255).astype(np.uint8))
 
 
-def _list_images(folder: Path) -> list[str]:
+def list_images(folder: Path) -> list[str]:
+    """Paths of the image files below a folder, by their suffix; hidden files and folders are passed over."""
     found = []
     for root, folders, files in os.walk(folder, followlinks=True):
         here = Path(root).resolve()

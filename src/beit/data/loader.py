@@ -11,7 +11,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,17 +20,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from beit.data.images import ArrayImages, BadImages, Images
-from beit.errors import DataError
+from beit.errors import DataError, InputError
 
 Batch = dict[str, Tensor]
 
 
 class Views(Protocol):
-    """Turns images into model inputs, one by one or a whole batch of small ones at once."""
+    """Turns images into model inputs, one by one."""
 
-    def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
-        """Inputs of one image, without the batch dimension."""
+    def one(self, image: Image.Image, label: Any, rng: np.random.Generator) -> Batch:
+        """Inputs of one image and its target (`Images.target`), without the batch dimension."""
         ...
+
+
+class BatchViews(Views, Protocol):
+    """Turns a whole batch of small images into model inputs at once, too; `ArrayImages` need it."""
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Batch:
         """Inputs of a batch: `images` float32 `(B, 3, H, W)` in [0, 1], `labels` int64 `(B,)`."""
@@ -74,7 +78,7 @@ class Loader:
 
     Args:
         images: where they come from. `ArrayImages` are changed a batch at a time, others one by one in `workers`.
-        views: what is done to them.
+        views: what is done to them; `BatchViews` for `ArrayImages`.
         order: which come when.
         workers: processes that read and change images; 0 for none beside this one.
         rank: number of this process among `world` data-parallel ones.
@@ -83,12 +87,13 @@ class Loader:
 
     Raises:
         DataError: the batch cannot be divided among the processes.
+        InputError (from `batches`): a target is not what it should be; unlike a damaged file, it ends the run.
     """
 
     def __init__(
         self,
         images: Images,
-        views: Views,
+        views: Views | BatchViews,
         order: Order,
         bad: BadImages,
         workers: int = 0,
@@ -116,7 +121,9 @@ class Loader:
         )
         batches = iter(loader)
         try:
-            for batch, reasons in batches:
+            for batch, reasons, wrong in batches:
+                if wrong is not None:
+                    raise InputError(wrong)
                 if batch is None:
                     raise DataError("None of the images can be read:\n" + "\n".join(reasons[:10]))
                 for reason in reasons:
@@ -139,7 +146,7 @@ class Loader:
         rng = np.random.default_rng((self.order.seed, epoch, step, self.rank))
         pixels = torch.from_numpy(images.array[indices]).permute(0, 3, 1, 2).float().div_(255)
         labels = np.zeros(len(indices), np.int64) if images.labels is None else images.labels[indices]
-        return self.views.batch(pixels, torch.from_numpy(labels), rng)
+        return cast(BatchViews, self.views).batch(pixels, torch.from_numpy(labels), rng)
 
 
 def _ignore_signals(worker: int) -> None:
@@ -163,26 +170,33 @@ class _Steps:
         return self.last - self.first
 
 
-class _Samples(Dataset[tuple[Batch | None, list[str]]]):
+# (inputs or None, why images were passed over, what is wrong with a target): errors travel as text, since from a worker an
+# exception would come with a traceback in its message.
+_Sample = tuple[Batch | None, list[str], str | None]
+
+
+class _Samples(Dataset[_Sample]):
     def __init__(self, images: Images, views: Views, seed: int) -> None:
         self.images, self.views, self.seed = images, views, seed
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Batch | None, list[str]]:
+    def __getitem__(self, key: tuple[int, int]) -> _Sample:
         epoch, index = key
         reasons: list[str] = []
         for attempt in range(len(self.images)):
             chosen = (index + attempt) % len(self.images)
             try:
-                image = self.images.read(chosen)
+                image, target = self.images.read(chosen), self.images.target(chosen)
             except DataError as error:
                 reasons.append(str(error))
                 continue
-            label = 0 if self.images.labels is None else int(self.images.labels[chosen])
-            return self.views.one(image, label, np.random.default_rng((self.seed, epoch, index))), reasons
-        return None, reasons  # raised in the main process: from a worker it would come with a traceback
+            except InputError as error:
+                return None, reasons, str(error)
+            return self.views.one(image, target, np.random.default_rng((self.seed, epoch, index))), reasons, None
+        return None, reasons, None
 
 
-def _collate(samples: list[tuple[Batch | None, list[str]]]) -> tuple[Batch | None, list[str]]:
-    good = [sample for sample, _ in samples if sample is not None]
+def _collate(samples: list[_Sample]) -> _Sample:
+    good = [sample for sample, _, _ in samples if sample is not None]
     batch = {name: torch.stack([sample[name] for sample in good]) for name in good[0]} if good else None
-    return batch, [reason for _, reasons in samples for reason in reasons]
+    wrong = next((text for _, _, text in samples if text is not None), None)
+    return batch, [reason for _, reasons, _ in samples for reason in reasons], wrong

@@ -1,4 +1,4 @@
-"""The training loop that tokenizer, pre-training and fine-tuning share.
+"""The training loop that tokenizer, pre-training, fine-tuning and segmentation share.
 
     for each step: batch → loss → backward → clip → AdamW → log → checkpoint
 
@@ -192,6 +192,7 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     Raises:
         TrainingError: the loss or its gradient is not finite; the last good checkpoint stays.
         DataError: more than a tenth of the images cannot be read.
+        InputError: a label is wrong.
         CheckpointError: a checkpoint or the log could not be written; earlier checkpoints stay.
         Interrupted: by Ctrl-C or SIGTERM, after saving.
     """
@@ -233,7 +234,9 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         for step, batch in zip(range(run.first, job.steps), job.loader.batches(run.first, job.steps), strict=True):
             # Dropout and drop path of a step follow from its number: a resumed run draws the same.
             torch.manual_seed(hash((settings.seed, step, run.rank)) % 2**63)
-            rate = learning_rate(step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate)
+            rate = learning_rate(
+                step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             batch = {name: value.to(accelerator.device, non_blocking=True) for name, value in batch.items()}

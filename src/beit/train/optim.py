@@ -58,13 +58,14 @@ def adamw(groups: list[dict[str, Any]], beta2: float = 0.999) -> torch.optim.Ada
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, beta2), eps=1e-8, fused=True)
 
 
-def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float) -> float:
-    """Rises linearly from 0 to `peak` over `warmup` steps, then falls along a cosine to `floor`; per step.
+def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float, schedule: str = "cosine") -> float:
+    """Rises linearly from 0 to `peak` over `warmup` steps, then falls to `floor`, along a cosine or a line; per step.
 
     It never rises again: a `floor` above the peak, as a small batch may bring about, counts as the peak.
     """
     floor = min(floor, peak)
     if step < warmup:
         return peak * step / warmup
-    progress = (step - warmup) / max(total - warmup, 1)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    left = 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+    return floor + (peak - floor) * left

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from beit.errors import CheckpointError, ConfigError
 
 SETTINGS_FILE = "settings.json"
+_PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
 NARROW = ("tiny", "small")  # presets of ours
 
 
@@ -38,7 +39,9 @@ class RunSettings:
     learning_rate: float = 0.0
     """Highest learning rate; 0 for the paper's, scaled to the batch."""
     min_learning_rate: float = 1e-5
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """How the learning rate falls after the warm-up."""
     warmup: float = 0.05
     """Part of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.05
@@ -224,7 +227,7 @@ class FinetuneSettings(RunSettings):
     cutmix: float = 0.0
     """Beta parameter of cutmix; 0 for none."""
     min_learning_rate: float = 1e-6
-    """Learning rate at the end of the cosine."""
+    """Learning rate at the end."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of the channels, when training from scratch."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -248,6 +251,89 @@ class FinetuneSettings(RunSettings):
             raise ConfigError("mixup and cutmix must not be negative.")
         if self.labels_per_class is not None and self.labels_per_class < 1:
             raise ConfigError(f"labels_per_class is {self.labels_per_class}; it must be at least 1.")
+
+
+@dataclass(kw_only=True)
+class SegmentSettings(RunSettings):
+    """Train semantic segmentation: a class for every pixel, by UPerNet on a pre-trained model or from scratch."""
+
+    model: str
+    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
+    maps: Path | None = None
+    """Folder with the label maps: grey or palette PNG, one class number a pixel, named and arranged as the images
+    (images/street/1.jpg, maps/street/1.png). Not needed for --images embedded:pasted_garments."""
+    validation_images: Path | None = None
+    """Folder with images to measure mIoU on at the end."""
+    validation_maps: Path | None = None
+    """Folder with their label maps."""
+    classes: Path | None = None
+    """Text file with the names of the classes, one a line, from class 0 on. Without it: the classes of the model, if it
+    segments already; else as many as the largest number in the maps says."""
+    ignore_index: int = 255
+    """Number in the label maps that means: no label here."""
+    reduce_labels: bool = False
+    """Maps count classes from 1, and 0 means no label, as in ADE20K."""
+    image_size: int | None = None
+    """Side of the crops in pixels, when training from scratch."""
+    patch_size: int | None = None
+    """Side of the patches in pixels, when training from scratch."""
+    short_side: int | None = None
+    """Shorter side in pixels to which images are resized before the random scale; the model's image size if not given."""
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Random scale of that."""
+    cat_max: float = 0.75
+    """A crop in which one class fills more of the labelled pixels is drawn again, up to ten times; 1 takes any."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    distortion: float = 0.5
+    """Probability of each change of colour: brightness, contrast, saturation, hue."""
+    layer_decay: float = 0.65
+    """Learning rate of a layer as a part of that of the next."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last layer."""
+    head_dropout: float = 0.1
+    """Dropout of whole channels before the classifiers."""
+    auxiliary_weight: float = 0.4
+    """Weight of the auxiliary head's loss; 0 for no such head."""
+    auxiliary_channels: int = 256
+    """Width of the auxiliary head."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Mean of the channels, when training from scratch (ImageNet's)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Standard deviation of the channels, when training from scratch (ImageNet's)."""
+    batch_size: int = 16
+    """Images a step, over all devices."""
+    min_learning_rate: float = 0.0
+    """Learning rate at the end."""
+    schedule: Literal["cosine", "linear"] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup: float = 1500 / 160_000
+    """Part of the steps in which the learning rate rises from 0."""
+
+    def paper_learning_rate(self) -> float:
+        """7e-4 at a batch of 16, in proportion (base, self-supervised); our narrow models bear more."""
+        return 1e-3 if _is_narrow(self.model) else 7e-4 * self.batch_size / 16
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        super().validate()
+        _check_normalisation(self.mean, self.std)
+        _check_parts(self, "flip", "distortion", "cat_max")
+        if self.batch_size < 2:
+            raise ConfigError("batch_size is 1; batch norm needs at least 2 images a step.")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"scale is {self.scale}; wanted two factors, 0 < from ≤ to.")
+        for name in ("drop_path", "head_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
+        if self.auxiliary_weight < 0:
+            raise ConfigError(f"auxiliary_weight is {self.auxiliary_weight}; it must not be negative.")
+        if self.short_side is not None and self.short_side < 1:
+            raise ConfigError(f"short_side is {self.short_side}; it must be at least 1.")
+        if self.validation_maps is not None and self.validation_images is None:
+            raise ConfigError("validation_maps is given without validation_images; give both.")
 
 
 def _is_narrow(model: str) -> bool:
@@ -308,7 +394,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     old, new = dict(old), dict(new)
     free = {"output", "resume", "workers", "log_every", "save_every", "keep"}
     for values in (old, new):
-        for name in ("images", "validation", "tokenizer", "model"):  # the same folder, however it is written
+        for name in _PATHS:  # the same folder, however it is written
             if isinstance(values.get(name), str) and os.path.exists(values[name]):
                 values[name] = os.path.abspath(values[name])
     old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} for values in (old, new))
