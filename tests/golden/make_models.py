@@ -180,14 +180,49 @@ def flatten(output: Any) -> dict[str, Any]:
     return named
 
 
-def load() -> list[dict[str, Any]]:
+def load(path: Path = FILE) -> list[dict[str, Any]]:
     """The stored cases: settings, `shapes` of the weights, `outputs`, `gradients`, `tuple_shapes`."""
-    with np.load(FILE) as file:
+    with np.load(path) as file:
         cases, values = json.loads(str(file["cases"])), file["values"]
     for case in cases:
         for part in ("outputs", "gradients"):
             case[part] = {name: (shape, values[at : at + size]) for name, shape, at, size in case[part]}
     return cases
+
+
+class Values:
+    """Collects the values of all cases, and writes them with the cases."""
+
+    def __init__(self) -> None:
+        self.chunks: list[np.ndarray] = []
+        self.size = 0
+
+    def store(self, name: str, array: np.ndarray, most: int) -> list[Any]:
+        """A sample of an array → [name, shape, where it begins, how long it is]."""
+        self.chunks.append(sample(array, most))
+        begin, self.size = self.size, self.size + self.chunks[-1].size
+        return [name, list(array.shape), begin, self.chunks[-1].size]
+
+    def run(self, case: dict[str, Any], model: Any, inputs: dict[str, Any], scalar: Any) -> None:
+        """Call the reference's model and store outputs, gradients of `scalar(output)`, and the shapes of its tuple."""
+        asked = {name: case["call"][name] for name in ("output_attentions", "output_hidden_states")}
+        output = model(**inputs, **asked, return_dict=True)
+        scalar(output).backward()
+        case["outputs"] = [self.store(name, value.detach().numpy(), _MOST) for name, value in flatten(output).items()]
+        case["gradients"] = [
+            self.store(name, value.grad.numpy(), 8)
+            for name, value in model.named_parameters()
+            if value.grad is not None
+        ]
+        plain = model(**inputs, **asked, return_dict=False)
+        case["tuple_shapes"] = [
+            [list(item.shape) for item in value] if isinstance(value, tuple) else list(value.shape) for value in plain
+        ]
+
+    def write(self, path: Path, cases: list[dict[str, Any]]) -> None:
+        """Write the file and say how large it is."""
+        np.savez_compressed(path, cases=json.dumps(cases), values=np.concatenate(self.chunks))
+        print(f"{len(cases)} cases, {self.size} values, {path.stat().st_size / 1e6:.2f} MB in {path}")
 
 
 def main() -> None:
@@ -196,15 +231,7 @@ def main() -> None:
 
     assert transformers.__version__ == "4.37.2", transformers.__version__
     torch.set_num_threads(1)
-    chunks: list[np.ndarray] = []
-    at = 0
-
-    def store(name: str, array: np.ndarray, most: int) -> list[Any]:
-        nonlocal at
-        chunks.append(sample(array, most))
-        at += chunks[-1].size
-        return [name, list(array.shape), at - chunks[-1].size, chunks[-1].size]
-
+    values = Values()
     cases = draw_cases()
     for case in cases:
         kind = case["kind"]
@@ -220,19 +247,8 @@ def main() -> None:
         weight = inputs.pop("weight")
         if "labels" in inputs and "bool_masked_pos" in inputs:
             inputs["bool_masked_pos"] = inputs["bool_masked_pos"].bool()  # the reference would index with integers
-        asked = {name: case["call"][name] for name in ("output_attentions", "output_hidden_states")}
-        output = model(**inputs, **asked, return_dict=True)
-        scalar(kind, output, weight).backward()
-        case["outputs"] = [store(name, value.detach().numpy(), _MOST) for name, value in flatten(output).items()]
-        case["gradients"] = [
-            store(name, value.grad.numpy(), 8) for name, value in model.named_parameters() if value.grad is not None
-        ]
-        plain = model(**inputs, **asked, return_dict=False)
-        case["tuple_shapes"] = [
-            [list(item.shape) for item in value] if isinstance(value, tuple) else list(value.shape) for value in plain
-        ]
-    np.savez_compressed(FILE, cases=json.dumps(cases), values=np.concatenate(chunks))
-    print(f"{len(cases)} cases, {at} values, {FILE.stat().st_size / 1e6:.2f} MB in {FILE}")
+        values.run(case, model, inputs, lambda output, kind=kind, weight=weight: scalar(kind, output, weight))
+    values.write(FILE, cases)
 
 
 if __name__ == "__main__":

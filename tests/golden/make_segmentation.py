@@ -8,7 +8,6 @@ sides. The reference takes square images only here, and its `add_fpn` needs a fi
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ except ImportError:  # run as a script
 
 FILE = Path(__file__).with_name("segmentation.npz")
 SEGMENTATION, BACKBONES = 48, 16
-_MOST = 240
 
 
 def draw_weights(shapes: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
@@ -134,13 +132,8 @@ def scalar(output: Any) -> Any:
 
 
 def load() -> list[dict[str, Any]]:
-    """The stored cases: settings, `shapes` of the weights, `outputs`, `gradients`, `tuple_shapes`."""
-    with np.load(FILE) as file:
-        cases, values = json.loads(str(file["cases"])), file["values"]
-    for case in cases:
-        for part in ("outputs", "gradients"):
-            case[part] = {name: (shape, values[at : at + size]) for name, shape, at, size in case[part]}
-    return cases
+    """The stored cases, as `make_models.load` gives them."""
+    return base.load(FILE)
 
 
 def main() -> None:
@@ -149,15 +142,7 @@ def main() -> None:
 
     assert transformers.__version__ == "4.37.2", transformers.__version__
     torch.set_num_threads(1)
-    chunks: list[np.ndarray] = []
-    at = 0
-
-    def store(name: str, array: np.ndarray, most: int) -> list[Any]:
-        nonlocal at
-        chunks.append(base.sample(array, most))
-        at += chunks[-1].size
-        return [name, list(array.shape), at - chunks[-1].size, chunks[-1].size]
-
+    values = base.Values()
     cases = draw_cases()
     for case in cases:
         config = transformers.BeitConfig(**case["config"])
@@ -167,19 +152,8 @@ def main() -> None:
         weights = draw_weights(case["shapes"], case["seed"])
         model.load_state_dict({name: torch.from_numpy(np.asarray(array)) for name, array in weights.items()})
         inputs = {name: torch.from_numpy(array) for name, array in draw_inputs(case).items()}
-        asked = {name: case["call"][name] for name in ("output_attentions", "output_hidden_states")}
-        output = model(**inputs, **asked, return_dict=True)
-        scalar(output).backward()
-        case["outputs"] = [store(name, v.detach().numpy(), _MOST) for name, v in base.flatten(output).items()]
-        case["gradients"] = [
-            store(name, value.grad.numpy(), 8) for name, value in model.named_parameters() if value.grad is not None
-        ]
-        plain = model(**inputs, **asked, return_dict=False)
-        case["tuple_shapes"] = [
-            [list(item.shape) for item in value] if isinstance(value, tuple) else list(value.shape) for value in plain
-        ]
-    np.savez_compressed(FILE, cases=json.dumps(cases), values=np.concatenate(chunks))
-    print(f"{len(cases)} cases, {at} values, {FILE.stat().st_size / 1e6:.2f} MB in {FILE}")
+        values.run(case, model, inputs, scalar)
+    values.write(FILE, cases)
 
 
 if __name__ == "__main__":
