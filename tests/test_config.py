@@ -32,6 +32,10 @@ CONTRACT = {
 }
 
 
+# "Defaults to the last stage", says the text below that line.
+CONTRACT |= {"out_features": ["stage12"], "out_indices": [12]}
+
+
 def test_contract_line_was_read_whole() -> None:
     assert len(CONTRACT) == 31
     assert CONTRACT["pool_scales"] == [1, 2, 3, 6]

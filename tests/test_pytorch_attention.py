@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -93,6 +94,9 @@ def test_only_where_it_may(calls: list[int]) -> None:
         beit.eval().double()(x.double())
         with torch.autocast("cpu", torch.bfloat16):
             beit.float()(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing itself
+            torch.jit.trace(model(return_dict=False), x, check_trace=False)
     assert calls == []
     with torch.no_grad():
         beit(x, output_hidden_states=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -149,6 +150,17 @@ def test_a_new_models_layers_survive_its_folder(tmp_path: Path) -> None:
         torch.testing.assert_close(again(x).logits, model(x).logits, atol=0, rtol=0)
 
 
+def test_another_depth_than_the_files_has_another_last_stage(tmp_path: Path) -> None:
+    values = small().to_dict() | {"out_features": ["stage4"], "out_indices": [4]}  # as the reference writes its default
+    BeitForSemanticSegmentation(small()).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    config = BeitConfig.from_pretrained(tmp_path, num_hidden_layers=2)
+    assert (config.out_features, config.out_indices) == (["stage2"], [2])
+    assert config.replace(num_hidden_layers=3).out_indices == [3]
+    assert config.replace(out_indices=[0, 1]).out_features == ["stem", "stage1"]
+    assert BeitConfig.from_dict(small(out_indices=[1, 2]).to_dict(), out_features=["stage3"]).out_indices == [3]
+
+
 def test_layers_that_nobody_reads_are_not_computed() -> None:
     model = loud(BeitForSemanticSegmentation(small(out_indices=[1, 2, 3, 4])))  # layers 0, 1, 2, 3 of 4
     ran = []
@@ -220,7 +232,86 @@ def test_fast_head_is_taken_and_only_where_it_may() -> None:
     assert calls == [1, 1]
 
 
-@pytest.mark.parametrize("change", ["in place", "data", "fused optimiser", "statistics", "other tensor", "loaded"])
+def broken_into(model: Any, how: str) -> None:
+    head = model.decode_head
+    if how == "hook":
+        head.classifier.register_forward_hook(lambda module, inputs, output: 2 * output)
+    elif how == "dropout in training":  # Monte Carlo dropout
+        head.dropout.p = 0.5
+        head.dropout.train()
+    elif how == "statistics in training":
+        for part in head.modules():
+            if isinstance(part, torch.nn.BatchNorm2d):
+                part.train()
+    elif how == "another class":
+        head.classifier = torch.nn.Sequential(head.classifier, torch.nn.ReLU())
+    elif how == "another norm":
+        head.fpn_bottleneck.bn = torch.nn.GroupNorm(4, 16)
+    elif how == "a subclass":
+
+        class Doubled(type(head)):  # type: ignore[misc]
+            def forward(self, maps: Any) -> Any:
+                return 2 * super().forward(maps)
+
+        head.__class__ = Doubled
+
+
+@pytest.mark.parametrize(
+    "how", ["hook", "dropout in training", "statistics in training", "another class", "another norm", "a subclass"]
+)
+def test_a_head_that_is_not_as_it_was_built_takes_the_plain_way(how: str) -> None:
+    model = loud(BeitForSemanticSegmentation(small()))
+    both_ways(model, pixels(model.config))
+    broken_into(model, how)
+    answers = []
+    for fast in (False, True):
+        model.fast = fast
+        torch.manual_seed(0)
+        statistics = model.decode_head.fpn_convs[0].bn.running_mean.clone()
+        with torch.no_grad():
+            answers.append(model(pixels(model.config)).logits)
+        moved = not torch.equal(statistics, model.decode_head.fpn_convs[0].bn.running_mean)
+        assert moved == (how == "statistics in training")
+    torch.testing.assert_close(*answers, atol=0, rtol=0)
+
+
+def test_a_traced_model_takes_any_batch() -> None:
+    model = loud(BeitForSemanticSegmentation(small(return_dict=False)))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing itself
+        traced = torch.jit.trace(model, pixels(model.config, 2), check_trace=False)
+        for batch in (1, 3):
+            x = pixels(model.config, batch)
+            torch.testing.assert_close(traced(x)[0], model(x)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_an_empty_batch() -> None:
+    model = loud(BeitForSemanticSegmentation(small()))
+    with torch.no_grad():
+        assert model(pixels(model.config)[:0]).logits.shape == (0, 3, 24, 24)
+
+
+def test_what_evaluation_keeps_is_let_go() -> None:
+    model = loud(BeitForSemanticSegmentation(small()))
+    for change in (lambda: model.train(), lambda: model.double().float()):
+        both_ways(model.eval(), pixels(model.config))
+        assert model._evaluating.kept is not None
+        change()
+        assert model._evaluating.kept is None
+
+
+def test_a_model_built_in_inference_mode_spoils_no_other() -> None:
+    config = small(image_size=(28, 52))  # a grid that no other test has
+    with torch.inference_mode():
+        BeitForSemanticSegmentation(config).eval()(pixels(config))
+    model = BeitForSemanticSegmentation(config).train()
+    model(pixels(config), labels=maps(config)).loss.backward()
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["in place", "data", "fused optimiser", "statistics", "other tensor", "loaded", "rows", "columns", "bias", "eps"],
+)
 def test_fast_head_follows_its_weights(change: str) -> None:
     model = loud(BeitForSemanticSegmentation(small()))
     x = pixels(model.config)
@@ -239,6 +330,14 @@ def test_fast_head_follows_its_weights(change: str) -> None:
         model.eval()
     elif change == "other tensor":
         model.decode_head.fpn_bottleneck.conv.weight = torch.nn.Parameter(weight.detach() * 1.5)
+    elif change == "rows":  # as many in all as before, and the next two
+        weight.data.copy_(weight.data.roll(1, 0))
+    elif change == "columns":
+        weight.data.copy_(weight.data.roll(1, 1))
+    elif change == "bias":
+        model.decode_head.lateral_convs[0].bn.bias.data.copy_(model.decode_head.lateral_convs[0].bn.bias.data.flip(0))
+    elif change == "eps":
+        model.decode_head.fpn_bottleneck.bn.eps = 0.5
     else:
         model.load_state_dict({name: 0.9 * value for name, value in model.state_dict().items()})
     plain, after = both_ways(model, x)
@@ -442,6 +541,9 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
         ({"segmentation_layers": [1, 2, 3, 4.0]}, "whole numbers"),
         ({"pool_scales": []}, "pool_scales"),
         ({"pool_scales": [0]}, "pool_scales"),
+        ({"pool_scales": None}, "pool_scales"),
+        ({"semantic_loss_ignore_index": 255.0}, "semantic_loss_ignore_index"),
+        ({"image_size": (4, 24)}, "1x6 patches"),
         ({"num_labels": 1}, "at least two classes"),
         ({"auxiliary_num_convs": 0}, "auxiliary_channels=16"),
         ({"decode_dropout_prob": 1.0}, "decode_dropout_prob"),
@@ -455,6 +557,10 @@ def test_impossible_settings(changes: dict[str, Any], words: str) -> None:
 def test_add_fpn_needs_four_maps() -> None:
     with pytest.raises(ConfigError, match="four stages"):
         BeitBackbone(small(add_fpn=True))
+    four = BeitBackbone(small(add_fpn=True, out_indices=[1, 2, 3, 4]))
+    with pytest.raises(ConfigError, match="Choose four"):
+        four.out_indices = [1, 2]
+    assert four.out_indices == [1, 2, 3, 4]
     with pytest.raises(ConfigError, match="reshape_hidden_states"):
         BeitBackbone(small(add_fpn=True, out_indices=[1, 2, 3, 4], reshape_hidden_states=False))
 

@@ -83,6 +83,16 @@ _FLOATS = [
 ]
 
 
+def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of a config that is to be changed, without the last stage as the only one: another depth has another, and who
+    chooses by name or by number chooses both."""
+    last = values.get("num_hidden_layers", BeitConfig.num_hidden_layers)
+    default = values.get("out_indices") in (None, [last]) and values.get("out_features") in (None, [f"stage{last}"])
+    chosen = changes.get("out_indices") is not None or changes.get("out_features") is not None
+    dropped = ("out_indices", "out_features") if default or chosen else ()
+    return {name: value for name, value in values.items() if name not in dropped}
+
+
 @dataclass(init=False, eq=True)
 class BeitConfig:
     """Architecture of a BEiT model; keyword arguments only.
@@ -119,8 +129,8 @@ class BeitConfig:
         auxiliary_concat_input: whether the auxiliary head sees its input again before its classifier.
         semantic_loss_ignore_index: label value that segmentation ignores.
         out_features: names of the stages that the backbone returns (`stem`, `stage1`, …), in the order of the stages.
-        out_indices: the same by index (0 = stem, the embeddings); the last stage when neither is given. For segmentation
-            see `segmentation_layers`.
+        out_indices: the same by index (0 = stem, the embeddings); each follows from the other, and without both they are the
+            last stage. For segmentation see `segmentation_layers`.
         add_fpn: whether the backbone adds a feature pyramid; then four stages.
         reshape_hidden_states: whether the backbone returns `(B, C, h, w)` maps (True) or `(B, 1+N, C)` tokens.
         mask_keeps_position: a masked patch becomes mask token + its absolute position, as the authors have it. The
@@ -220,13 +230,10 @@ class BeitConfig:
         for name in _FLOATS:  # transformers 5 refuses a config.json that has 0 where it wants 0.0
             if type(getattr(self, name)) is int:
                 setattr(self, name, float(getattr(self, name)))
-        # The reference writes its default, the last stage alone, into every file: that is no choice.
-        last = self.num_hidden_layers
-        if self.out_indices in (None, [last]) and self.out_features in (None, [f"stage{last}"]):
-            self.out_indices = self.out_features = None
         self.extra = keywords
         self._warn_of_unknown()
         self.validate()
+        self.out_features, self.out_indices = self.stages()
 
     def _warn_of_unknown(self) -> None:
         known = [item.name for item in fields(self)] + ["num_labels", "label2id"]
@@ -286,6 +293,9 @@ class BeitConfig:
         problems = (None, "regression", "single_label_classification", "multi_label_classification")
         if self.problem_type not in problems:
             raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")
+        ignore = self.semantic_loss_ignore_index
+        if type(ignore) is not int:
+            raise ConfigError(f"semantic_loss_ignore_index is {ignore!r}; it must be a whole number, such as 255.")
         self.stages()
         self._validate_segmentation()
 
@@ -293,7 +303,7 @@ class BeitConfig:
         for name, low in (("pool_scales", 1), ("segmentation_layers", 0)):
             value = getattr(self, name)
             whole = isinstance(value, list | tuple) and all(type(n) is int and n >= low for n in value)
-            if value is not None and not (whole and value):
+            if not (value is None and name == "segmentation_layers") and not (whole and value):
                 raise ConfigError(f"{name} is {value!r}; it must be a list of whole numbers of at least {low}.")
         layers = self.segmentation_layers
         if layers is not None and (
@@ -393,7 +403,7 @@ class BeitConfig:
         """
         if self.segmentation_layers is not None:
             return list(self.segmentation_layers)
-        if self.out_indices is None and self.out_features is None:
+        if self.stages()[1] == [self.num_hidden_layers]:  # the default, which the reference writes into every file
             return self.authors_segmentation_layers(self.num_hidden_layers)
         numbers = [i % len(self.stage_names) for i in self.stages()[1]]
         if len(numbers) != 4 or 0 in numbers:
@@ -418,7 +428,7 @@ class BeitConfig:
 
     def replace(self, **changes: Any) -> BeitConfig:
         """A copy with other values, validated."""
-        values = self.to_dict()
+        values = _without_default_stage(self.to_dict(), changes)
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
             values.pop("id2label")  # the names of other classes
         values["hidden_act"] = self.hidden_act
@@ -451,7 +461,7 @@ class BeitConfig:
             raise CheckpointError(
                 f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit'."
             )
-        merged = dict(values)
+        merged = _without_default_stage(values, overrides)
         if "num_labels" in overrides and "id2label" not in overrides:
             if len(merged.get("id2label") or ()) != overrides["num_labels"]:
                 merged.pop("id2label", None)  # the names of other classes

@@ -24,7 +24,7 @@ _FEWEST_TOKENS = 500  # below, the fused kernel with a bias that is kept is as f
 
 def head_by_head(x: Tensor) -> bool:
     """Whether attention on `x (B, T, C)` should go head by head."""
-    return convolves(x) and not torch.is_grad_enabled() and x.shape[1] >= _FEWEST_TOKENS
+    return convolves(x) and not torch.jit.is_tracing() and not torch.is_grad_enabled() and x.shape[1] >= _FEWEST_TOKENS
 
 
 def attend(qkv: Tensor, table: Tensor | None, grid: tuple[int, int]) -> Tensor:

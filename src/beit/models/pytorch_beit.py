@@ -85,7 +85,8 @@ class BeitEmbeddings(nn.Module):
 @functools.lru_cache(maxsize=8)
 def _relative_position_index(grid: tuple[int, int]) -> Tensor:
     """`geometry.relative_position_index` as a tensor, one for all layers: at 640 pixels it takes 20 MB."""
-    return torch.from_numpy(geometry.relative_position_index(grid).copy())
+    with torch.inference_mode(False):  # whoever asks first, others may want gradients through it
+        return torch.from_numpy(geometry.relative_position_index(grid).copy())
 
 
 class BeitRelativePosition(nn.Module):

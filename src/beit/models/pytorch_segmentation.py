@@ -11,7 +11,7 @@ instead of the plain formulas below stands in `pytorch_upernet.py`.
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -165,12 +165,17 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
 
     def __init__(self, config: BeitConfig) -> None:
         layers = config.tapped_layers()
+        if min(config.grid) < 2:
+            raise ConfigError(
+                f"Images have {config.grid[0]}x{config.grid[1]} patches; the pyramid halves them, so segmentation needs two each "
+                "way at least. Use a larger image_size or a smaller patch_size."
+            )
         if config.num_labels < 2:
             raise ConfigError(f"num_labels is {config.num_labels}; segmentation needs at least two classes.")
-        if config.segmentation_layers is None and config.out_indices is None and config.out_features is None:
+        if config.segmentation_layers is None and len(config.stages()[1]) != 4:
             # `out_indices` too, without which the reference does not build the class.
-            indices = None if len(set(layers)) < 4 else [layer - 1 for layer in layers]
-            config = config.replace(segmentation_layers=layers, out_indices=indices)
+            indices = {} if len(set(layers)) < 4 else {"out_indices": [layer - 1 for layer in layers]}
+            config = config.replace(segmentation_layers=layers, **indices)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.layers = layers
@@ -214,7 +219,7 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         encoded = self.beit.encoder(x, self._expand_head_mask(head_mask, x), attentions, True, needed)
         tokens = [encoded.hidden_states[layer] for layer in self.layers]
         grid = self.config.grid_of(pixels.shape[2:])
-        if labels is None and self.fast and pytorch_upernet.applies(self, tokens[0]):
+        if labels is None and self.fast and pytorch_upernet.applies(self, tokens[0], (BeitUperHead, ConvModule)):
             logits, auxiliary = self._evaluating(self, tokens, grid), None
         else:
             maps = pyramid(self, [as_map(x, grid) for x in tokens])
@@ -226,6 +231,16 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
             loss, logits, encoded.hidden_states if hidden else None, encoded.attentions if attentions else None
         )
         return output if as_dict else output.to_tuple()
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`; what evaluation keeps is let go."""
+        if mode:
+            self._evaluating.kept = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self._evaluating.kept = None
+        return super()._apply(fn, recurse)
 
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         check_is_tensor("labels", labels)
@@ -279,10 +294,10 @@ class BeitBackbone(BeitPreTrainedModel):
         self.embeddings = BeitEmbeddings(config)
         self.encoder = BeitEncoder(config)
         if config.add_fpn:
-            if len(self.out_features) != 4 or not config.reshape_hidden_states:
+            if len(self.out_features) != 4 or not config.reshape_hidden_states or min(config.grid) < 2:
                 raise ConfigError(
-                    f"add_fpn makes a pyramid of four maps; got {', '.join(self.out_features)} with reshape_hidden_states="
-                    f"{config.reshape_hidden_states}. Choose four stages, such as out_indices=[3, 5, 7, 11] of 12 layers, "
+                    f"add_fpn makes a pyramid of four maps of 2x2 patches or more; got {', '.join(self.out_features)} of "
+                    f"{config.grid[0]}x{config.grid[1]} with reshape_hidden_states={config.reshape_hidden_states}. Choose four stages, such as out_indices=[3, 5, 7, 11] of 12 layers, "
                     "and reshape_hidden_states=True."
                 )
             add_pyramid(self, config.hidden_size)
@@ -295,7 +310,7 @@ class BeitBackbone(BeitPreTrainedModel):
 
     @out_features.setter
     def out_features(self, names: list[str]) -> None:
-        self.config = self.config.replace(out_features=names, out_indices=None)
+        self._choose(out_features=names, out_indices=None)
 
     @property
     def out_indices(self) -> list[int]:
@@ -304,7 +319,15 @@ class BeitBackbone(BeitPreTrainedModel):
 
     @out_indices.setter
     def out_indices(self, numbers: list[int]) -> None:
-        self.config = self.config.replace(out_features=None, out_indices=numbers)
+        self._choose(out_features=None, out_indices=numbers)
+
+    def _choose(self, **stages: Any) -> None:
+        config = self.config.replace(**stages)
+        if config.add_fpn and len(config.stages()[0]) != 4:
+            raise ConfigError(
+                f"add_fpn makes a pyramid of four maps; got {', '.join(config.stages()[0])}. Choose four."
+            )
+        self.config = config
 
     @property
     def out_feature_channels(self) -> dict[str, int]:

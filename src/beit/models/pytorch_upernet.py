@@ -32,15 +32,44 @@ _PIXELS_AT_ONCE = 640  # of a transposed convolution: its output of 8 MB fits th
 _BAND = 32  # rows of an enlarging matrix that are multiplied together: a few of its columns are not zero there
 
 
-def applies(model: nn.Module, tokens: Tensor) -> bool:
-    """Whether `model` may take this way: in evaluation, without gradients, on a CPU in float32 or float64."""
+# What pyramid and UPerHead are made of, besides the two classes of `pytorch_segmentation.py`.
+_PARTS = (
+    nn.AdaptiveAvgPool2d,
+    nn.BatchNorm2d,
+    nn.Conv2d,
+    nn.ConvTranspose2d,
+    nn.Dropout2d,
+    nn.GELU,
+    nn.ModuleList,
+    nn.Sequential,
+    nn.SyncBatchNorm,
+)
+
+
+def applies(model: Any, tokens: Tensor, own: tuple[type, ...]) -> bool:
+    """Whether `model` may take this way.
+
+    In evaluation, without gradients, on a CPU in float32 or float64; where pyramid and head are as they were built: no part
+    of another class (`own`: those of the head itself), none with a hook, and none in training.
+    """
     return (
-        not model.training
-        and not torch.is_grad_enabled()
+        not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
         and tokens.device.type == "cpu"
         and tokens.dtype in (torch.float32, torch.float64)
+        and len(tokens) > 0
+        and type(model.decode_head.classifier) is nn.Conv2d
+        and model.decode_head.classifier.bias is not None
+        and all(
+            type(part) in (*_PARTS, *own)
+            and not part.training
+            and not part._forward_hooks
+            and not part._forward_pre_hooks
+            for group in (model.fpn1, model.fpn2, model.decode_head)
+            for part in group.modules()
+        )
     )
 
 
@@ -64,11 +93,27 @@ class Evaluating:
 
 
 def _fingerprint(model: Any) -> list[Any]:
-    """What shows a change of weights. Versions of tensors do not: fused optimisers and `.data` leave them as they are."""
-    parts = (model.fpn1, model.fpn2, model.decode_head)
-    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    sums = torch.stack([tensor.sum(dtype=torch.float64 if tensor.ndim < 2 else None).double() for tensor in tensors])
-    return [(tensor.data_ptr(), tensor.dtype) for tensor in tensors] + sums.tolist()
+    """What shows a change of weights: small tensors whole, of large ones a random combination of each row.
+
+    Versions of tensors do not show it: fused optimisers and `.data` leave them as they are.
+    """
+    found: list[Any] = []
+    for group in (model.fpn1, model.fpn2, model.decode_head):
+        for part in group.modules():
+            found.append(getattr(part, "eps", None))
+            for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+                rows = tensor.detach()
+                if rows.ndim > 1:
+                    rows = rows.flatten(1)
+                    rows = rows @ _random_numbers(rows.shape[1], rows.dtype)
+                found += [tensor.data_ptr(), tensor.dtype, rows.tolist()]
+    return found
+
+
+@lru_cache(maxsize=16)
+def _random_numbers(count: int, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.rand(count, dtype=dtype, generator=torch.Generator().manual_seed(0)) + 0.5
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
