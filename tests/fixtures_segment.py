@@ -59,7 +59,9 @@ def save_segmenter(folder: Path, names: tuple[str, ...] = NAMES, processor: bool
     model = BeitForSemanticSegmentation(config)
     torch.nn.init.normal_(model.decode_head.classifier.weight, std=0.5)
     size = (model.config.image_size, model.config.image_size)
-    with torch.no_grad():  # norms that know what they see, and classes that are alike in sum: else one would win everywhere
+    with (
+        torch.no_grad()
+    ):  # norms that know what they see, and classes that are alike in sum: else one would win everywhere
         for _ in range(12):
             pixels = torch.nn.functional.interpolate(torch.randn(4, 3, 5, 5), size=size, mode="bicubic")
             model.train()(pixels)

@@ -130,7 +130,7 @@ def test_labels_as_in_ade20k(tmp_path, training, folders, capsys):
     confusion = np.array(json.loads((tmp_path / "found/evaluation.json").read_text())["confusion"])
     pixels = sum(np.asarray(Image.open(path)).size for path in maps.rglob("*.png"))
     assert confusion.sum() == pixels - labels[:3].size
-    refused(capsys, [*evaluate, "--reduce-labels", "False"], "has the values 3. Wanted 0 to 2")
+    assert run(*evaluate, "--reduce-labels") == 0  # says it once more
 
 
 def test_the_embedded_task(tmp_path, capsys):
@@ -178,6 +178,36 @@ def test_label_values_outside_the_classes(folders, training, model, capsys, work
     assert run("evaluate", "--model", model, "--images", images, "--maps", maps, "--ignore-index", "77") == 0
 
 
+def test_wrong_labels_are_found_before_the_first_step(tmp_path, folders, training, capsys):
+    images, maps = write_segmented(tmp_path / "val", 3)
+    Image.new("L", (16, 16), 9).save(maps / "b/01.png")
+    validation = ["--validation-images", images, "--validation-maps", maps]
+    refused(capsys, [*training, *validation], "b/01.png has the values 9.")
+    assert not (tmp_path / "run/log.jsonl").exists()
+
+
+def test_an_ignore_index_that_is_a_class_too(tmp_path, folders, training, capsys):
+    names = write_names(tmp_path / "many.txt", tuple(f"class {i}" for i in range(300)))
+    arguments = [*training, "--classes", names]
+    refused(capsys, arguments, "ignore_index 255 is the number of one of the 300 classes too", "--ignore-index 65535")
+    assert run(*arguments, "--ignore-index", "65535") == 0
+    lost = [*training, "--output", tmp_path / "x", "--reduce-labels", "--ignore-index", "0"]
+    refused(capsys, lost, "ignore_index 0 is the number of one of the 3 classes too")
+
+
+def test_reports_bear_odd_shapes_and_names(tmp_path, capsys):
+    images, maps = tmp_path / "images", tmp_path / "maps"
+    for name, size in {"price_$5_$6": (40, 40), "tall": (2, 1000), "long": (1000, 1), "猫": (20, 24)}.items():
+        for folder, mode in ((images, "RGB"), (maps, "L")):
+            folder.mkdir(exist_ok=True)
+            Image.new(mode, size, 1 if mode == "L" else (200, 30, 30)).save(folder / f"{name}.png")
+    model = save_segmenter(tmp_path / "model", ("a$x_$", "b", "犬"))
+    arguments = ["evaluate", "--model", model, "--images", images, "--maps", maps, "--output", tmp_path / "found"]
+    assert run(*arguments) == 0, capsys.readouterr().err
+    assert "a$x_$" in (tmp_path / "found/report.html").read_text()
+    refused(capsys, [*arguments, "--examples", "0"], "examples is 0; it must be at least 1")
+
+
 def test_maps_of_another_size_or_kind(folders, training, capsys):
     _, maps = folders
     Image.new("L", (16, 12)).save(maps / "a/00.png")
@@ -217,7 +247,7 @@ def test_an_output_folder_that_is_taken(tmp_path, folders, training, model, caps
     assert run(*predict) == 0
     refused(capsys, predict, "exists already", "another --output")
     (tmp_path / "file").write_text("")
-    refused(capsys, [*predict[:-1], tmp_path / "file"], "could not be written")
+    refused(capsys, [*predict[:-1], tmp_path / "file"], "is a file; give a folder")
 
 
 def test_a_batch_without_labels(folders, training, model, capsys):

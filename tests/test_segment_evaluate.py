@@ -120,6 +120,16 @@ def test_a_picture_is_resized_with_its_proportions(trained):
     assert torch.equal(Segmenter(*trained)(image), expected)
 
 
+def test_the_processors_filter_is_used(trained, monkeypatch):
+    model, processor = trained
+    image = Image.fromarray(blocks(3, 40, 40)[0])
+    seen = {}
+    for number in (Image.Resampling.NEAREST, Image.Resampling.BILINEAR):
+        monkeypatch.setattr(processor, "resample", number)
+        seen[number] = Segmenter(model, processor)._scores(image, 1.0)
+    assert not torch.allclose(*seen.values())
+
+
 def test_the_whole_picture_as_the_processor_has_it(trained):
     model, processor = trained
     image = picture(50, 80)

@@ -291,6 +291,9 @@ def _segment_evaluate(arguments: list[str]) -> None:
     from beit.cli_settings import EvaluateSegmentation
 
     settings = _settings(EvaluateSegmentation, "segment evaluate", arguments)
+    _at_least_one("examples", settings.examples)
+    if settings.output is not None and settings.output.is_file():
+        raise DataError(f"{settings.output} is a file; give a folder for the result.")
     require("torch", "train", "beit segment")
     if settings.output is not None:
         require("matplotlib", "train", "the pictures of a report")
@@ -299,7 +302,7 @@ def _segment_evaluate(arguments: list[str]) -> None:
 
     model, processor, way = _segmenter(settings)
     ignore = settings.ignore_index if settings.ignore_index is not None else model.config.semantic_loss_ignore_index
-    reduce = settings.reduce_labels if settings.reduce_labels is not None else processor.do_reduce_labels
+    reduce = settings.reduce_labels or processor.do_reduce_labels
     model.config.semantic_loss_ignore_index = ignore
     if settings.classes is not None:
         names = read_classes(settings.classes)
@@ -313,6 +316,8 @@ def _segment_evaluate(arguments: list[str]) -> None:
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
     result = evaluate_segmentation(model, processor, images, way, _device(), settings.examples)
+    if settings.output is not None:
+        result.save(settings.output)
     print(result)
     width = max(map(len, classes))
     for row in result.class_rows():
@@ -320,7 +325,6 @@ def _segment_evaluate(arguments: list[str]) -> None:
     if result.skipped:
         print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
     if settings.output is not None:
-        result.save(settings.output)
         print(f"Open {settings.output / 'report.html'}")
 
 
@@ -328,6 +332,8 @@ def _segment_predict(arguments: list[str]) -> None:
     from beit.cli_settings import PredictSegmentation
 
     settings = _settings(PredictSegmentation, "segment predict", arguments)
+    if settings.output.is_file():
+        raise DataError(f"{settings.output} is a file; give a folder for the result.")
     require("torch", "torch", "beit segment predict")
     from beit.predict_segmentation import predict_maps
 

@@ -107,8 +107,8 @@ class EvaluateSegmentation(_Ways):
     """Text file with the names of the classes, one a line, where the model's own are only numbers."""
     ignore_index: int | None = None
     """Number in the label maps that means no label, if not the model's."""
-    reduce_labels: bool | None = None
-    """Maps count classes from 1 and 0 means no label, if not as in the model's training."""
+    reduce_labels: bool = False
+    """Maps count classes from 1 and 0 means no label; so it is anyway for a model that was trained so."""
     examples: int = 6
     """How many images from all over the set, and how many of the worst, to show in the report."""
     output: Path | None = None

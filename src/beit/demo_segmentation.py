@@ -48,7 +48,7 @@ def run_segment_demo(settings: SegmentDemo) -> Path:
             raise DataError(f"{output} holds something other than an earlier demo; choose another --output.")
         shutil.rmtree(output)
     hub.write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output), "kind": _KIND})
-    recipe = recipes.pasted_garments(output / "model", settings.seed, length=0.007 if settings.smoke else 1.0)
+    recipe = recipes.pasted_garments(output / "model", settings.seed, length=0.002 if settings.smoke else 1.0)
     began = time.perf_counter()
     try:
         history, result = segment(recipe, validation=PastedGarments(test=True, count=8 if settings.smoke else None))

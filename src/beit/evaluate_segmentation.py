@@ -222,6 +222,7 @@ def evaluate_segmentation(
 
 def _case(name: str, miou: float | None, image: Image.Image, truth: torch.Tensor, prediction: torch.Tensor) -> Case:
     step = max(-(-max(image.size) // _SIDE), 1)
-    small = [labels[step // 2 :: step, step // 2 :: step].numpy().astype(np.int32) for labels in (truth, prediction)]
+    top, left = (min(step // 2, side - 1) for side in truth.shape)  # a side may be shorter than the step
+    small = [labels[top::step, left::step].numpy().astype(np.int32) for labels in (truth, prediction)]
     height, width = small[0].shape
     return Case(name, miou, np.asarray(image.resize((width, height), Image.Resampling.BOX)), *small)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ class Report:
         """A matplotlib figure, as a PNG inside the page; the figure is closed."""
         pyplot = _pyplot()
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", facecolor="white")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font lacks
+            figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", facecolor="white")
         pyplot.close(figure)
         data = base64.b64encode(buffer.getvalue()).decode()
         caption = html.escape(caption)
@@ -98,7 +101,13 @@ def _pyplot() -> Any:
     matplotlib.use("Agg")  # no window
     pyplot = require("matplotlib.pyplot", "train", "the pictures of a report")
     pyplot.rcParams.update(
-        {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
+        {
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "text.parse_math": False,  # names may have dollars in them
+        }
     )
     return pyplot
 

@@ -123,10 +123,15 @@ def _legend_figure(classes: Sequence[str], colours: np.ndarray) -> Any:
 def _case_figure(cases: Sequence[Case], colours: np.ndarray, ignore_index: int) -> Any:
     """Rows of image, truth and prediction; the pixels without a label are white in both maps."""
     pyplot = report._pyplot()
-    shape = cases[0].image.shape
-    height = 3.0 * shape[0] / shape[1]
+    # A row is as high as its image at 3 inches' width, within reason.
+    heights = [3.0 * min(max(case.image.shape[0] / case.image.shape[1], 0.1), 2.0) + 0.3 for case in cases]
     figure, axes = pyplot.subplots(
-        len(cases), 3, figsize=(9, (height + 0.3) * len(cases)), squeeze=False, layout="constrained"
+        len(cases),
+        3,
+        figsize=(9, sum(heights)),
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"height_ratios": heights},
     )
     for line, case in zip(axes, cases, strict=True):
         nothing = case.truth == ignore_index

@@ -226,8 +226,22 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
 
 
 @contextlib.contextmanager
-def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
+def pillow_warnings() -> Iterator[None]:
+    """Pillow warns of odd metadata, which says nothing here; of bombs it must not only warn.
+
+    The filters belong to the whole process: enter it around threads, never in them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], in_thread: bool = False) -> Iterator[Image.Image]:
     """An image file, for as long as the `with` lasts; what goes wrong in there is an error of this file.
+
+    `in_thread`: the caller has entered `pillow_warnings` already, around all threads.
 
     Raises:
         DataError: as `read_image`.
@@ -235,15 +249,14 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Image.Image]:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise DataError(f"{path}: not a file.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd metadata; of bombs it must not only warn
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                yield image
+        with contextlib.nullcontext() if in_thread else pillow_warnings(), Image.open(path) as image:
+            yield image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
     except BeitError:
         raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file.") from error
     except UnidentifiedImageError as error:
         raise DataError(f"{path}: not an image that Pillow can read.") from error
     except Exception as error:  # Pillow's readers raise nearly anything for damaged files: struct.error, SyntaxError, …

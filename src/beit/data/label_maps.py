@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from beit.data.images import fingerprint_of, list_images, opened, read_image
-from beit.errors import DataError, InputError, require
+from beit.data.images import fingerprint_of, list_images, opened, pillow_warnings, read_image
+from beit.errors import ConfigError, DataError, InputError, require
 from beit.image_input import read_label_map
 
 _LOSSY = (".jpg", ".jpeg")
+_DEFAULT_IGNORE = 255
 _MOST_CLASSES = 1000  # a scan that finds more has seen instance numbers, colours or depths
 # What turns stored pixels upright, for each value of the EXIF orientation.
 _TURNS = {
@@ -42,7 +43,7 @@ class LabelRules:
         reduce_labels: maps count classes from 1 and 0 means no label (ADE20K).
     """
 
-    ignore_index: int = 255
+    ignore_index: int = _DEFAULT_IGNORE
     reduce_labels: bool = False
 
     def apply(self, numbers: np.ndarray) -> np.ndarray:
@@ -51,6 +52,18 @@ class LabelRules:
             return numbers
         nothing = (numbers == 0) | (numbers == self.ignore_index)
         return np.where(nothing, self.ignore_index, numbers - 1)
+
+    def check_classes(self, classes: int) -> None:
+        """Whether so many classes leave room for the ignore index.
+
+        Raises:
+            ConfigError: a class would be lost: where maps are reduced, or by the default, which was chosen for fewer classes.
+        """
+        if 0 <= self.ignore_index < classes and (self.reduce_labels or self.ignore_index == _DEFAULT_IGNORE):
+            raise ConfigError(
+                f"ignore_index {self.ignore_index} is the number of one of the {classes} classes too, which would be lost. "
+                f"Choose another, such as --ignore-index {max(classes, 65535)}."
+            )
 
     def check(self, labels: np.ndarray, classes: int, name: str) -> None:
         """Whether all are classes or ignored.
@@ -106,14 +119,16 @@ class LabelledFolders:
         stems = sorted(found)
         self.paths, self.maps = [found[stem] for stem in stems], [partners[stem] for stem in stems]
         self.labels: np.ndarray | None = None  # one a pixel, not one an image
-        self.classes = list(classes) if classes is not None else []
         self.rules, self.smallest_side = rules, smallest_side
+        self.classes = list(classes) if classes is not None else []
+        rules.check_classes(len(self.classes))
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def with_classes(self, classes: Sequence[str]) -> LabelledFolders:
-        """The same with these classes."""
+        """The same with these classes. Raises ConfigError when the ignore index is one of them by mistake."""
+        self.rules.check_classes(len(classes))
         other = copy.copy(self)
         other.classes = list(classes)
         return other
@@ -211,7 +226,7 @@ def read_classes(path: Path) -> list[str]:
         DataError: it cannot be read, or does not hold at least two names, each once.
     """
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} cannot be read ({error}). Give a text file with the name of one class a line."
@@ -232,7 +247,7 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
     """
     tqdm = require("tqdm", "train", "a look at all label maps").tqdm
     largest, where, damaged = -1, "", 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
+    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
         found = pool.map(lambda path: _largest(path, images.rules), images.maps)
         bar = tqdm(found, total=len(images.maps), desc="looking for classes", unit="map", disable=None, file=sys.stderr)
         for number, path in zip(bar, images.maps, strict=True):
@@ -254,10 +269,35 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
     return [str(number) for number in range(largest + 1)]
 
 
+def check_maps(images: LabelledFolders) -> None:
+    """Look at all label maps for numbers that are no class: before hours of training, not in the middle.
+
+    Maps that cannot be read are left to the training, which passes over a few of them.
+
+    Raises:
+        InputError: as `LabelledFolders.target`.
+    """
+    tqdm = require("tqdm", "train", "a look at all label maps").tqdm
+    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda path: _numbers(path, images.rules), images.maps)
+        bar = tqdm(
+            found, total=len(images.maps), desc="looking at label maps", unit="map", disable=None, file=sys.stderr
+        )
+        for numbers, path in zip(bar, images.maps, strict=True):
+            if numbers is not None:
+                images.rules.check(numbers, len(images.classes), path)
+
+
 def _largest(path: str, rules: LabelRules) -> int | None:
     """The largest class number of a map, -1 without a label; None when it cannot be read (training will say so)."""
+    labels = _numbers(path, rules)
+    return None if labels is None else int(np.max(labels[labels != rules.ignore_index], initial=-1))
+
+
+def _numbers(path: str, rules: LabelRules) -> np.ndarray | None:
+    """The different class numbers of a map, the ignore index among them; None when it cannot be read."""
     try:
-        with opened(path) as file:
+        with opened(path, in_thread=True) as file:
             if file.mode in ("L", "P"):
                 numbers = np.flatnonzero(file.histogram()[:256])
             else:
@@ -265,8 +305,7 @@ def _largest(path: str, rules: LabelRules) -> int | None:
                 numbers = np.unique(read_label_map(_plain(file), (file.height, file.width), path))
     except DataError:
         return None
-    labels = rules.apply(numbers)
-    return int(np.max(labels[labels != rules.ignore_index], initial=-1))
+    return rules.apply(numbers)
 
 
 def open_segmented(

