@@ -101,7 +101,7 @@ def photographs(images: Path, output: Path, seed: int = 0, length: float = 1.0) 
 
 
 def ade20k_base(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
-    """BEiT-B on ADE20K at 512 pixels from self-supervised pre-training (Bao et al., 2021, table 3, has what to expect).
+    """BEiT-B on ADE20K at 512 pixels from self-supervised pre-training (published mIoU: Bao et al., 2021, table 3).
     Rate 7e-4, layer decay .65.
 
     Args:
