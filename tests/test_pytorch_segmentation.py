@@ -247,6 +247,8 @@ def broken_into(model: Any, how: str) -> None:
         head.classifier = torch.nn.Sequential(head.classifier, torch.nn.ReLU())
     elif how == "another norm":
         head.fpn_bottleneck.bn = torch.nn.GroupNorm(4, 16)
+    elif how == "a norm without weights":
+        head.fpn_bottleneck.bn = torch.nn.BatchNorm2d(16, affine=False).eval()
     elif how == "a subclass":
 
         class Doubled(type(head)):  # type: ignore[misc]
@@ -257,7 +259,16 @@ def broken_into(model: Any, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", ["hook", "dropout in training", "statistics in training", "another class", "another norm", "a subclass"]
+    "how",
+    [
+        "hook",
+        "dropout in training",
+        "statistics in training",
+        "another class",
+        "another norm",
+        "a subclass",
+        "a norm without weights",
+    ],
 )
 def test_a_head_that_is_not_as_it_was_built_takes_the_plain_way(how: str) -> None:
     model = loud(BeitForSemanticSegmentation(small()))
