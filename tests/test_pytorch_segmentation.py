@@ -582,6 +582,8 @@ def test_add_fpn_needs_four_maps() -> None:
         (torch.zeros(2, 24, dtype=torch.long), "one map an image"),
         (torch.zeros(1, 24, 24, dtype=torch.long), "one map an image"),
         (torch.zeros(2, 24, 24), "class numbers"),
+        (torch.zeros(2, 24, 24, dtype=torch.bool), "class numbers"),
+        (torch.zeros(2, 0, 0, dtype=torch.long), "one map an image"),
         (torch.full((2, 24, 24), 3), "has 3, which is outside the 3 classes"),
         (np.zeros((2, 24, 24), np.int64), r"torch\.Tensor"),
     ],
@@ -590,6 +592,8 @@ def test_wrong_labels(labels: Any, words: str) -> None:
     model = BeitForSemanticSegmentation(small())
     with pytest.raises(InputError, match=words):
         model(pixels(model.config), labels=labels)
+    with pytest.raises(InputError, match=r"head_mask is a list; wanted a torch\.Tensor"):
+        model(pixels(model.config), head_mask=[1, 1])
 
 
 def test_training_on_a_single_image_says_what_to_do() -> None:

@@ -407,6 +407,7 @@ class BeitPreTrainedModel(PretrainedModule):
         """→ `(L, 1, heads, 1, 1)`."""
         if head_mask is None:
             return None
+        check_is_tensor("head_mask", head_mask)
         layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
         if tuple(head_mask.shape) not in ((heads,), (layers, heads)):
             raise InputError(

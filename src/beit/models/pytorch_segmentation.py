@@ -244,7 +244,8 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
 
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         check_is_tensor("labels", labels)
-        if labels.ndim != 3 or labels.shape[0] != logits.shape[0] or labels.is_floating_point():
+        numbers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not numbers or labels.ndim != 3 or labels.shape[0] != logits.shape[0] or min(labels.shape[1:]) < 1:
             raise InputError(
                 f"labels is {tuple(labels.shape)} of {labels.dtype}; wanted class numbers (int64) of shape "
                 f"({logits.shape[0]}, height, width), one map an image, as BeitImageProcessor(images, maps) gives them."
