@@ -260,7 +260,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+        start = target.name[:60]  # so that the whole stays within 255 bytes
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary
