@@ -245,15 +245,12 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
         DataError: no map can be read, none has a label, or there are more than a thousand classes.
         InputError: a map is no grey or palette image.
     """
-    tqdm = require("tqdm", "train", "a look at all label maps").tqdm
     largest, where, damaged = -1, "", 0
-    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
-        found = pool.map(lambda path: _largest(path, images.rules), images.maps)
-        bar = tqdm(found, total=len(images.maps), desc="looking for classes", unit="map", disable=None, file=sys.stderr)
-        for number, path in zip(bar, images.maps, strict=True):
-            damaged += number is None
-            if number is not None and number > largest:
-                largest, where = number, path
+    for path, labels in _look_at_all(images):
+        damaged += labels is None
+        number = -1 if labels is None else int(np.max(labels[labels != images.rules.ignore_index], initial=-1))
+        if number > largest:
+            largest, where = number, path
     if damaged == len(images.maps):
         raise DataError(f"None of the label maps in {images.map_folder} can be read.")
     if largest < 1:
@@ -277,21 +274,20 @@ def check_maps(images: LabelledFolders) -> None:
     Raises:
         InputError: as `LabelledFolders.target`.
     """
+    for path, labels in _look_at_all(images):
+        if labels is not None:
+            images.rules.check(labels, len(images.classes), path)
+
+
+def _look_at_all(images: LabelledFolders) -> list[tuple[str, np.ndarray | None]]:
+    """(path, different numbers) of every label map, with progress; None for one that cannot be read (training will say so)."""
     tqdm = require("tqdm", "train", "a look at all label maps").tqdm
-    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
         found = pool.map(lambda path: _numbers(path, images.rules), images.maps)
         bar = tqdm(
             found, total=len(images.maps), desc="looking at label maps", unit="map", disable=None, file=sys.stderr
         )
-        for numbers, path in zip(bar, images.maps, strict=True):
-            if numbers is not None:
-                images.rules.check(numbers, len(images.classes), path)
-
-
-def _largest(path: str, rules: LabelRules) -> int | None:
-    """The largest class number of a map, -1 without a label; None when it cannot be read (training will say so)."""
-    labels = _numbers(path, rules)
-    return None if labels is None else int(np.max(labels[labels != rules.ignore_index], initial=-1))
+        return list(zip(images.maps, bar, strict=True))
 
 
 def _numbers(path: str, rules: LabelRules) -> np.ndarray | None:

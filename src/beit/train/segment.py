@@ -65,10 +65,11 @@ def segment(
         validation = open_segmented(settings.validation_images, settings.validation_maps, None, rules, test=True)
     if len(source) < 2:
         raise DataError("There is only one image; batch norm needs at least two in a step.")
-    classes = _classes(settings, source, run)
+    named = _classes(settings, source, run)
+    classes = named if named is not None else numbered_classes(source)
     source, validation = (_with_classes(part, classes) for part in (source, validation))
     if run.checkpoint is None and run.accelerator.is_main_process:
-        for part in (source, validation):
+        for part in (source, validation) if named is not None else (validation,):  # whose numbers are not known yet
             if isinstance(part, LabelledFolders):
                 check_maps(part)
     model = segmenter(settings, classes, run.checkpoint)
@@ -127,8 +128,8 @@ def pixel_accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     return ((logits.argmax(1) == small) & counted).sum() / counted.sum().clamp(min=1)
 
 
-def _classes(settings: SegmentSettings, source: Any, run: Run) -> list[str]:
-    """Names of the classes: a checkpoint's, of the images themselves, of a file, of the model; else numbers."""
+def _classes(settings: SegmentSettings, source: Any, run: Run) -> list[str] | None:
+    """Names of the classes: a checkpoint's, of the images themselves, of a file, of the model; None where only maps tell."""
     if run.checkpoint is not None:
         return _names(BeitConfig.from_pretrained(run.checkpoint))
     if source.classes:
@@ -139,7 +140,7 @@ def _classes(settings: SegmentSettings, source: Any, run: Run) -> list[str]:
         config = BeitConfig.from_pretrained(settings.model)
         if _segments(config):
             return _names(config)
-    return numbered_classes(source)
+    return None
 
 
 def _with_classes(source: Any, classes: list[str]) -> Any:
