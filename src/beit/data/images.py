@@ -5,22 +5,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from beit.data.paths import SUFFIXES, list_images
 from beit.errors import BeitError, DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+if TYPE_CHECKING:
+    from beit.data.streams import Stream
+
 # Images of one small size are decoded once and kept: above this they are read from disk again for every crop.
 _MOST_BYTES_IN_MEMORY = 1_000_000_000
 _LARGEST_SIDE_IN_MEMORY = 128
+_FEWEST_TO_JUDGE = 100  # images of a stream
 _MOST_BAD = 0.1  # of the images; more means that the folder is not what it is taken for
 
 
@@ -140,7 +145,7 @@ class FolderImages:
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
-        self.paths = sorted(list_images(self.folder))
+        self.paths = list_images(self.folder)
         if not self.paths:
             raise DataError(f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}.")
         self.smallest_side = smallest_side
@@ -150,14 +155,15 @@ class FolderImages:
             self._label(classes)
 
     def _label(self, classes: Sequence[str] | None) -> None:
-        parts = [Path(path).relative_to(self.folder).parts for path in self.paths]
-        outside = [str(Path(*part)) for part in parts if len(part) < 2]
+        folders = list(self.paths.first_folders())
+        outside = [start for name, start, _ in folders if not name]
         if outside:
+            example = os.fsdecode(self.paths.relative(outside[0]))
             raise DataError(
-                f"{self.folder}: {len(outside)} images are in no class folder, for example {outside[0]}. Wanted one "
+                f"{self.folder}: {len(outside)} images are in no class folder, for example {example}. Wanted one "
                 "subfolder a class: folder/cat/1.jpg, folder/dog/2.jpg."
             )
-        found = sorted({part[0] for part in parts})
+        found = sorted(name for name, _, _ in folders)
         self.classes = list(classes) if classes is not None else found
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if twice:
@@ -171,7 +177,9 @@ class FolderImages:
                 f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}."
             )
         number = {name: i for i, name in enumerate(self.classes)}
-        self.labels = np.array([number[part[0]] for part in parts], dtype=np.int64)
+        self.labels = np.empty(len(self.paths), dtype=np.int64)
+        for name, start, end in folders:
+            self.labels[start:end] = number[name]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -191,13 +199,13 @@ class FolderImages:
     def fingerprint(self) -> str:
         """Of the paths below the folder, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
-        paths = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
-        return fingerprint_of(os.fsencode(paths), labels, os.fsencode("\n".join(self.classes)))
+        paths = memoryview(self.paths.blob)[:-1]
+        return fingerprint_of(paths, labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> FolderImages:
         """The images of these numbers, in this order."""
         part = copy.copy(self)
-        part.paths = [self.paths[i] for i in indices]
+        part.paths = self.paths.take(indices)
         part.labels = None if self.labels is None else self.labels[indices]
         return part
 
@@ -219,10 +227,19 @@ def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Im
             decompression bomb (more than Pillow's `MAX_IMAGE_PIXELS`).
     """
     with opened(path) as image:
-        if min(image.size) >= smallest_side:
-            return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
-        size = image.size
-    raise DataError(f"{path}: {size[0]}x{size[1]} pixels, smaller than a patch ({smallest_side}).")
+        return _upright(image, path, smallest_side)
+
+
+def decode_image(data: bytes, name: str, smallest_side: int = 1) -> Image.Image:
+    """`read_image` of a file's bytes; `name` is for messages."""
+    with _errors_of(name), pillow_warnings(), Image.open(io.BytesIO(data)) as image:
+        return _upright(image, name, smallest_side)
+
+
+def _upright(image: Image.Image, name: str | os.PathLike[str], smallest_side: int) -> Image.Image:
+    if min(image.size) < smallest_side:
+        raise DataError(f"{name}: {image.width}x{image.height} pixels, smaller than a patch ({smallest_side}).")
+    return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
 
 
 @contextlib.contextmanager
@@ -246,11 +263,17 @@ def opened(path: str | os.PathLike[str], in_thread: bool = False) -> Iterator[Im
     Raises:
         DataError: as `read_image`.
     """
-    try:
+    with _errors_of(path):
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
             raise DataError(f"{path}: not a file.")
         with contextlib.nullcontext() if in_thread else pillow_warnings(), Image.open(path) as image:
             yield image
+
+
+@contextlib.contextmanager
+def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
     except BeitError:
@@ -276,27 +299,17 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(array.round().clip(0, 255).astype(np.uint8))
 
 
-def list_images(folder: Path) -> list[str]:
-    """Paths of the image files below a folder, by their suffix; hidden files and folders are passed over."""
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        here = Path(root).resolve()
-        folders[:] = [  # a link to a folder above would never end
-            name for name in folders if name[0] != "." and not here.is_relative_to(Path(root, name).resolve())
-        ]
-        found += [os.path.join(root, name) for name in files if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    return found
-
-
 class BadImages:
     """Keeps the images that could not be read, and says when there are too many.
 
     Args:
-        total: number of images.
+        total: number of images; None for a stream, of which those count that `saw` was told of, but not less than a hundred
+            until it `ended`.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int | None) -> None:
         self.total = total
+        self.seen = 0  # images of a stream that can be used
         self.reasons: dict[str, None] = {}  # a set that keeps the order
 
     def add(self, reason: str) -> None:
@@ -306,10 +319,25 @@ class BadImages:
             DataError: more than a tenth of all images are bad.
         """
         self.reasons[reason] = None
-        if len(self.reasons) > _MOST_BAD * self.total:
+        self._check()
+
+    def saw(self, count: int) -> None:
+        """So many images of a stream could be used, in the first pass over it."""
+        self.seen += count
+
+    def ended(self) -> None:
+        """The first pass over a stream is over. Raises DataError when more than a tenth of its images were bad."""
+        if self.total is None:
+            self.total = self.seen + len(self.reasons)
+            self._check()
+
+    def _check(self) -> None:
+        count = len(self.reasons)
+        total = max(self.seen + count, _FEWEST_TO_JUDGE) if self.total is None else self.total
+        if count > _MOST_BAD * total:
+            known = f"the first {self.seen + count}" if self.total is None else str(total)
             raise DataError(
-                f"{len(self.reasons)} of {self.total} images cannot be used, more than a tenth:\n{self}\nMend or remove "
-                "them."
+                f"{count} of {known} images cannot be used, more than a tenth:\n{self}\nMend or remove them."
             )
 
     def __len__(self) -> int:
@@ -320,15 +348,24 @@ class BadImages:
         return "\n".join("  " + line for line in lines[:10]) + (f"\n  … and {len(lines) - 10} more" * (len(lines) > 10))
 
 
-def hold_in_memory(images: Images, bad: BadImages, target: int) -> Images:
-    """The same images decoded once, when all have one small size (CIFAR, MNIST, …); else as they are.
+def count_of(images: Images | Stream) -> int | None:
+    """Number of images; None for a stream."""
+    return len(images) if isinstance(images, Sized) else None
+
+
+@overload
+def hold_in_memory(images: Images, bad: BadImages, target: int) -> Images: ...
+@overload
+def hold_in_memory(images: Images | Stream, bad: BadImages, target: int) -> Images | Stream: ...
+def hold_in_memory(images: Images | Stream, bad: BadImages, target: int) -> Images | Stream:
+    """The same images decoded once, when all have one small size (CIFAR, MNIST, …); else as they are, streams too.
 
     Only images of up to 1.5 times `target`, the shortest side of a view in pixels: views of a batch are made without a
     filter against aliasing (`views.batch_view`).
 
     Images that cannot be read are left out and noted in `bad`.
     """
-    if isinstance(images, ArrayImages):
+    if isinstance(images, ArrayImages) or not isinstance(images, Sized):
         return images
     first = None
     for index in range(min(len(images), 16)):

@@ -1,7 +1,7 @@
 """What is done to an image and its label map in training: random scale, crop, flip, photometric distortion, padding.
 
 As the authors train on ADE20K, with mmsegmentation's transforms (microsoft/unilm, beit/semantic_segmentation). Every random
-choice comes from the Generator that is passed.
+choice comes from the image's `Draw`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from beit.data.draw import Draw
 from beit.data.loader import Batch
 from beit.data.views import Box, normalise
 
@@ -46,11 +47,12 @@ class SegmentViews:
     distortion: float = 0.5
     ignore_index: int = 255
 
-    def one(self, image: Image.Image, label: np.ndarray, rng: np.random.Generator) -> Batch:
-        """Image and `label (H', W')` → `pixel_values (3, H, W)` float32, `labels (H, W)` int64."""
+    def one(self, image: Image.Image, target: np.ndarray, draw: Draw) -> Batch:
+        """Image and label map `target (H', W')` → `pixel_values (3, H, W)` float32, `labels (H, W)` int64."""
+        rng = draw.rng()
         scaled = fitted_size(image.size, self.short_side * rng.uniform(*self.scale))
-        box = self._crop(label, scaled, rng)
-        found, pixels = label_crop(label, scaled, box), image_crop(image, scaled, box)
+        box = self._crop(target, scaled, rng)
+        found, pixels = label_crop(target, scaled, box), image_crop(image, scaled, box)
         if rng.random() < self.flip:
             found, pixels = found[:, ::-1], pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = distort_colours(pixels, self.distortion, rng)
