@@ -15,6 +15,7 @@ from fixtures_runs import small_config, stripes
 torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402
 
+from beit.data.draw import Draw  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.data.views import (  # noqa: E402
     batch_jitter,
@@ -22,6 +23,7 @@ from beit.data.views import (  # noqa: E402
     crop_box,
     erase_rectangle,
     jitter_colours,
+    jitter_factors,
     mixup,
     normalise,
     view,
@@ -114,13 +116,55 @@ def pretrain_settings(**changes) -> PretrainSettings:
     return PretrainSettings(**{**values, **changes})
 
 
+def draws(seed: int, count: int) -> list[Draw]:
+    return [Draw(seed, 0, key) for key in range(count)]
+
+
+def test_draws_follow_from_run_pass_image_and_purpose():
+    first = Draw(3, 1, 2**63 - 1)
+    assert first.rng().random() == first.rng().random() == np.random.default_rng((3, 1, 2**63 - 1)).random()
+    others = [Draw(4, 1, 2**63 - 1), Draw(3, 2, 2**63 - 1), Draw(3, 1, 5)]
+    values = {draw.rng(purpose).random() for draw in (first, *others) for purpose in (0, 1, 2)}
+    assert len(values) == 12
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_crops_are_taken_in_turn_and_masks_never_come_again(batch):
+    views = PretrainViews(pretrain_settings(crops=2, jitter=0.4), small_config(), (8, 8))
+
+    def visit(number: int) -> dict[str, torch.Tensor]:
+        if batch:
+            pixels = tensor(picture()).expand(3, -1, -1, -1).clone()
+            return views.batch(pixels, torch.zeros(3, dtype=torch.long), [Draw(0, number, key) for key in range(3)])
+        return views.one(picture(), 0, Draw(0, number, 7))
+
+    found = [visit(number) for number in range(5)]
+    for name in ("pixel_values", "token_pixels"):
+        assert torch.equal(found[0][name], found[2][name])
+        assert torch.equal(found[0][name], found[4][name])
+        assert torch.equal(found[1][name], found[3][name])
+        assert not torch.equal(found[0][name], found[1][name])
+    assert len({bytes(x["mask"].numpy()) for x in found}) == 5
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "pretrain", "finetune"])
+def test_an_image_is_the_same_in_any_part_of_the_batch(kind):
+    views = make_views(kind)
+    pixels = torch.from_numpy(stripes(6)[0]).permute(0, 3, 1, 2) / 255
+    labels = torch.arange(6)
+    whole = views.batch(pixels.clone(), labels, draws(0, 6))
+    parts = [views.batch(pixels[i : i + 3].clone(), labels[i : i + 3], draws(0, 6)[i : i + 3]) for i in (0, 3)]
+    for name, value in whole.items():
+        assert torch.equal(value, torch.cat([part[name] for part in parts]))
+
+
 def test_both_pre_training_views_come_from_one_box():
     views = PretrainViews(pretrain_settings(), small_config(), (8, 8))
     image = picture()
     flips = set()
     for seed in range(12):
-        found = views.one(image, 0, np.random.default_rng(seed))
-        rng = np.random.default_rng(seed)
+        found = views.one(image, 0, Draw(seed, 2, 7))
+        rng = Draw(seed, 2, 7).rng()
         box = crop_box(rng, image.size, (0.08, 1.0), RATIO)
         flip = rng.random() < 0.5
         flips.add(bool(flip))
@@ -143,18 +187,18 @@ def test_both_views_of_a_batch_come_from_one_box():
     images = torch.from_numpy(stripes(8)[0]).permute(0, 3, 1, 2) / 255
     labels = torch.zeros(8, dtype=torch.long)
     same = PretrainViews(pretrain_settings(), small_config(), (16, 16))
-    found = same.batch(images, labels, np.random.default_rng(0))
+    found = same.batch(images, labels, draws(0, 8))
     torch.testing.assert_close(
         found["pixel_values"], normalise(found["token_pixels"], (0.4, 0.5, 0.6), (0.2, 0.3, 0.5))
     )
     assert found["mask"].shape == (8, 16)
     assert len({tuple(mask.tolist()) for mask in found["mask"]}) > 4
-    half = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(images, labels, np.random.default_rng(0))
+    half = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(images, labels, draws(0, 8))
     assert torch.equal(half["pixel_values"], found["pixel_values"])
     assert torch.equal(half["mask"], found["mask"])
     # A gradient from left to right shows box and flip: in both views they are the same.
     ramp = torch.linspace(0, 1, 16).expand(8, 3, 16, 16)
-    found = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(ramp, labels, np.random.default_rng(1))
+    found = PretrainViews(pretrain_settings(), small_config(), (8, 8)).batch(ramp, labels, draws(1, 8))
     patches = found["pixel_values"][:, 0] * 0.2 + 0.4
     torch.testing.assert_close(F.avg_pool2d(patches, 2), found["token_pixels"][:, 0], rtol=0, atol=0.02)
     rising = patches[:, 0, -1] > patches[:, 0, 0]
@@ -239,20 +283,21 @@ def test_batch_view_is_torchs_bicubic_resize():
 def test_batch_jitter():
     rng = np.random.default_rng(0)
     flat = torch.full((300, 3, 2, 2), 0.4)
-    found = batch_jitter(flat, 0.4, rng)
+    found = batch_jitter(flat, np.stack([jitter_factors(0.4, rng) for _ in range(300)]))
     factors = found[:, 0, 0, 0] / 0.4
     assert 0.6 - 1e-5 <= factors.min() < 0.63
     assert 1.37 < factors.max() <= 1.4 + 1e-5
     torch.testing.assert_close(found, found[:, :1, :1, :1].expand_as(found))  # no colour, no contrast comes up
     images = torch.rand(4, 3, 6, 6)
-    torch.testing.assert_close(batch_jitter(images, 0.0, rng), images)
-    changed = batch_jitter(images, 0.4, rng)
+    torch.testing.assert_close(batch_jitter(images, np.ones((4, 3))), images)
+    changed = batch_jitter(images, np.array([[1.4, 0.6, 1.4]] * 4))
     assert changed.min() >= 0
     assert changed.max() <= 1
-    # By hand for one image: the same three factors, on floats.
-    rng = np.random.default_rng(3)
-    found = batch_jitter(images[:1], 0.4, np.random.default_rng(3))[0]
-    brightness, contrast, saturation = (float(rng.uniform(0.6, 1.4, (1, 1, 1, 1))[0, 0, 0, 0]) for _ in range(3))
+    # By hand for one image of two: its three factors, on floats.
+    factors = np.stack([jitter_factors(0.4, np.random.default_rng(3)), np.ones(3)])
+    found, other = batch_jitter(images[:2], factors)
+    torch.testing.assert_close(other, images[1])
+    brightness, contrast, saturation = factors[0].tolist()
     x = (images[0] * brightness).clamp(0, 1)
     mean = (0.299 * x[0] + 0.587 * x[1] + 0.114 * x[2]).mean()
     x = (mean + contrast * (x - mean)).clamp(0, 1)
@@ -311,23 +356,26 @@ def test_mixing_can_be_off_and_takes_both_kinds_by_turns():
 # --- the views of the three kinds of runs ------------------------------------------------------------------------
 
 
+def make_views(kind: str):
+    if kind == "tokenizer":
+        return TokenizerViews(8, (0.3, 1.0))
+    if kind == "pretrain":
+        return PretrainViews(pretrain_settings(jitter=0.4), small_config(), (8, 8))
+    settings = FinetuneSettings(images="x", output="y", model="z", jitter=0.4, erase=0.5)
+    return FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.5,) * 3)
+
+
 @pytest.mark.parametrize("kind", ["tokenizer", "pretrain", "finetune"])
 def test_the_seed_decides_everything(kind):
-    if kind == "tokenizer":
-        views = TokenizerViews(8, (0.3, 1.0))
-    elif kind == "pretrain":
-        views = PretrainViews(pretrain_settings(jitter=0.4), small_config(), (8, 8))
-    else:
-        settings = FinetuneSettings(images="x", output="y", model="z", jitter=0.4, erase=0.5)
-        views = FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.5,) * 3)
+    views = make_views(kind)
     image = picture()
     array, labels = stripes(4)
     batch = ArrayImages(array, labels).array
     pixels = torch.from_numpy(batch).permute(0, 3, 1, 2) / 255
 
     def draw(seed):
-        one = views.one(image, 1, np.random.default_rng(seed))
-        many = views.batch(pixels.clone(), torch.from_numpy(labels), np.random.default_rng(seed))
+        one = views.one(image, 1, Draw(seed, 0, 0))
+        many = views.batch(pixels.clone(), torch.from_numpy(labels), draws(seed, 4))
         assert {k: v.dtype for k, v in one.items()} == {k: v.dtype for k, v in many.items()}
         assert {k: v.shape for k, v in one.items()} == {k: v.shape[1:] for k, v in many.items()}
         return [*one.values(), *many.values()]
@@ -346,12 +394,12 @@ def test_fine_tuning_views_keep_labels_and_erase_after_normalising():
     )
     views = FinetuneViews(settings, (16, 16), (0.5,) * 3, (0.25,) * 3)
     white = torch.ones(3, 3, 16, 16)
-    found = views.batch(white, torch.tensor([4, 2, 0]), np.random.default_rng(0))
+    found = views.batch(white, torch.tensor([4, 2, 0]), draws(0, 3))
     assert found["labels"].tolist() == [4, 2, 0]
     pixels = found["pixel_values"]
     erased = (pixels - 2.0).abs() > 1e-4  # (1 - .5) / .25 where nothing was erased
     assert erased.flatten(1).any(1).all()
     assert not erased.flatten(1).all(1).any()
-    one = views.one(Image.new("RGB", (16, 16), (255, 255, 255)), 3, np.random.default_rng(0))
+    one = views.one(Image.new("RGB", (16, 16), (255, 255, 255)), 3, Draw(0, 0, 0))
     assert int(one["labels"]) == 3
     assert float(one["pixel_values"].mode().values.mode().values.mode().values) == 2.0
