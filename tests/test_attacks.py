@@ -61,7 +61,7 @@ def test_resume_does_not_overwrite_a_model(labelled: Path, tmp_path: Path) -> No
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text("{}")
     with pytest.raises(DataError, match="holds a model"):
-        finetune(settings(labelled, tmp_path / "model", resume=True))
+        finetune(settings(labelled, tmp_path / "model", resume="auto"))
 
 
 @pytest.mark.parametrize("change", ["rename", "insert", "remove"])
@@ -75,7 +75,7 @@ def test_resume_needs_the_same_images(labelled: Path, tmp_path: Path, change: st
     else:
         (labelled / "boot" / "0.png").unlink()
     with pytest.raises(TrainingError, match="images, their order or their classes"):
-        finetune(settings(labelled, tmp_path / "run", resume=True))
+        finetune(settings(labelled, tmp_path / "run", resume="auto"))
 
 
 def test_a_pipe_is_no_image(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +154,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_over(labelled: Path, 
     for folder in (tmp_path / "run").glob("checkpoint-*"):
         folder.rename(tmp_path / folder.name)
     with pytest.raises(DataError, match="would be overwritten"):
-        finetune(settings(labelled, tmp_path / "run", resume=True))
+        finetune(settings(labelled, tmp_path / "run", resume="auto"))
 
 
 def test_large_images_are_not_made_small_without_a_filter(tmp_path: Path) -> None:

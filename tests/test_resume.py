@@ -30,8 +30,8 @@ from beit.errors import CheckpointError, DataError, TrainingError  # noqa: E402
 from beit.train import checkpoint, optim  # noqa: E402
 from beit.train import pretrain as pretraining  # noqa: E402
 from beit.train.finetune import finetune  # noqa: E402
-from beit.train.loop import caught_signals  # noqa: E402
 from beit.train.pretrain import pretrain  # noqa: E402
+from beit.train.run import caught_signals  # noqa: E402
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings  # noqa: E402
 from beit.train.tokenizer import train_tokenizer  # noqa: E402
 
@@ -41,12 +41,13 @@ def trajectory(output: Path) -> list[dict[str, Any]]:
     lines = log_lines(output)
     for line in lines:
         assert line.pop("images_per_second") > 0
+        assert 0 <= line.pop("data_wait") <= 1
     return lines
 
 
 def same_state(a: Path, b: Path) -> bool:
     """Whether two checkpoints have the same weights and the same optimiser, bit by bit."""
-    first, second = (checkpoint.read_optimizer(folder)["state"] for folder in (a, b))
+    first, second = (checkpoint.read(folder / "optimizer.pt")["state"] for folder in (a, b))
     equal = all(torch.equal(first[i][name], second[i][name]) for i in first for name in first[i])
     return weights_of(a) == weights_of(b) and first.keys() == second.keys() and equal
 
@@ -121,7 +122,7 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     wait_for_step(process, output, 40)
     os.killpg(process.pid, signum)
     out, error = process.communicate(timeout=240)
-    assert process.returncode == 128 + signum
+    assert process.returncode == (130 if signum == signal.SIGINT else 75)  # 75: put it in the queue again
     saved = checkpoint.list_checkpoints(output)[-1]
     step = json.loads((saved / "state.json").read_text())["step"]
     assert 40 <= step < 90
@@ -189,7 +190,7 @@ def test_the_other_runs_resume_exactly_too(tmp_path, kind):
             "output": output,
             "batch_size": 8,
             "precision": "fp32",
-            "resume": resume,
+            "resume": "auto" if resume else "never",
         }
         shared |= {"steps": 6, "log_every": 1, "save_every": 3}
         if kind == "tokenizer":
@@ -205,7 +206,7 @@ def test_the_other_runs_resume_exactly_too(tmp_path, kind):
     (tmp_path / "cut/model.safetensors").unlink()
     with open(tmp_path / "cut/log.jsonl", "a") as file:
         file.write('{"step": 7, "lo')  # cut in the middle of a line
-    run(tmp_path / "cut", resume=True)
+    run(tmp_path / "cut", resume="auto")
     assert trajectory(tmp_path / "cut") == trajectory(tmp_path / "whole")
     assert same_state(tmp_path / "cut/checkpoint-000006", tmp_path / "whole/checkpoint-000006")
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
@@ -213,7 +214,7 @@ def test_the_other_runs_resume_exactly_too(tmp_path, kind):
 
 def test_resuming_with_other_settings_is_refused(parts):
     pretrain(PretrainSettings(**parts), IMAGES)
-    changed = {**parts, "resume": True, "learning_rate": 3e-3, "seed": 4, "log_every": 5}
+    changed = {**parts, "resume": "auto", "learning_rate": 3e-3, "seed": 4, "log_every": 5}
     with pytest.raises(TrainingError) as error:
         pretrain(PretrainSettings(**changed), IMAGES)
     assert "learning_rate: 0.01 then, 0.003 now" in str(error.value)
@@ -224,14 +225,14 @@ def test_resuming_with_other_settings_is_refused(parts):
 
 
 def test_resuming_where_nothing_is_starts(parts):
-    history = pretrain(PretrainSettings(**parts, resume=True), IMAGES)
+    history = pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert [line["step"] for line in history] == [1, 2, 3, 4, 5, 6]
     # A run that died before its first checkpoint starts again, and its log with it.
     output = parts["output"]
     for folder in checkpoint.list_checkpoints(output):
         shutil.rmtree(folder)
     (output / "config.json").unlink()  # with it, the folder would be a finished run, and not be trained over
-    again = pretrain(PretrainSettings(**parts, resume=True), IMAGES)
+    again = pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert [line["loss"] for line in again] == [line["loss"] for line in history]
     assert len(log_lines(output)) == 6
 
@@ -253,7 +254,7 @@ def test_a_damaged_checkpoint_is_passed_over(parts, victim, damage):
     assert found is not None
     assert found[0].name == "checkpoint-000004"
     assert found[1]["step"] == 4
-    pretrain(PretrainSettings(**parts, resume=True), IMAGES)
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert weights_of(output) == weights
     assert trajectory(output) == log
     assert checkpoint.last(output)[0].name == "checkpoint-000006"
@@ -265,7 +266,7 @@ def test_no_readable_checkpoint_is_an_error(parts):
     for folder in checkpoint.list_checkpoints(output):
         (folder / "optimizer.pt").write_bytes(b"nothing")
     with pytest.raises(TrainingError, match="No checkpoint can be read") as error:
-        pretrain(PretrainSettings(**parts, resume=True), IMAGES)
+        pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert "checkpoint-000004" in str(error.value)
     assert "checkpoint-000006" in str(error.value)
     assert checkpoint.last(output / "elsewhere") is None
@@ -305,7 +306,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(parts, monkeypatch, where):
     assert [path.name for path in checkpoint.list_checkpoints(output)] == ["checkpoint-000002"]
     assert not unfinished(output)
     # With space again, it goes on.
-    pretrain(PretrainSettings(**parts, resume=True), IMAGES)
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     undisturbed = {**parts, "output": output.parent / "undisturbed"}
     pretrain(PretrainSettings(**undisturbed), IMAGES)
     assert weights_of(output) == weights_of(undisturbed["output"])
@@ -327,7 +328,7 @@ def test_files_that_the_system_refuses_to_write(parts, limit, victim, capsys):
     assert victim in str(error.value)
     assert "could not be written" in str(error.value)
     assert not unfinished(parts["output"])
-    assert pretrain(PretrainSettings(**parts, resume=True), IMAGES)[-1]["step"] == 40
+    assert pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)[-1]["step"] == 40
     assert len(log_lines(parts["output"])) == 40
 
 
@@ -373,7 +374,7 @@ def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(parts, monkeypatch)
     assert [path.name for path in found] == ["checkpoint-000002"]
     assert all_finite(found[0])
     monkeypatch.undo()
-    pretrain(PretrainSettings(**parts, resume=True), IMAGES)  # the trouble has gone: it goes on from there
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)  # the trouble has gone: it goes on from there
     assert all_finite(parts["output"])
 
 

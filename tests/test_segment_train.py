@@ -250,17 +250,17 @@ def test_a_resumed_run_has_the_same_losses_to_the_bit(parts, workers):
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoint-000006")
     (cut / "model.safetensors").unlink()
-    segment(SegmentSettings(**{**parts, "output": cut, "resume": True}))
+    segment(SegmentSettings(**{**parts, "output": cut, "resume": "auto"}))
     assert [line["loss"] for line in log_lines(cut)] == [line["loss"] for line in log_lines(whole)]
     assert len(log_lines(cut)) == 6
     assert weights_of(cut) == weights_of(whole)
     with pytest.raises(TrainingError, match="ignore_index: 255 then, 7 now"):
-        segment(SegmentSettings(**{**parts, "resume": True, "ignore_index": 7}))
+        segment(SegmentSettings(**{**parts, "resume": "auto", "ignore_index": 7}))
     # Other images under the same settings.
     (parts["images"] / "a/00.png").unlink()
     (parts["maps"] / "a/00.png").unlink()
     with pytest.raises(TrainingError, match="are not those of"):
-        segment(SegmentSettings(**{**parts, "resume": True}))
+        segment(SegmentSettings(**{**parts, "resume": "auto"}))
 
 
 def test_cls_pooling_and_the_final_norm(tmp_path, parts):

@@ -37,7 +37,7 @@ def make(kind: type[RunSettings], **changes: Any) -> RunSettings:
 
 @pytest.mark.parametrize("kind", NEEDED)
 def test_round_trip_through_json(kind):
-    changes: dict[str, Any] = {"steps": 7, "crop_scale": (0.25, 0.75), "learning_rate": 1e-4, "resume": True}
+    changes: dict[str, Any] = {"steps": 7, "crop_scale": (0.25, 0.75), "learning_rate": 1e-4, "resume": "auto"}
     if kind is FinetuneSettings:
         changes["validation"] = Path("photos/held_out")
     for settings in (make(kind), make(kind, **changes)):
@@ -56,8 +56,8 @@ def test_saved_settings_are_checked():
     values = make(PretrainSettings).to_dict()
     with pytest.raises(CheckpointError, match="unknown fields: colour, shape"):
         from_dict(PretrainSettings, {**values, "shape": 1, "colour": 2})
-    values.pop("tokenizer")
-    with pytest.raises(CheckpointError, match=r"incomplete: .*tokenizer"):
+    values.pop("output")
+    with pytest.raises(CheckpointError, match=r"incomplete: .*output"):
         from_dict(PretrainSettings, values)
 
 
@@ -69,7 +69,7 @@ def test_differences_name_what_a_resume_must_keep():
         "learning_rate: 0.0015 then, 0.5 now",
         "seed: 1 then, 2 now",
     ]
-    watched = {"output": Path("elsewhere"), "resume": True, "workers": 9, "log_every": 3, "save_every": 4, "keep": 5}
+    watched = {"output": Path("elsewhere"), "resume": "auto", "workers": 9, "log_every": 3, "save_every": 4, "keep": 5}
     assert differences(old, make(PretrainSettings, seed=1, learning_rate=0.0015, **watched).to_dict()) == []
     assert differences({**old, "gone": 1}, old) == ["gone: 1 then, None now"]
 

@@ -7,7 +7,7 @@
     ├── CheckpointError (ValueError)  a model folder or weight file is damaged, unsafe or of another architecture
     ├── TrainingError (RuntimeError)  a run cannot go on (NaN loss, no space left, nothing to resume)
     ├── MissingExtraError (ImportError)  an optional dependency is not installed
-    └── Interrupted                   Ctrl-C or SIGTERM ended a run, after saving
+    └── Interrupted                   Ctrl-C, SIGTERM or SIGUSR1 ended a run, after saving
 
 Every message says what we got, what we wanted and what to do now. The command line prints the message of a
 `BeitError` without a traceback; `--debug` shows the traceback too.
@@ -16,6 +16,7 @@ Every message says what we got, what we wanted and what to do now. The command l
 from __future__ import annotations
 
 import importlib
+import signal
 from types import ModuleType
 
 
@@ -47,16 +48,22 @@ class MissingExtraError(BeitError, ImportError):
     """An optional dependency is not installed."""
 
 
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
+
+
 class Interrupted(BeitError):
     """A run was told to stop, and has saved.
 
     Attributes:
-        signum: the signal; the command line ends with 128 + signum.
+        signum: the signal.
+        code: the exit status of the command line: 130 after Ctrl-C; 75 after SIGTERM and SIGUSR1, by which a machine is
+            taken away, so that a script knows that the run is to be put in the queue again.
     """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
+        self.code = 128 + signum if signum == signal.SIGINT else PREEMPTED
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -81,7 +81,7 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _batches(
+def batches_of(
     images: Images, batch_size: int, note: Callable[[int, str], None]
 ) -> Iterator[tuple[list[int], list[Any]]]:
     """(numbers, images) of up to `batch_size` readable images; `note` is told the others, with the reason."""
@@ -120,14 +120,14 @@ def logits_of(
     model = model.to(device or model.device).eval()
     kept: list[int] = []
     logits = [torch.zeros(0, model.config.num_labels)]
-    for numbers, pictures in _batches(images, batch_size, note):
+    for numbers, pictures in batches_of(images, batch_size, note):
         pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
         logits.append(model(pixels).logits.float().cpu())
         kept += numbers
-    return kept, _finite(torch.cat(logits))
+    return kept, finite(torch.cat(logits))
 
 
-def _finite(answers: torch.Tensor) -> torch.Tensor:
+def finite(answers: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(answers).all()):
         raise CheckpointError("The model answers NaN or infinity: its weights are damaged, or its training went wrong.")
     return answers
@@ -261,7 +261,7 @@ def embed(
     bad = BadImages(len(images))
     kept: list[int] = []
     features = []
-    for numbers, pictures in _batches(images, batch_size, lambda _, reason: bad.add(reason)):
+    for numbers, pictures in batches_of(images, batch_size, lambda _, reason: bad.add(reason)):
         pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(body.device)
         output = body(pixels, output_hidden_states=layer is not None)
         if layer is not None:
@@ -270,7 +270,7 @@ def embed(
             pooled = output.pooler_output
         else:
             pooled = output.last_hidden_state[:, 1:].mean(1)
-        features.append(_finite(pooled.float().cpu()).numpy())
+        features.append(finite(pooled.float().cpu()).numpy())
         kept += numbers
     if not kept:
         raise DataError("None of the images can be read:\n" + str(bad))

@@ -1,8 +1,9 @@
-"""Checkpoints of a run: `checkpoint-000500/` is a model folder with `optimizer.pt` and `state.json` beside the weights.
+"""Checkpoints of a run: `checkpoint-000500/` is a model folder with `optimizer.pt` and `state.json` beside the weights,
+`ema.pt` where weights are averaged, and `sharded/` instead of both where the model is split over processes.
 
 A checkpoint is written under a hidden name and renamed when it is whole, so that one which exists is complete, and a
-full disk or a kill leaves the earlier ones. Everything random follows from seed and step, so step, weights and
-optimiser are all there is to save.
+full disk or a kill leaves the earlier ones. Everything random follows from seed and step, so step, weights, optimiser and,
+of a stream, the position are all there is to save.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from beit.errors import CheckpointError, TrainingError
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"
 OPTIMIZER_FILE = "optimizer.pt"
+AVERAGE_FILE = "ema.pt"
+SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
+AVERAGE_FILE = "ema.pt"
+SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -33,13 +38,20 @@ def list_checkpoints(output: Path) -> list[Path]:
 def save(
     output: Path,
     step: int,
-    save_model: Callable[[Path], None],
-    optimizer: torch.optim.Optimizer,
-    settings: dict[str, Any],
+    write: Callable[[Path], None],
     keep: int,
-    data: str = "",
+    main: bool = True,
+    wait: Callable[[], object] = lambda: None,
 ) -> Path:
     """Write the checkpoint of `step` finished steps and remove all but the last `keep`.
+
+    Args:
+        output: the run's folder.
+        step: finished steps.
+        write: writes everything into the folder it is given.
+        keep: how many checkpoints stay.
+        main: whether this process makes and renames the folder; `write` is called in all of them.
+        wait: waits for the other processes.
 
     Raises:
         CheckpointError: it could not be written; earlier checkpoints are untouched.
@@ -47,27 +59,28 @@ def save(
     final = output / f"checkpoint-{step:06}"
     unfinished = output / f".checkpoint-{step:06}.tmp"
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        save_model(unfinished)
-        with hub.atomic_path(unfinished / OPTIMIZER_FILE) as path:
-            try:
-                torch.save(optimizer.state_dict(), path)
-            except RuntimeError as error:  # torch's writer reports a full disk so
-                raise OSError(28, str(error)) from error
-        hub.write_json(unfinished / STATE_FILE, {"step": step, "settings": settings, "data": data})
-        shutil.rmtree(final, ignore_errors=True)  # the same step, written before: after a resume
-        os.replace(unfinished, final)
-        hub.sync_folder(output)
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+        wait()
+        write(unfinished)
+        wait()
+        if main:
+            shutil.rmtree(final, ignore_errors=True)  # the same step, written before: after a resume
+            os.replace(unfinished, final)
+            hub.sync_folder(output)
     except OSError as error:
         raise CheckpointError(
             f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are untouched; free some space "
             "and go on with --resume."
         ) from error
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for old in list_checkpoints(output)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        if main:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    if main:
+        for old in list_checkpoints(output)[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+    wait()
     return final
 
 
@@ -84,7 +97,10 @@ def last(output: Path) -> tuple[Path, dict[str, Any]] | None:
             if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                 raise CheckpointError(f"{folder / STATE_FILE} does not say which step it is.")
             hub.read_weights(hub.resolve_weights(folder))
-            read_optimizer(folder)
+            if not (folder / SHARDS / ".metadata").is_file():
+                read(folder / OPTIMIZER_FILE)
+            if (folder / AVERAGE_FILE).exists():
+                read(folder / AVERAGE_FILE)
             return folder, state
         except CheckpointError as error:
             errors.append(str(error))
@@ -93,10 +109,18 @@ def last(output: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def read_optimizer(folder: Path) -> dict[str, Any]:
-    """The optimiser's state of a checkpoint. Raises CheckpointError when it is damaged."""
-    path = folder / OPTIMIZER_FILE
+def read(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote, without running anything in it. Raises CheckpointError when it is damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for nearly every kind of damage
         raise CheckpointError(f"{path} is missing or damaged ({type(error).__name__}).") from error
+
+
+def write(path: Path, value: Any) -> None:
+    """`torch.save`, atomically. Raises OSError or CheckpointError when it cannot be written."""
+    with hub.atomic_path(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk so
+            raise OSError(28, str(error)) from error

@@ -40,16 +40,16 @@ def parameter_groups(
         depth: number of layers of the model.
 
     Returns:
-        Groups for an optimiser, each with a `scale` that multiplies the learning rate.
+        Groups for an optimiser, each with a `scale` that multiplies the learning rate, and whether it `decays`.
     """
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         scale = layer_decay ** (depth + 1 - layer_number(name, depth)) if layer_decay != 1 else 1.0
-        decay = weight_decay if decays(name, parameter) else 0.0
-        group = groups.setdefault((scale, decay), {"params": [], "scale": scale, "weight_decay": decay})
-        group["params"].append(parameter)
+        decaying = decays(name, parameter)
+        empty = {"params": [], "scale": scale, "weight_decay": weight_decay if decaying else 0.0, "decays": decaying}
+        groups.setdefault((scale, decaying), empty)["params"].append(parameter)
     return list(groups.values())
 
 
@@ -67,5 +67,9 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float,
     if step < warmup:
         return peak * step / warmup
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-    left = 1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return floor + (peak - floor) * left
+    return floor + (peak - floor) * (1 - progress) if schedule == "linear" else cosine(progress, peak, floor)
+
+
+def cosine(progress: float, start: float, end: float) -> float:
+    """From `start` to `end` along half a cosine, at `progress` in [0, 1]."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -2,79 +2,146 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from beit import geometry
 from beit.config import PRESETS, BeitConfig
-from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.data.draw import Draw
+from beit.data.images import BadImages, FolderImages, Images, count_of, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
-from beit.data.views import batch_jitter, batch_view, crop_box, jitter_colours, normalise, view
+from beit.data.sources import open_images
+from beit.data.streams import Stream
+from beit.data.token_cache import TokenCache
+from beit.data.views import (
+    Box,
+    batch_jitter,
+    batch_view,
+    crop_box,
+    jitter_colours,
+    jitter_factors,
+    normalise,
+    view,
+)
 from beit.errors import ConfigError, require
 from beit.hub import has_file
 from beit.masking import BlockMask, RandomMask
 from beit.models.pytorch_beit import BeitForMaskedImageModeling
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
-from beit.tokenizers import load_tokenizer
-from beit.train.loop import Job, Metrics, open_run, total_steps, train
+from beit.train.loop import Job, total_steps, train
 from beit.train.optim import adamw, parameter_groups
+from beit.train.run import open_run
 from beit.train.settings import PretrainSettings
+from beit.train.targets import make_target
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Colour jitter → flip → one box: what both views of an image share, in the order of the authors' transform.
+
+    Attributes:
+        scale: part of the area that a box keeps.
+        jitter: amount of colour jitter; 0 for none.
+        flip: probability of a horizontal flip.
+    """
+
+    scale: tuple[float, float]
+    jitter: float
+    flip: float
+
+    def one(self, image: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, Box, bool]:
+        """(image with other colours, box, whether to flip)."""
+        if self.jitter:
+            image = jitter_colours(image, self.jitter, rng)
+        box = crop_box(rng, image.size, self.scale, (3 / 4, 4 / 3))
+        return image, box, bool(rng.random() < self.flip)
+
+    def batch(self, images: Tensor, rngs: list[np.random.Generator]) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """The same for a batch of small images `(B, 3, H, W)`: images, boxes `(B, 4)`, flips `(B,)`."""
+        if self.jitter:
+            images = batch_jitter(images, np.stack([jitter_factors(self.jitter, rng) for rng in rngs]))
+        size = (images.shape[3], images.shape[2])
+        boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for rng in rngs])
+        return images, boxes, np.array([rng.random() for rng in rngs]) < self.flip
 
 
 class PretrainViews:
-    """Two views of one crop, and a mask: colour jitter → flip → one box, resized twice.
+    """Two views of one crop, and a mask.
 
     The patch view is resized bicubically and normalised; the tokenizer's view is resized with Lanczos to one token a
-    patch and stays in [0, 1], since each tokenizer owns its preprocessing (microsoft/unilm, beit/datasets.py).
+    patch and stays in [0, 1], since each tokenizer owns its preprocessing (microsoft/unilm, beit/datasets.py). With a cache
+    its tokens take the place of the second view. The mask has a Generator of its own: with `settings.crops` crops come
+    again, and then their tokens do, but masks never.
+
+    Args:
+        settings: crops, colours, masks.
+        config: of the model: sizes.
+        token_size: height and width in pixels of the tokenizer's view; None for no such view.
+        cache: where tokens are read, or None.
     """
 
-    def __init__(self, settings: PretrainSettings, config: BeitConfig, token_size: tuple[int, int]) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        settings: PretrainSettings,
+        config: BeitConfig,
+        token_size: tuple[int, int] | None,
+        cache: TokenCache | None = None,
+    ) -> None:
+        self.settings, self.cache, self.token_size = settings, cache, token_size
         self.size = geometry.pair(config.image_size)
-        self.token_size = token_size
-        budget, smallest = mask_sizes(settings, config)
-        self.mask: Callable[[np.random.Generator], np.ndarray] = (
-            BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
-        )
+        self.crops = Crops(settings.crop_scale, settings.jitter, settings.flip)
+        self.mask = make_mask(settings, config)
 
-    def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
-        """`pixel_values (3, H, W)`, `token_pixels (3, h, w)`, `mask (N,)`."""
-        settings = self.settings
-        if settings.jitter:
-            image = jitter_colours(image, settings.jitter, rng)
-        box = crop_box(rng, image.size, settings.crop_scale, (3 / 4, 4 / 3))
-        flip = bool(rng.random() < settings.flip)
+    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
+        """`pixel_values (3, H, W)`, `mask (N,)`, and `token_pixels (3, h, w)` or `tokens (N,)`."""
+        crop = self._crop(draw)
+        image, box, flip = self.crops.one(image, crop.rng())
         patches = view(image, box, self.size, Image.Resampling.BICUBIC, flip)
-        return {
-            "pixel_values": normalise(patches, settings.mean, settings.std),
-            "token_pixels": view(image, box, self.token_size, Image.Resampling.LANCZOS, flip),
-            "mask": torch.from_numpy(self.mask(rng).reshape(-1)),
+        batch = {
+            "pixel_values": normalise(patches, self.settings.mean, self.settings.std),
+            "mask": torch.from_numpy(self.mask(draw.rng(1)).reshape(-1)),
         }
+        if self.cache is not None:
+            batch["tokens"] = torch.from_numpy(self.cache.tokens(draw.key, crop.visit))
+        elif self.token_size is not None:
+            batch["token_pixels"] = view(image, box, self.token_size, Image.Resampling.LANCZOS, flip)
+        return batch
 
-    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Batch:
+    def batch(self, images: Tensor, labels: Tensor, draws: list[Draw]) -> Batch:
         """The same for a batch of small images."""
-        settings, count = self.settings, len(images)
-        if settings.jitter:
-            images = batch_jitter(images, settings.jitter, rng)
-        size = (images.shape[3], images.shape[2])
-        boxes = np.array([crop_box(rng, size, settings.crop_scale, (3 / 4, 4 / 3)) for _ in range(count)])
-        flips = rng.random(count) < settings.flip
+        crops = [self._crop(draw) for draw in draws]
+        images, boxes, flips = self.crops.batch(images, [crop.rng() for crop in crops])
         patches = batch_view(images, boxes, flips, self.size)
-        tokens = patches if self.token_size == self.size else batch_view(images, boxes, flips, self.token_size)
-        masks = np.stack([self.mask(rng).reshape(-1) for _ in range(count)])
-        return {
-            "pixel_values": normalise(patches, settings.mean, settings.std),
-            "token_pixels": tokens,
-            "mask": torch.from_numpy(masks),
+        batch = {
+            "pixel_values": normalise(patches, self.settings.mean, self.settings.std),
+            "mask": torch.from_numpy(np.stack([self.mask(draw.rng(1)).reshape(-1) for draw in draws])),
         }
+        if self.cache is not None:
+            tokens = [self.cache.tokens(crop.key, crop.visit) for crop in crops]
+            batch["tokens"] = torch.from_numpy(np.stack(tokens))
+        elif self.token_size is not None:
+            same = self.token_size == self.size
+            batch["token_pixels"] = patches if same else batch_view(images, boxes, flips, self.token_size)
+        return batch
+
+    def _crop(self, draw: Draw) -> Draw:
+        """What jitter, box and flip follow from: the pass's own draw, or that of the crop whose turn it is."""
+        if self.cache is not None:
+            return replace(draw, seed=self.cache.seed, visit=draw.visit % self.cache.crops)
+        return draw if self.settings.crops is None else replace(draw, visit=draw.visit % self.settings.crops)
+
+
+def make_mask(settings: PretrainSettings, config: BeitConfig) -> BlockMask | RandomMask:
+    """Draws the masks that the settings name."""
+    budget, smallest = mask_sizes(settings, config)
+    return BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
 
 
 def mask_sizes(settings: PretrainSettings, config: BeitConfig) -> tuple[int, int]:
@@ -84,16 +151,19 @@ def mask_sizes(settings: PretrainSettings, config: BeitConfig) -> tuple[int, int
     return budget, smallest
 
 
-def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[dict[str, float]]:
+def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:
     """Pre-train a model and save it in `settings.output`.
 
     Args:
         settings: what to do.
-        images: used instead of the folder that the settings name.
+        images: used instead of those that the settings name.
 
     Returns:
-        The lines of the log: loss, `masked_accuracy` (part of the masked patches whose token is guessed), and
-        `commonest_token` (the accuracy of always guessing the commonest token, the bar to beat).
+        The lines of the log. With tokens as target: loss, `masked_accuracy` (part of the masked patches whose token is
+        guessed), `commonest_token` (the accuracy of always guessing the commonest token, the bar to beat),
+        `token_entropy` and `prediction_entropy` in nats (of the tokens to guess and of the guesses) and `codes_used` (part
+        of the codebook). With pixels: loss and `explained` (part of the variance within patches that is predicted). With
+        a labelled folder to probe, at every `probe_every` steps also the k-NN and linear accuracy of each layer.
 
     Raises:
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
@@ -102,49 +172,58 @@ def pretrain(settings: PretrainSettings, images: Images | None = None) -> list[d
     if settings.jitter:
         require("torchvision", "train", "colour jitter")
     run = open_run(settings)
-    tokenizer = load_tokenizer(settings.tokenizer)
-    model = _model(settings, tokenizer.vocab_size, run.checkpoint)
+    target = make_target(settings, _patch_width(settings, run.checkpoint))
+    model = _model(settings, target.width, run.checkpoint)
     config = model.config
     origin = run.checkpoint or (None if settings.model in PRESETS else settings.model)
     if origin is not None and has_file(origin, PROCESSOR_FILE):  # go on with the pixels that the model knows
         mean, std = normalisation(BeitImageProcessor.from_pretrained(origin))
         settings = replace(settings, mean=mean, std=std)
-    token_size = token_view_size(tokenizer, config.grid)
-
-    source = (
-        images
-        if images is not None
-        else FolderImages(settings.images, smallest_side=max(geometry.pair(config.patch_size)))
-    )
-    bad = BadImages(len(source))
-    source = hold_in_memory(source, bad, min(*token_size, *geometry.pair(config.image_size)))
-    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
-    views = PretrainViews(settings, config, token_size)
-    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
-    optimizer = adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
-    tokenizer.to(run.accelerator.device)
-    counts = torch.zeros(tokenizer.vocab_size, dtype=torch.long, device=run.accelerator.device)
-
-    def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        with torch.autocast(run.accelerator.device.type, enabled=False):  # the same targets whatever the precision
-            labels = tokenizer.tokens(batch["token_pixels"])[batch["mask"]]
-        output = module(batch["pixel_values"], batch["mask"], labels=labels, masked_logits_only=True)
-        counts.add_(torch.bincount(labels, minlength=len(counts)))
-        return output.loss, {"masked_accuracy": (output.logits.argmax(-1) == labels).float().mean()}
-
-    def commonest() -> dict[str, float]:
-        found = run.accelerator.reduce(counts, reduction="sum")  # over all processes
-        line = {"commonest_token": float(found.max() / found.sum())}
-        counts.zero_()
-        return line
-
+    token_size = target.view_size(config.grid)
+    source = images if images is not None else _open(settings, config)
+    probe_images = None if settings.probe is None else FolderImages(settings.probe, labelled=True)
+    target.check(settings, source)
+    bad = BadImages(count_of(source))
+    shown = (
+        token_size if target.cache is None else target.cache.view_size
+    )  # with a cache images are held as it held them
+    source = hold_in_memory(source, bad, smallest_view(config, shown))
+    views = PretrainViews(settings, config, token_size, target.cache)
+    loader = Loader(source, views, Order.of(source, settings), bad, settings.workers, run.rank, run.world)
+    target.to(run.accelerator.device)
     processor = make_processor(config, settings.mean, settings.std)
 
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def optimizer() -> torch.optim.Optimizer:
+        return adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
+
+    def save(module: Any, folder: Path) -> None:
+        module.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    return train(run, Job(model, optimizer, loader, total_steps(settings, loader), loss, save, commonest))
+    def probe(module: Any, step: int) -> dict[str, float]:
+        assert probe_images is not None
+        from beit.probe import live_probe
+
+        return live_probe(module, processor, probe_images, settings.seed, device=run.accelerator.device)
+
+    job = Job(
+        model,
+        optimizer,
+        loader,
+        total_steps(settings, loader),
+        target.loss,
+        save,
+        extra=lambda: target.line(run),
+        weight=lambda batch: batch["mask"].sum().float(),  # the loss is a mean over masked patches
+        probe=probe if probe_images is not None else None,
+        probe_every=settings.probe_every,
+    )
+    return train(run, job)
+
+
+def _open(settings: PretrainSettings, config: BeitConfig) -> Images | Stream:
+    smallest = max(geometry.pair(config.patch_size))
+    return open_images(settings.images, smallest_side=smallest, shuffle_buffer=settings.shuffle_buffer)
 
 
 def _model(settings: PretrainSettings, vocab_size: int, checkpoint: Path | None) -> BeitForMaskedImageModeling:
@@ -166,29 +245,25 @@ def _model(settings: PretrainSettings, vocab_size: int, checkpoint: Path | None)
     return BeitForMaskedImageModeling.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
 
 
+def _patch_width(settings: PretrainSettings, checkpoint: Path | None) -> int:
+    """Numbers in a patch of the model to be: channels · side²."""
+    if checkpoint is None and settings.model in PRESETS:
+        config = BeitConfig.preset(settings.model, **size_changes(settings.image_size, settings.patch_size))
+    else:
+        config = BeitConfig.from_pretrained(checkpoint or settings.model)
+    height, width = geometry.pair(config.patch_size)
+    return config.num_channels * height * width
+
+
 def size_changes(image_size: int | None, patch_size: int | None) -> dict[str, int]:
     """Overrides of a config."""
     sizes = {"image_size": image_size, "patch_size": patch_size}
     return {name: value for name, value in sizes.items() if value is not None}
 
 
-def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels of the tokenizer's view, so that it gives one token a patch.
-
-    Raises:
-        ConfigError: no size does.
-    """
-    for factor in (2**i for i in range(8)):
-        size = grid[0] * factor, grid[1] * factor
-        try:
-            found = tuple(tokenizer.grid(size))
-        except ValueError:
-            continue
-        if found == grid:
-            return size
-    raise ConfigError(
-        f"The tokenizer gives no grid of {grid[0]}x{grid[1]} tokens, one a patch, at any size of its view."
-    )
+def smallest_view(config: BeitConfig, token_size: tuple[int, int] | None) -> int:
+    """Shortest side in pixels of what is shown of an image."""
+    return min(*(token_size or ()), *geometry.pair(config.image_size))
 
 
 def normalisation(processor: BeitImageProcessor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

@@ -30,9 +30,11 @@ from beit.models.pytorch_segmentation import BeitForSemanticSegmentation
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.segmentation import Way
-from beit.train.loop import Job, Metrics, Run, open_run, total_steps, train
+from beit.train.log import Metrics
+from beit.train.loop import Job, total_steps, train
 from beit.train.optim import adamw, parameter_groups
 from beit.train.pretrain import normalisation, size_changes
+from beit.train.run import Run, open_run
 from beit.train.settings import SegmentSettings
 
 
@@ -60,7 +62,9 @@ def segment(
         require("torchmetrics", "train", "evaluation")
         require("matplotlib", "train", "the pictures of a report")
     run = open_run(settings)
-    source = images if images is not None else open_segmented(settings.images, settings.maps, None, rules, test=False)
+    source = (
+        images if images is not None else open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
+    )
     if validation is None and settings.validation_images is not None:
         validation = open_segmented(settings.validation_images, settings.validation_maps, None, rules, test=True)
     if len(source) < 2:
@@ -95,21 +99,24 @@ def segment(
         ignore_index=settings.ignore_index,
     )
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
-    groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, config.num_hidden_layers)
-    optimizer = adamw(groups, settings.beta2)
+
+    def optimizer() -> torch.optim.Optimizer:
+        groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, config.num_hidden_layers)
+        return adamw(groups, settings.beta2)
 
     def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         output = module(batch["pixel_values"], labels=batch["labels"])
         return output.loss, {"accuracy": pixel_accuracy(output.logits.detach(), batch["labels"], settings.ignore_index)}
 
-    def save(folder: Path) -> None:
-        model.save_pretrained(folder)
+    def save(module: Any, folder: Path) -> None:
+        module.save_pretrained(folder)
         processor.save_pretrained(folder)
 
     history = train(run, Job(model, optimizer, loader, total_steps(settings, loader), loss, save))
     result = None
     if validation is not None and run.accelerator.is_main_process:
         way = Way(short_side=settings.short_side)
+        model = BeitForSemanticSegmentation.from_pretrained(settings.output)  # what was saved, whole
         result = evaluate_segmentation(model, processor, validation, way, run.accelerator.device)
         result.save(settings.output)
     return history, result

@@ -19,6 +19,7 @@ from beit.errors import CheckpointError, ConfigError
 
 SETTINGS_FILE = "settings.json"
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
+_SCHEMES = ("http", "https", "hub", "embedded")
 NARROW = ("tiny", "small")  # presets of ours
 
 
@@ -26,12 +27,18 @@ NARROW = ("tiny", "small")  # presets of ours
 class RunSettings:
     """What all training runs share."""
 
-    images: Path
-    """Folder with images, in subfolders or not."""
+    images: str | Path
+    """Where images come from: a folder, with subfolders or without; tar shards in WebDataset's layout, such as
+    shards/train-{000..099}.tar, local or https://…; or hub:OWNER/NAME, a data set of the Hub, hub:OWNER/NAME:SPLIT for
+    another split than train. Shards and data sets are streamed."""
     output: Path
     """Folder for the result: a model folder, its checkpoints, the log and these settings."""
     steps: int | None = None
     """Number of steps; overrides epochs."""
+    images_per_epoch: int | None = None
+    """Images in an epoch of a stream, whose length nobody knows before its end."""
+    shuffle_buffer: int = 4096
+    """Images of a stream that are shuffled together, in each worker."""
     epochs: float = 100
     """How often each image is seen."""
     batch_size: int = 128
@@ -46,14 +53,26 @@ class RunSettings:
     """Part of the steps in which the learning rate rises from 0."""
     weight_decay: float = 0.05
     """Weight decay of matrices; biases, norms, positions and the cls token have none."""
+    weight_decay_end: float | None = None
+    """Weight decay at the end, along a cosine from the first; constant if not given."""
     beta2: float = 0.999
     """Second-moment decay of AdamW."""
     clip: float = 3.0
     """Largest norm of the gradient; 0 for no clipping."""
     seed: int = 0
     """Seed of everything random."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of matrix products: bf16 where the device has instructions for it, or as said."""
+    accumulate: int = 1
+    """Parts in which a batch goes through the model one after the other: the same step in less memory."""
+    ema: float = 0.0
+    """Decay a step of a moving average of the weights (0.9999, say), saved in output/ema; 0 for none."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of matrix products: bf16 where the device has instructions for it, or as said; fp16 scales the loss."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: about a third slower, far less memory."""
+    compile: bool = False
+    """Compile the model by torch.compile: minutes at the start, faster steps on a GPU."""
+    shard: bool = False
+    """Split weights, gradients and optimiser over the processes (FSDP) instead of copying them to each (DDP)."""
     workers: int = 2
     """Processes that read images from disk (images held in memory need none)."""
     log_every: int = 20
@@ -62,8 +81,9 @@ class RunSettings:
     """Steps between checkpoints."""
     keep: int = 2
     """Checkpoints to keep."""
-    resume: bool = False
-    """Go on from the last checkpoint in the output folder; start if there is none."""
+    resume: Literal["never", "auto", "must"] = "never"
+    """Go on from the last checkpoint in the output folder: auto (what --resume alone means) starts if there is none, must
+    refuses to; never refuses a folder that holds a run."""
 
     def __post_init__(self) -> None:
         if self.learning_rate == 0:
@@ -85,8 +105,16 @@ class RunSettings:
             raise ConfigError("output is the current folder; name a folder for the result.")
         if self.seed >= 2**63:
             raise ConfigError(f"seed is {self.seed}; it must be below 2^63.")
-        for name in ("batch_size", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
+        for name in (
+            "batch_size",
+            "log_every",
+            "save_every",
+            "keep",
+            "accumulate",
+            "shuffle_buffer",
+            "images_per_epoch",
+        ):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
         if self.steps is not None and self.steps < 1:
             raise ConfigError(f"steps is {self.steps}; it must be at least 1.")
@@ -99,8 +127,17 @@ class RunSettings:
         for name in ("workers", "clip", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
-        if not 0 <= self.beta2 < 1:
-            raise ConfigError(f"beta2 is {self.beta2}; it must lie in [0, 1).")
+        for name in ("beta2", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must lie in [0, 1).")
+        if self.weight_decay_end is not None and self.weight_decay_end < 0:
+            raise ConfigError(f"weight_decay_end is {self.weight_decay_end}; it must not be negative.")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(
+                f"A batch of {self.batch_size} cannot be divided into {self.accumulate} parts (accumulate)."
+            )
+        if self.shard and self.precision == "fp16":
+            raise ConfigError("fp16 does not go with shard; choose --precision bf16.")
 
     def to_dict(self) -> dict[str, Any]:
         """All values as JSON can hold them."""
@@ -149,8 +186,14 @@ class TokenizerSettings(RunSettings):
 class PretrainSettings(RunSettings):
     """Pre-train BEiT: predict the visual tokens of masked patches."""
 
-    tokenizer: str
+    tokenizer: str | None = None
     """Folder or Hub id of a trained tokenizer, or a folder with OpenAI's encoder.pkl and decoder.pkl."""
+    target: Literal["tokens", "pixels"] = "tokens"
+    """What is predicted: visual tokens, or the patches' own pixels, normalised patch by patch (needs no tokenizer)."""
+    crops: int | None = None
+    """Different crops of each image, taken in turn, one a pass; new ones in each pass if not given."""
+    token_cache: Path | None = None
+    """Folder that beit tokenize wrote: tokens are read instead of computed. Its crops are used."""
     model: str = "base"
     """A size (tiny, small, base, large), or a model folder or Hub id to go on from."""
     image_size: int | None = None
@@ -177,6 +220,11 @@ class PretrainSettings(RunSettings):
     """Mean of the patch view's channels, when training from scratch."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Standard deviation of the patch view's channels, when training from scratch."""
+    probe: Path | None = None
+    """Labelled folder, one subfolder a class: every so often a k-NN classifier and a linear probe of each layer say what
+    the features are worth. A fifth of each class is held out to measure on."""
+    probe_every: int = 5000
+    """Steps between probes; there is one at the end too."""
 
     def paper_learning_rate(self) -> float:
         """1.5e-3 at a batch of 2,048, in proportion; our narrow models bear, and need, more."""
@@ -186,8 +234,54 @@ class PretrainSettings(RunSettings):
         """Check all values. Raises ConfigError."""
         super().validate()
         _check_normalisation(self.mean, self.std)
+        if self.crops is not None and self.crops < 1:
+            raise ConfigError(f"crops is {self.crops}; it must be at least 1.")
+        if self.probe_every < 1:
+            raise ConfigError(f"probe_every is {self.probe_every}; it must be at least 1.")
         if not 0 < self.mask_ratio < 1:
             raise ConfigError(f"mask_ratio is {self.mask_ratio}; it must lie between 0 and 1 (the paper: about 0.4).")
+        _check_scale(self.crop_scale)
+        _check_parts(self, "flip", "jitter")
+
+
+@dataclass(kw_only=True)
+class TokenizeSettings:
+    """Compute the visual tokens of crops of images once, for many passes of pre-training (--token-cache)."""
+
+    images: str | Path
+    """Where images come from: a folder, tar shards or a data set of the Hub, as in beit pretrain."""
+    output: Path
+    """Folder for the tokens. Where it holds some of them already, only the others are computed."""
+    tokenizer: str
+    """Folder or Hub id of a trained tokenizer, or a folder with OpenAI's encoder.pkl and decoder.pkl."""
+    crops: int = 10
+    """Different crops of each image; pre-training takes them in turn, one a pass."""
+    model: str = "base"
+    """The model to be pre-trained: a size (tiny, small, base, large), a folder or a Hub id. Only its patch grid counts."""
+    image_size: int | None = None
+    """Side of the images in pixels, if not the model's own."""
+    patch_size: int | None = None
+    """Side of the patches in pixels, if not the model's own."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Part of an image's area that a crop keeps."""
+    jitter: float = 0.4
+    """Colour jitter of both views."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    seed: int = 0
+    """Seed of the crops."""
+    batch_size: int = 64
+    """Crops at a time."""
+    workers: int = 2
+    """Processes that read images."""
+
+    def __post_init__(self) -> None:
+        for name in ("crops", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("workers", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must not be negative.")
         _check_scale(self.crop_scale)
         _check_parts(self, "flip", "jitter")
 
@@ -200,6 +294,9 @@ class FinetuneSettings(RunSettings):
     """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
     validation: Path | None = None
     """Folder with images to measure top-1 on, in the same class subfolders."""
+    classes: Path | None = None
+    """Text file with the names of the classes, one a line, from class 0 on: for tar shards, whose labels are numbers. A
+    folder's classes are its subfolders, in the order of the alphabet if not given."""
     labels_per_class: int | None = None
     """Use only the first so many images of each class."""
     image_size: int | None = None
@@ -212,20 +309,27 @@ class FinetuneSettings(RunSettings):
     """Part of the target spread over all classes."""
     drop_path: float = 0.1
     """Stochastic depth of the last layer."""
+    crop: Literal["resized", "simple", "centre"] = "resized"
+    """A crop of random size and shape; DeiT III's simple one, nearly all of the image; or always the middle 224/256."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Part of an image's area that a crop keeps."""
+    """Part of an image's area that a resized crop keeps."""
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    """Aspect ratio of a crop."""
+    """Aspect ratio of a resized crop."""
     flip: float = 0.5
     """Probability of a horizontal flip."""
+    augment: Literal["none", "rand", "three"] = "none"
+    """RandAugment as BEiT is fine-tuned with (rand-m9-mstd0.5-inc1 in timm's words), or DeiT III's 3-Augment."""
     jitter: float = 0.0
-    """Colour jitter."""
+    """Colour jitter (the authors' code: 0.4). None with RandAugment, whatever this says, as in timm; 0.3 with 3-Augment
+    unless this says otherwise."""
     erase: float = 0.0
-    """Probability of erasing a random rectangle."""
+    """Probability of erasing a random rectangle with noise (the paper: 0.25)."""
     mixup: float = 0.0
-    """Beta parameter of mixup; 0 for none."""
+    """Beta parameter of mixup; 0 for none (the paper: 0.8)."""
     cutmix: float = 0.0
-    """Beta parameter of cutmix; 0 for none."""
+    """Beta parameter of cutmix; 0 for none (the paper: 1). With both, each batch has one or the other."""
+    mix_probability: float = 1.0
+    """Probability that a batch is mixed at all."""
     min_learning_rate: float = 1e-6
     """Learning rate at the end."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
@@ -242,11 +346,15 @@ class FinetuneSettings(RunSettings):
         super().validate()
         _check_normalisation(self.mean, self.std)
         _check_scale(self.crop_scale)
-        _check_parts(self, "label_smoothing", "drop_path", "flip", "jitter", "erase")
+        _check_parts(self, "label_smoothing", "drop_path", "flip", "jitter", "erase", "mix_probability")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ConfigError(f"crop_ratio is {self.crop_ratio}; wanted two aspect ratios, 0 < from ≤ to.")
+        if self.augment not in ("none", "rand", "three"):
+            raise ConfigError(f"augment is {self.augment!r}; choose none, rand or three.")
+        if self.crop not in ("resized", "simple", "centre"):
+            raise ConfigError(f"crop is {self.crop!r}; choose resized, simple or centre.")
         if self.mixup < 0 or self.cutmix < 0:
             raise ConfigError("mixup and cutmix must not be negative.")
         if self.labels_per_class is not None and self.labels_per_class < 1:
@@ -359,7 +467,7 @@ def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> Non
         raise ConfigError(f"std is {std}; pixels are divided by it, so it must be above 0.")
 
 
-def _check_parts(settings: RunSettings, *names: str) -> None:
+def _check_parts(settings: Any, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
             raise ConfigError(f"{name} is {getattr(settings, name)}; it must lie in [0, 1].")
@@ -380,7 +488,8 @@ def from_dict(kind: type[RunSettings], values: dict[str, Any]) -> RunSettings:
     for name, value in values.items():
         wanted = hints[name]
         options = typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
-        if isinstance(value, str) and Path in options:
+        # Sources that are no paths stay as they are written: Path would take a slash from https://.
+        if isinstance(value, str) and Path in options and value.partition(":")[0] not in _SCHEMES:
             value = Path(value)
         ready[name] = tuple(value) if isinstance(value, list) else value
     try:

@@ -11,14 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.data.draw import Draw
+from beit.data.images import BadImages, Images, count_of, hold_in_memory
 from beit.data.loader import Batch, Loader, Order
+from beit.data.sources import open_images
+from beit.data.streams import Stream
 from beit.data.views import batch_view, crop_box, view
 from beit.errors import DataError
 from beit.tokenizers import codebook_usage
 from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
-from beit.train.loop import Job, Metrics, open_run, total_steps, train
+from beit.train.log import Metrics
+from beit.train.loop import Job, total_steps, train
 from beit.train.optim import adamw, parameter_groups
+from beit.train.run import open_run
 from beit.train.settings import TokenizerSettings
 
 
@@ -28,26 +33,27 @@ class TokenizerViews:
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size, self.scale = size, scale
 
-    def one(self, image: Image.Image, label: int, rng: np.random.Generator) -> Batch:
+    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
         """`images (3, H, W)` in [0, 1]."""
+        rng = draw.rng()
         box = crop_box(rng, image.size, self.scale, (3 / 4, 4 / 3))
         flip = bool(rng.random() < 0.5)
         return {"images": view(image, box, (self.size, self.size), Image.Resampling.LANCZOS, flip)}
 
-    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Batch:
+    def batch(self, images: Tensor, labels: Tensor, draws: list[Draw]) -> Batch:
         """`images (B, 3, H, W)` in [0, 1]."""
-        size = (images.shape[3], images.shape[2])
-        boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for _ in range(len(images))])
-        flips = rng.random(len(images)) < 0.5
+        size, rngs = (images.shape[3], images.shape[2]), [draw.rng() for draw in draws]
+        boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for rng in rngs])
+        flips = np.array([rng.random() for rng in rngs]) < 0.5
         return {"images": batch_view(images, boxes, flips, (self.size, self.size))}
 
 
-def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -> list[dict[str, float]]:
+def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:
     """Train a tokenizer and save it in `settings.output`.
 
     Args:
         settings: what to do.
-        images: used instead of the folder that the settings name.
+        images: used instead of those that the settings name.
 
     Returns:
         The lines of the log: loss, reconstruction (part of the pixels' variance that is lost), `codes_used` (part of
@@ -58,10 +64,10 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
     """
     torch.manual_seed(settings.seed)
     run = open_run(settings)
-    source = images if images is not None else FolderImages(settings.images)
-    bad = BadImages(len(source))
+    source = images if images is not None else open_images(settings.images, shuffle_buffer=settings.shuffle_buffer)
+    bad = BadImages(count_of(source))
     source = hold_in_memory(source, bad, settings.image_size)
-    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
+    order = Order.of(source, settings)
     loader = Loader(
         source,
         TokenizerViews(settings.image_size, settings.crop_scale),
@@ -74,7 +80,6 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
     model = new_tokenizer(settings) if run.checkpoint is None else DalleTokenizer.from_pretrained(run.checkpoint)
     model.grid(settings.image_size)  # says what to do when the factor does not divide it
     steps = total_steps(settings, loader)
-    optimizer = adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
     weights = DalleLoss(usage_weight=settings.usage_weight)
     counts = torch.zeros(model.vocab_size, dtype=torch.long, device=run.accelerator.device)
 
@@ -94,7 +99,13 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | None = None) -
         counts.zero_()
         return line
 
-    return train(run, Job(model, optimizer, loader, steps, loss, model.save_pretrained, usage))
+    def optimizer() -> torch.optim.Optimizer:
+        return adamw(parameter_groups(model, settings.weight_decay), settings.beta2)
+
+    def save(module: Any, folder: Path) -> None:
+        module.save_pretrained(folder)
+
+    return train(run, Job(model, optimizer, loader, steps, loss, save, usage))
 
 
 def new_tokenizer(settings: TokenizerSettings) -> DalleTokenizer:
