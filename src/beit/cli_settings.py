@@ -40,6 +40,59 @@ class Embed:
 
 
 @dataclass(kw_only=True)
+class _Layers:
+    """What `beit probe` and `beit knn` share."""
+
+    model: str
+    """Any BEiT model folder or Hub id: pre-trained, fine-tuned or a classifier."""
+    images: Path
+    """Folder with images to learn from, one subfolder a class."""
+    validation: Path | None = None
+    """Folder with images to measure on, in the same class subfolders. If not given, a fifth of each class is held out of
+    the others."""
+    labels_per_class: int | None = None
+    """Learn from only the first so many images of each class."""
+    k: int = 20
+    """Number of neighbours that vote."""
+    temperature: float = 0.07
+    """A neighbour of cosine similarity s votes with weight exp(s / temperature)."""
+    batch_size: int = 64
+    """Images at a time."""
+    seed: int = 0
+    """Seed of everything random."""
+    output: Path | None = None
+    """Folder to write probe.json and probe.png into."""
+
+
+@dataclass(kw_only=True)
+class Probe(_Layers):
+    """What features are worth without fine-tuning: k-NN and a linear probe of every layer, as the authors do it."""
+
+    epochs: int = 100
+    """How often the linear probe sees each image."""
+    linear_batch_size: int = 1024
+    """Images a step of the linear probe."""
+    learning_rate: float | None = None
+    """Learning rate of the linear probe at its beginning; 4e-3 at a batch of 1,024, in proportion, if not given."""
+    standardise: bool = False
+    """Bring features to mean 0 and deviation 1 first. Not the authors' way; with thousands of images instead of a million
+    it gives several points more."""
+    views: int = 0
+    """Random crops of each image that the linear probe learns from, in turn, instead of the image itself; each costs one
+    more pass through the network."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Part of an image's area that such a crop keeps."""
+
+
+@dataclass(kw_only=True)
+class Knn(_Layers):
+    """What features are worth without any training: the classes of an image's nearest neighbours, layer by layer."""
+
+    layer: int | None = None
+    """Layer to look at, 1 to the last; all of them if not given."""
+
+
+@dataclass(kw_only=True)
 class EvaluateTokenizer:
     """Measure a tokenizer: codes in use, and the error of pictures decoded from tokens."""
 
@@ -135,3 +188,47 @@ class SegmentDemo:
     """A few steps, in seconds: shows that it runs, not what it can do."""
     seed: int = 0
     """Seed of everything random."""
+
+
+@dataclass(kw_only=True)
+class Recipes:
+    """The recipes: published runs of the paper, and small ones for one GPU or none."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Recipe to show; all of them in a table if not given."""
+    print: bool = False
+    """Show every setting, and which differ from the command's own."""
+    json: bool = False
+    """Print settings.json, as beit pretrain --settings FILE takes it."""
+    command: bool = False
+    """Print the command line that the recipe stands for, every flag spelled out."""
+    part: str | None = None
+    """Only this run of an experiment of several, such as pretrain; --json needs it then."""
+    images: str | None = None
+    """Where the images are."""
+    output: str | None = None
+    """Folder for the result."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the tokenizer."""
+    model: str | None = None
+    """Folder or Hub id of the model to start from."""
+    batch_size: int | None = None
+    """Images a step, over all devices; the learning rate goes with it."""
+    devices: int = 1
+    """How many devices share a batch; with few of them it goes through the model in parts."""
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """Forecast time, memory and disk of a run: beit plan pretrain …, with the arguments that beit pretrain takes."""
+
+    steps_measured: int = 5
+    """Steps to measure, after those in which caches and queues fill."""
+    measure: bool = True
+    """Run these steps, in a temporary folder; --no-measure only counts parameters and operations."""
+    images_per_second: float | None = None
+    """Take this speed, of another machine for example, instead of the measured one."""
+    devices: int = 1
+    """Devices that will share a batch. One does its part here; sending gradients between them is not counted."""
+    json: bool = False
+    """Print JSON instead of text."""

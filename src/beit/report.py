@@ -130,6 +130,35 @@ def curves(panels: Sequence[tuple[str, str, Sequence[tuple[str, Sequence[float],
     return figure
 
 
+def layer_curves(
+    path: Path,
+    layers: Sequence[int],
+    lines: Sequence[tuple[str, Sequence[float], Sequence[tuple[float, float]]]],
+    chance: float,
+) -> None:
+    """Write a PNG: accuracies over the layers of a network, with confidence intervals and the accuracy of guessing.
+
+    Args:
+        path: the file.
+        layers: their numbers.
+        lines: (name, accuracy of each layer, its interval); values in [0, 1].
+        chance: accuracy of always guessing the commonest class.
+    """
+    pyplot = _pyplot()
+    figure, axis = pyplot.subplots(figsize=(6.4, 4))
+    for number, (name, values, intervals) in enumerate(lines):
+        low, high = np.array(intervals).T
+        error = 100 * np.array([np.array(values) - low, high - np.array(values)]).clip(0)
+        place = np.array(layers) + 0.06 * number  # side by side, where intervals overlap
+        axis.errorbar(place, 100 * np.array(values), error, label=name, color=COLOURS[number], marker="o", capsize=3)
+    axis.axhline(100 * chance, color="#777", linestyle="--", linewidth=1, label="the commonest class alone")
+    axis.set(xlabel="layer", ylabel="top-1 accuracy, %, with 95 % confidence interval", xticks=list(layers))
+    axis.set_ylim(bottom=0)
+    axis.legend(frameon=False)
+    figure.savefig(path, format="png", dpi=130, bbox_inches="tight", facecolor="white")
+    pyplot.close(figure)
+
+
 def picture_rows(rows: Sequence[tuple[str, np.ndarray]], size: float = 1.0) -> Any:
     """Rows of pictures under each other.
 
