@@ -15,6 +15,7 @@ from PIL import Image
 
 import beit
 from beit.cli import COMMANDS, main, usage
+from beit.commands import demo
 from beit.errors import BeitError, CheckpointError, DataError
 from fixtures_runs import save_classifier, save_small_model, save_tokenizer, write_images
 
@@ -108,7 +109,8 @@ def test_help_of_the_tokenizer_and_usage(capsys):
 def test_wrong_usage(capsys, photos):
     refused(capsys, ["tokenizer", "eat"], "no action 'eat'", "train or evaluate")
     refused(capsys, ["pretrain", "--colour", "3"], "--colour", status=2)
-    refused(capsys, ["pretrain", "--images", photos, "--output", "x"], "--tokenizer", status=2)
+    refused(capsys, ["pretrain", "--images", photos], "--output", status=2)
+    refused(capsys, ["pretrain", "--images", photos, "--output", "x"], "Give --tokenizer", "--target pixels")
     common = ["--images", photos, "--output", "x", "--tokenizer", "y"]
     refused(capsys, ["pretrain", *common, "--batch-size", "many"], "many", status=2)
     refused(capsys, ["pretrain", *common, "--batch-size", "0"], "batch_size is 0; it must be at least 1.", status=2)
@@ -304,7 +306,7 @@ def test_what_nobody_expected_is_reported_briefly(capsys, monkeypatch):
     def fail(arguments: list[str]) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setitem(COMMANDS, "demo", (fail, ""))
+    monkeypatch.setattr(demo, "demo_command", fail)
     assert main(["demo"]) == 1
     error = capsys.readouterr().err
     assert "unexpected ZeroDivisionError: oh" in error
@@ -315,7 +317,7 @@ def test_what_nobody_expected_is_reported_briefly(capsys, monkeypatch):
     def interrupt(arguments: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(COMMANDS, "demo", (interrupt, ""))
+    monkeypatch.setattr(demo, "demo_command", interrupt)
     assert main(["demo"]) == 130
     assert "Stopped." in capsys.readouterr().err
 

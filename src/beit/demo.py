@@ -33,8 +33,8 @@ from beit.models.pytorch_beit import BeitForImageClassification, BeitForMaskedIm
 from beit.processing import BeitImageProcessor
 from beit.tokenizers import load_tokenizer
 from beit.train import recipes
+from beit.train.engine import precision
 from beit.train.finetune import finetune, first_of_each_class
-from beit.train.loop import precision
 from beit.train.pretrain import mask_sizes, pretrain
 from beit.train.settings import SETTINGS_FILE, PretrainSettings
 from beit.train.tokenizer import measure, train_tokenizer

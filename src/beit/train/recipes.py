@@ -1,180 +1,179 @@
-"""Recipes: functions that return a run's settings. Loads no framework."""
+"""The book of recipes: all of them by name, what they say of themselves, and the command line that each stands for.
+
+A recipe is a function that returns a run's settings. Its docstring says in a line each:
+
+    Command:    what to type; several lines for an experiment of several runs
+    Hardware:   what it was made for
+    Time:       published, measured or estimated, and how
+    Published:  the number to expect, with its source
+    Needs:      what must be there first (where there is such a thing)
+
+`beit recipes` prints them, `--recipe NAME` runs them. Loads no framework.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import difflib
+import inspect
+import re
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from beit.train.settings import FinetuneSettings, PretrainSettings, SegmentSettings, TokenizerSettings
+from beit.errors import ConfigError
+from beit.train.finetune_recipes import (
+    finetune_base,
+    finetune_base_384,
+    finetune_base_labels,
+    finetune_large,
+    finetune_large_384,
+    finetune_large_512,
+    finetune_large_labels,
+    probe_base,
+)
+from beit.train.pretrain_recipes import (
+    pretrain_base_in1k,
+    pretrain_base_in22k,
+    pretrain_large_in1k,
+    pretrain_large_in22k,
+)
+from beit.train.segment_recipes import ade20k_base, ade20k_base_labels, ade20k_large_labels, pasted_garments
+from beit.train.small_recipes import Experiment, base_100, garments, photographs, small_images, small_photos
+
+__all__ = ["RECIPES", "Experiment", "arguments_of", "command_line", "default_of", "facts", "find", "runs"]
+
+_BOOK: list[Callable[..., Any]] = [
+    pretrain_base_in1k,
+    pretrain_large_in1k,
+    pretrain_base_in22k,
+    pretrain_large_in22k,
+    finetune_base,
+    finetune_large,
+    finetune_base_labels,
+    finetune_large_labels,
+    finetune_base_384,
+    finetune_large_384,
+    finetune_large_512,
+    probe_base,
+    ade20k_base,
+    ade20k_base_labels,
+    ade20k_large_labels,
+    base_100,
+    small_photos,
+    small_images,
+    garments,
+    pasted_garments,
+    photographs,
+]
+RECIPES: dict[str, Callable[..., Any]] = {recipe.__name__.replace("_", "-"): recipe for recipe in _BOOK}
+
+# class of settings → the command that takes them
+_COMMANDS = {
+    "TokenizerSettings": "tokenizer train",
+    "PretrainSettings": "pretrain",
+    "FinetuneSettings": "finetune",
+    "SegmentSettings": "segment train",
+    "Probe": "probe",
+}
+# What only the user can know, as long as nobody has said it. Square brackets: no shell takes them for a redirection.
+UNSAID = "[{}]"
+_NAMED = ("images", "output", "tokenizer", "model", "data")
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """Tokenizer → pre-training → fine-tuning, and the same network from scratch with the same fine-tuning budget."""
-
-    tokenizer: TokenizerSettings
-    pretrain: PretrainSettings
-    finetune: FinetuneSettings
-    scratch: FinetuneSettings
-
-
-# Mean and standard deviation of Fashion-MNIST's training pixels, the same for the three channels of a grey image.
-_GREY_MEAN, _GREY_STD = (0.286, 0.286, 0.286), (0.353, 0.353, 0.353)
+def find(name: str) -> Callable[..., Any]:
+    """The recipe of a name. Raises ConfigError with the nearest names where there is none."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=2, cutoff=0.5)
+        hint = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise ConfigError(f"There is no recipe {name!r}. {hint}beit recipes lists them.")
+    return RECIPES[name]
 
 
-def garments(output: Path, seed: int = 0, length: float = 1.0) -> Experiment:
-    """Fashion-MNIST at 28 pixels, 1,000 labels, on two CPU cores: `beit demo`.
-
-    On the embedded subset (5,000 images without labels) in about eight minutes: see docs/results.md for the figures.
-    What matters at this size, found by trying: absolute positions (without them 14 points are lost), few codes (128
-    rather than 512: with 49 patches of 4 pixels there is little to tell apart), a stronger crop in pre-training than in
-    fine-tuning, and a learning rate far above the paper's, as fits a narrow model.
-
-    Args:
-        output: folder for the four runs.
-        seed: of everything random.
-        length: factor on all numbers of steps; 1 takes about eight minutes on two cores.
-    """
-    images = Path("embedded:fashion_mnist_subset")
-
-    def steps(number: int) -> int:
-        return max(round(number * length), 4)
-
-    tokenizer = TokenizerSettings(
-        images=images,
-        output=output / "tokenizer",
-        image_size=28,
-        factor=4,
-        vocab_size=128,
-        width=16,
-        steps=steps(500),
-        crop_scale=(0.6, 1.0),
-        seed=seed,
-    )
-    pretrain = PretrainSettings(
-        images=images,
-        output=output / "pretrain",
-        tokenizer=str(tokenizer.output),
-        model="tiny",
-        steps=steps(2200),
-        learning_rate=3e-3,
-        warmup=0.1,
-        crop_scale=(0.6, 1.0),
-        jitter=0.0,
-        drop_path=0.0,
-        mean=_GREY_MEAN,
-        std=_GREY_STD,
-        seed=seed,
-    )
-    tuning: dict[str, Any] = {
-        "images": images,
-        "steps": steps(600),
-        "batch_size": 64,
-        "learning_rate": 2e-3,
-        "warmup": 0.1,
-        "crop_scale": (0.85, 1.0),
-        "erase": 0.25,
-        "mean": _GREY_MEAN,
-        "std": _GREY_STD,
-        "seed": seed,
-    }
-    finetune = FinetuneSettings(**tuning, output=output / "finetune", model=str(pretrain.output), layer_decay=0.65)
-    scratch = FinetuneSettings(**tuning, output=output / "scratch", model="tiny", layer_decay=0.65)
-    return Experiment(tokenizer, pretrain, finetune, scratch)
+def facts(recipe: Callable[..., Any]) -> dict[str, list[str]]:
+    """What its docstring says: `About` (the first line) and the entries named on top of this page, each a list of texts."""
+    text = inspect.getdoc(recipe) or ""
+    found: dict[str, list[str]] = {"About": [text.partition("\n")[0]]}
+    for match in re.finditer(r"^(Command|Hardware|Time|Published|Needs): (.*(?:\n    .*)*)", text, re.MULTILINE):
+        found.setdefault(match[1], []).append(" ".join(match[2].split()))
+    return found
 
 
-def photographs(images: Path, output: Path, seed: int = 0, length: float = 1.0) -> TokenizerSettings:
-    """A tokenizer of 128 codes for 32-pixel crops of photographs; under a minute on two cores."""
-    return TokenizerSettings(
-        images=images,
-        output=output,
-        image_size=32,
-        factor=4,
-        vocab_size=128,
-        width=16,
-        steps=max(round(300 * length), 4),
-        crop_scale=(0.02, 0.25),
-        workers=0,
-        seed=seed,
-    )
+def runs(
+    recipe: Callable[..., Any], batch_size: int | None = None, devices: int | None = None, **given: Any
+) -> dict[str, Any]:
+    """The settings of each run of a recipe: {command: settings}.
 
-
-def ade20k_base(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
-    """BEiT-B on ADE20K at 512 pixels from self-supervised pre-training (published mIoU: Bao et al., 2021, table 3).
-    Rate 7e-4, layer decay .65.
+    An experiment's training from scratch goes by `finetune scratch`. Names that nobody has given yet are `[images]`, `[output]`
+    and so on; a recipe for the embedded demonstration has those of `beit demo`.
 
     Args:
-        data: ADEChallengeData2016 as it is unpacked: images/{training,validation}, annotations/{training,validation},
-            objectInfo150.txt.
-        output: folder for the result.
-        model: the pre-trained model, of the size at which it is to be trained.
-        batch_size: images a step; the learning rate goes with it, and the number of steps against it.
+        recipe: one of `RECIPES`.
+        batch_size: images a step, over all devices; the recipe's own if None.
+        devices: how many share a batch; those it was made for if None.
+        given: images, output, tokenizer, model or data.
+
+    Raises:
+        ConfigError: the recipe cannot be scaled so.
     """
-    return _ade20k(data, output, model, batch_size, learning_rate=7e-4, layer_decay=0.65, drop_path=0.1)
+    wanted = inspect.signature(recipe).parameters
+    values = {name: given.get(name) or UNSAID.format(name) for name in _NAMED if name in wanted}
+    if "data" in wanted:  # a data set that is unpacked under one name everywhere
+        values["data"] = given.get("images") or "ADEChallengeData2016"
+    for name in ("output", "data"):  # images may be an address, of which Path would take a slash
+        if name in values:
+            values[name] = Path(values[name])
+    if batch_size is not None:
+        if "batch_size" not in wanted:
+            raise ConfigError("This recipe has a fixed batch; it cannot be scaled by batch_size.")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        values["batch_size"] = batch_size
+    if devices is not None and "devices" in wanted:
+        values["devices"] = devices
+    made = recipe(**values)
+    if not isinstance(made, Experiment):
+        return {_COMMANDS[type(made).__name__]: made}
+    parts = {"tokenizer train": made.tokenizer, "pretrain": made.pretrain, "finetune": made.finetune}
+    return {**parts, "finetune scratch": made.scratch}
 
 
-def ade20k_base_labels(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
-    """BEiT-B on ADE20K from a model fine-tuned on the labels of ImageNet-22k; published: 53.6 mIoU at 640 pixels, 54.2
-    with several scales and flips. Rate 3e-5, layer decay .9. Arguments as `ade20k_base`.
+def default_of(name: str, kind: type, command: str, batch_size: int | None, devices: int) -> Any:
+    """Settings from which `beit COMMAND --recipe NAME` starts; what only the user can know is `tyro.MISSING`.
+
+    Raises:
+        ConfigError: there is no such recipe, or it is for another command.
     """
-    return _ade20k(data, output, model, batch_size, learning_rate=3e-5, layer_decay=0.9, drop_path=0.1)
+    import tyro
+
+    found = runs(find(name), batch_size, devices)
+    fitting: Any = next((settings for settings in found.values() if type(settings) is kind), None)
+    if fitting is None or name == "garments":  # whose images only the demonstration opens
+        commands = ["demo"] if name == "garments" else [text for text in found if text != "finetune scratch"]
+        raise ConfigError(f"{name} is a recipe for beit {' and beit '.join(commands)}, not for beit {command}.")
+    for item in dataclasses.fields(fitting):
+        if str(getattr(fitting, item.name)).startswith("["):
+            setattr(fitting, item.name, tyro.MISSING)
+    return fitting
 
 
-def ade20k_large_labels(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
-    """BEiT-L on ADE20K from a model fine-tuned on the labels of ImageNet-22k; published: 56.7 mIoU at 640 pixels, 57.0
-    with several scales and flips. Rate 2e-5, layer decay .95. Arguments as `ade20k_base`.
-    """
-    return _ade20k(data, output, model, batch_size, learning_rate=2e-5, layer_decay=0.95, drop_path=0.2)
+def arguments_of(settings: Any) -> list[str]:
+    """The arguments that stand for these settings: all that differs from the defaults of their class."""
+    arguments = []
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if value == item.default:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        if isinstance(value, bool):
+            arguments.append(flag if value else f"--no-{flag[2:]}")
+        else:
+            arguments += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return arguments
 
 
-def _ade20k(
-    data: Path, output: Path, model: str, batch_size: int, learning_rate: float, **rest: Any
-) -> SegmentSettings:
-    """What the authors' rows share: 160,000 updates of 16 images, no clipping (microsoft/unilm, beit/semantic_segmentation)."""
-    return SegmentSettings(
-        images=data / "images/training",
-        maps=data / "annotations/training",
-        validation_images=data / "images/validation",
-        validation_maps=data / "annotations/validation",
-        reduce_labels=True,
-        output=output,
-        model=model,
-        batch_size=batch_size,
-        steps=round(160_000 * 16 / batch_size),
-        learning_rate=learning_rate * batch_size / 16,
-        clip=0.0,
-        **rest,
-    )
-
-
-def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> SegmentSettings:
-    """Garments pasted on photographs, a tiny model from scratch at 96 pixels on two CPU cores: `beit segment demo`.
-
-    In under three minutes 19.2 % mIoU on the test part (always guessing background: 7.2 %): it sees where garments are, and
-    in part what they are. At this size many pictures count for more than fine patches; of 8 pixels, a quarter as many pass in
-    the same time.
-
-    Args:
-        output: folder for the model.
-        seed: of everything random.
-        length: factor on the number of steps.
-    """
-    images = Path("embedded:pasted_garments")
-    return SegmentSettings(
-        images=images,
-        validation_images=images,
-        output=output,
-        model="tiny",
-        image_size=96,
-        patch_size=16,
-        steps=max(round(1000 * length), 2),
-        learning_rate=2e-3,
-        warmup=0.05,
-        layer_decay=1.0,
-        drop_path=0.0,
-        scale=(1.0, 1.0),
-        cat_max=1.0,
-        workers=0,  # making a picture takes less than the step; a worker would take a core from it
-        seed=seed,
-    )
+def command_line(command: str, settings: Any, devices: int = 1) -> str:
+    """What to type for a run on `devices` devices of one machine."""
+    program = "beit" if devices == 1 else f"torchrun --nproc-per-node {devices} -m beit.cli"
+    return f"{program} {command.removesuffix(' scratch')} {shlex.join(arguments_of(settings))}"
