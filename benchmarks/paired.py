@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,16 @@ from typing import Any
 def serve(step: Callable[[], Any], about: dict[str, Any]) -> None:
     """A worker's life: warm up, say `about`, then one step a line of standard input."""
     step()
+    for _ in turns(about):
+        step()
+
+
+def turns(about: dict[str, Any]) -> Iterator[None]:
+    """Say `about`, then yield once for each line of standard input; what is done until the next is timed."""
     print(json.dumps(about), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
-        step()
+        yield
         seconds = time.perf_counter() - began
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
