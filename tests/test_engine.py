@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fixtures_runs import log_lines, save_small_model, save_tokenizer, stripes, weights_of
+from fixtures_runs import log_lines, save_small_model, save_tokenizer, stripes, weights_of, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -163,6 +163,24 @@ def test_decay_falls_along_a_cosine(parts, monkeypatch):
     assert cosine(0, 3, 1) == 3
     assert cosine(0.5, 3, 1) == pytest.approx(2)
     assert cosine(1, 3, 1) == 1
+
+
+def test_a_live_probe_disturbs_nothing(parts):
+    """Every second step the accuracy of each layer; the run is the one that it would be without."""
+    labelled = write_images(parts["images"] / "labelled", 24, labelled=True)
+    parts["drop_path"] = 0.3
+    plain, plain_folder = run(parts, "plain")
+    probed, folder = run(parts, "probed", probe=labelled, probe_every=2)
+    assert [line["loss"] for line in probed] == [line["loss"] for line in plain]
+    assert weights_of(folder) == weights_of(plain_folder)
+    assert [line["step"] for line in probed if "linear_best" in line] == [2, 4]
+    last = probed[-1]
+    layers = [last["linear_layer_01"], last["linear_layer_02"]]
+    assert max(layers) == last["linear_best"] == layers[int(last["best_layer"]) - 1]
+    assert 0 <= last["knn_layer_02"] <= last["knn_best"] <= 1
+    with pytest.raises(DataError, match="is not a folder"):
+        run(parts, "other", probe=parts["images"] / "none")
+    assert not (parts["images"] / "other").exists()
 
 
 # --- averaged weights ------------------------------------------------------------------------------------------------
