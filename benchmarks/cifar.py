@@ -54,6 +54,15 @@ STARTS = ("scratch", "pixels", "tokens")
 WAYS = {"tune": "fine-tuned", "linear": "linear probe of the best layer", "knn": "k-NN of the best layer"}
 
 
+@dataclass(frozen=True)
+class Data:
+    """Training and test images, and where results go."""
+
+    train: Images
+    test: Images
+    output: Path
+
+
 def some_of_each_class(images: Images, count: int | None, seed: int) -> Images:
     """`count` images of each class, drawn by the seed."""
     if count is None:
@@ -127,15 +136,6 @@ def probed(start: str, share: Share, seed: int, data: Data) -> dict[str, Any]:
         "layers": layers,
         "of all layers": {"linear": chosen.linear, "knn": chosen.knn},
     }
-
-
-@dataclass(frozen=True)
-class Data:
-    """Training and test images, and where results go."""
-
-    train: Images
-    test: Images
-    output: Path
 
 
 def mean_and_range(values: Sequence[float]) -> str:

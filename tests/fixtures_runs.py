@@ -109,3 +109,30 @@ def log_lines(folder: Path) -> list[dict[str, Any]]:
 def weights_of(folder: Path) -> bytes:
     """The bytes of a model folder's weights."""
     return (folder / "model.safetensors").read_bytes()
+
+
+def refused(capsys: Any, arguments: list[Any], *parts: str, status: int = 1) -> None:
+    """The command ends with `status`, says all of `parts` on stderr, and shows no traceback."""
+    from beit.cli import main
+
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == status
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert "unexpected" not in printed.err
+    for part in parts:
+        assert part in printed.err
+
+
+def small_run(tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    """What `PretrainSettings` wants for a run of few steps with an untrained tokenizer and a small model."""
+    values = {
+        "images": tmp_path,
+        "output": tmp_path / "run",
+        "tokenizer": str(save_tokenizer(tmp_path / "tokenizer")),
+        "model": str(save_small_model(tmp_path / "model")),
+        "batch_size": 8,
+        "precision": "fp32",
+        "log_every": 1,
+    }
+    return {**values, **changes}

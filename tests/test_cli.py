@@ -17,7 +17,7 @@ import beit
 from beit.cli import COMMANDS, main, usage
 from beit.commands import demo
 from beit.errors import BeitError, CheckpointError, DataError
-from fixtures_runs import save_classifier, save_small_model, save_tokenizer, write_images
+from fixtures_runs import refused, save_classifier, save_small_model, save_tokenizer, write_images
 
 torch = pytest.importorskip("torch")
 
@@ -29,16 +29,6 @@ def shell(*arguments: str, code: str | None = None) -> subprocess.CompletedProce
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     command = [sys.executable, *(["-c", code] if code else ["-m", "beit.cli"]), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
-
-
-def refused(capsys, arguments: list[str], *parts: str, status: int = 1) -> None:
-    """The command ends with `status`, says all of `parts` on stderr, and shows no traceback."""
-    assert main([str(argument) for argument in arguments]) == status
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    assert "unexpected" not in printed.err
-    for part in parts:
-        assert part in printed.err
 
 
 @pytest.fixture

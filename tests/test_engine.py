@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from fixtures_runs import log_lines, save_small_model, save_tokenizer, stripes, weights_of, write_images
+from fixtures_runs import log_lines, save_small_model, small_run, stripes, weights_of, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -41,20 +41,7 @@ IMAGES = ArrayImages(*stripes(24), ["flat", "upright"])
 
 @pytest.fixture
 def parts(tmp_path) -> dict[str, Any]:
-    return {
-        "images": tmp_path,
-        "output": tmp_path / "run",
-        "tokenizer": str(save_tokenizer(tmp_path / "tokenizer")),
-        "model": str(save_small_model(tmp_path / "model")),
-        "batch_size": 8,
-        "precision": "fp32",
-        "log_every": 1,
-        "save_every": 2,
-        "steps": 4,
-        "drop_path": 0.0,
-        "learning_rate": 1e-3,
-        "warmup": 0.3,
-    }
+    return small_run(tmp_path, save_every=2, steps=4, drop_path=0.0, learning_rate=1e-3, warmup=0.3)
 
 
 def run(parts: dict[str, Any], name: str, **changes: Any) -> tuple[list[dict[str, float]], Path]:

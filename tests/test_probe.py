@@ -14,28 +14,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from beit.cli import main
-from fixtures_runs import CLASSES, save_classifier, save_small_model, small_config, stripes, write_images
+from fixtures_runs import CLASSES, refused, save_classifier, save_small_model, small_config, stripes, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tqdm")
 
 from beit import BeitForMaskedImageModeling, BeitImageProcessor, BeitModel, hub  # noqa: E402
-from beit import probe as module  # noqa: E402
+from beit import feature_classifiers as module  # noqa: E402
 from beit.data.draw import Draw  # noqa: E402
 from beit.data.images import ArrayImages, FolderImages  # noqa: E402
 from beit.data.views import crop_box, view  # noqa: E402
 from beit.errors import ConfigError, DataError  # noqa: E402
 from beit.evaluate import wilson  # noqa: E402
-from beit.probe import (  # noqa: E402
-    Features,
-    ProbeResult,
-    hold_out,
-    knn,
-    layer_features,
-    live_probe,
-    probe,
-    train_linear_probe,
-)
+from beit.feature_classifiers import knn, train_linear_probe  # noqa: E402
+from beit.layer_features import Features, layer_features  # noqa: E402
+from beit.probe import ProbeResult, hold_out, live_probe, probe  # noqa: E402
 
 PROCESSOR = BeitImageProcessor(size=16, do_center_crop=False)
 
@@ -394,15 +387,6 @@ def test_live_probe_leaves_training_as_it_was(model):
 
 
 # --- the command line --------------------------------------------------------------------------------------------
-
-
-def refused(capsys, arguments: list[object], *parts: str) -> None:
-    assert main([str(argument) for argument in arguments]) == 1
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    assert "unexpected" not in printed.err
-    for part in parts:
-        assert part in printed.err
 
 
 @pytest.fixture

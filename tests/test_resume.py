@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fixtures_runs import log_lines, save_small_model, save_tokenizer, stripes, weights_of, write_images
+from fixtures_runs import log_lines, save_small_model, save_tokenizer, small_run, stripes, weights_of, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -163,18 +163,7 @@ def test_a_second_signal_is_not_held_back(request):
 
 @pytest.fixture
 def parts(tmp_path) -> dict[str, Any]:
-    return {
-        "images": tmp_path,
-        "output": tmp_path / "run",
-        "tokenizer": str(save_tokenizer(tmp_path / "tokenizer")),
-        "model": str(save_small_model(tmp_path / "model")),
-        "batch_size": 8,
-        "precision": "fp32",
-        "log_every": 1,
-        "save_every": 2,
-        "steps": 6,
-        "learning_rate": 1e-2,
-    }
+    return small_run(tmp_path, save_every=2, steps=6, learning_rate=1e-2)
 
 
 IMAGES = ArrayImages(*stripes(24), ["flat", "upright"])

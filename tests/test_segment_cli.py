@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from beit.cli import main
+from fixtures_runs import refused as command_refused
 from fixtures_runs import save_small_model
 from fixtures_segment import NAMES, blocks, save_segmenter, write_names, write_segmented
 
@@ -27,14 +28,8 @@ def run(*arguments: Any) -> int:
 
 
 def refused(capsys: Any, arguments: list[Any], *parts: str, status: int = 1) -> None:
-    """The command ends with `status`, says all of `parts` on stderr, and shows no traceback."""
-    capsys.readouterr()
-    assert run(*arguments) == status
-    printed = capsys.readouterr()
-    assert "Traceback" not in printed.err
-    assert "unexpected" not in printed.err
-    for part in parts:
-        assert part in printed.err
+    """As `fixtures_runs.refused`, of `beit segment`."""
+    command_refused(capsys, ["segment", *arguments], *parts, status=status)
 
 
 @pytest.fixture

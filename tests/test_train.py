@@ -18,6 +18,7 @@ from fixtures_runs import (
     save_small_model,
     save_tokenizer,
     small_config,
+    small_run,
     stripes,
     weights_of,
     write_images,
@@ -36,7 +37,6 @@ from beit.tokenizers import load_tokenizer  # noqa: E402
 from beit.train.checkpoint import list_checkpoints  # noqa: E402
 from beit.train.engine import precision  # noqa: E402
 from beit.train.finetune import classifier, finetune, first_of_each_class  # noqa: E402
-from beit.train.loop import total_steps  # noqa: E402
 from beit.train.pretrain import (  # noqa: E402
     PretrainViews,
     make_processor,
@@ -54,18 +54,7 @@ TOKENS = {"masked_accuracy", "commonest_token", "token_entropy", "prediction_ent
 @pytest.fixture
 def parts(tmp_path) -> dict[str, Any]:
     """Settings of a pre-training run on a small model and an untrained tokenizer."""
-    return {
-        "images": tmp_path / "images",
-        "output": tmp_path / "run",
-        "tokenizer": str(save_tokenizer(tmp_path / "tokenizer")),
-        "model": str(save_small_model(tmp_path / "model")),
-        "batch_size": 8,
-        "precision": "fp32",
-        "workers": 0,
-        "jitter": 0.0,
-        "drop_path": 0.0,
-        "log_every": 1,
-    }
+    return small_run(tmp_path, images=tmp_path / "images", workers=0, jitter=0.0, drop_path=0.0)
 
 
 def array_images(count: int = 24, seed: int = 0) -> ArrayImages:
@@ -311,9 +300,9 @@ def test_sizes_of_masks_views_and_processors():
 
 def test_steps_and_epochs(parts):
     loader = Loader(array_images(), None, Order(24, 8, 0), BadImages(24))
-    assert total_steps(PretrainSettings(**parts, epochs=2.5), loader) == 8
-    assert total_steps(PretrainSettings(**parts, epochs=0.01), loader) == 1
-    assert total_steps(PretrainSettings(**parts, epochs=9, steps=5), loader) == 5
+    assert PretrainSettings(**parts, epochs=2.5).total_steps(loader.steps_per_epoch) == 8
+    assert PretrainSettings(**parts, epochs=0.01).total_steps(loader.steps_per_epoch) == 1
+    assert PretrainSettings(**parts, epochs=9, steps=5).total_steps(loader.steps_per_epoch) == 5
 
 
 def test_skipped_images_are_named_at_the_end(parts, caplog):

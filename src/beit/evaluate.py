@@ -128,6 +128,7 @@ def logits_of(
 
 
 def finite(answers: torch.Tensor) -> torch.Tensor:
+    """The same answers. Raises CheckpointError when some are no numbers."""
     if not bool(torch.isfinite(answers).all()):
         raise CheckpointError("The model answers NaN or infinity: its weights are damaged, or its training went wrong.")
     return answers

@@ -86,7 +86,7 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
         logged = bytes_of(log) + bytes_of(output / "tensorboard")
         model = bytes_of(output) - checkpoint - logged
     images = min(changes["batch_size"], images_in_epoch(settings) or changes["batch_size"])
-    seconds = [images / max(line["images_per_second"], 0.05) for line in lines]  # rounded to tenths, so 0 may come
+    seconds = [images / line["images_per_second"] for line in lines]
     return Measurement(
         seconds=seconds[skipped:],
         skipped=skipped,

@@ -95,14 +95,13 @@ def _model(settings: RunSettings) -> tuple[Any, Callable[[], Any]]:
 
 
 def _config(settings: Any) -> BeitConfig:
-    sizes = {
-        name: getattr(settings, name) for name in ("image_size", "patch_size") if getattr(settings, name) is not None
-    }
+    from beit.train.pretrain import size_changes
+
     start = (
         BeitConfig.preset(settings.model) if settings.model in PRESETS else BeitConfig.from_pretrained(settings.model)
     )
     shared = isinstance(settings, PretrainSettings)
-    changes: dict[str, Any] = {"use_mask_token": shared, **sizes}
+    changes: dict[str, Any] = {"use_mask_token": shared, **size_changes(settings.image_size, settings.patch_size)}
     if settings.model in PRESETS or start.use_shared_relative_position_bias:
         changes |= {"use_shared_relative_position_bias": shared, "use_relative_position_bias": not shared}
     if isinstance(settings, SegmentSettings):
@@ -117,16 +116,10 @@ def _config(settings: Any) -> BeitConfig:
         changes["num_labels"] = len(FolderImages(settings.images, labelled=True).classes)
     config = start.replace(**changes)
     if isinstance(settings, PretrainSettings):
-        config = config.replace(vocab_size=_target_width(settings, config))
+        from beit.train.targets import make_target
+
+        config = config.replace(vocab_size=make_target(settings, config).width)
     return config
-
-
-def _target_width(settings: PretrainSettings, config: BeitConfig) -> int:
-    from beit import geometry
-    from beit.train.targets import make_target
-
-    height, width = geometry.pair(config.patch_size)
-    return make_target(settings, config.num_channels * height * width).width
 
 
 def _tokenizer_work(settings: RunSettings, model: Any) -> int:

@@ -187,14 +187,12 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
     """
     images = images_in_epoch(settings)
     if images is None:
-        if settings.steps is None:
-            raise ConfigError("A stream has no known length. Give --steps, or --images-per-epoch with --epochs.")
-        return settings.steps, None, None
+        return settings.total_steps(None), None, None
     from beit.data.loader import Order
 
     epoch = Order(images, min(settings.batch_size, images), settings.seed).steps_per_epoch
     assert epoch is not None  # a number of images is given
-    steps = settings.steps if settings.steps is not None else max(round(settings.epochs * epoch), 1)
+    steps = settings.total_steps(epoch)
     return steps, steps / epoch, images
 
 

@@ -10,36 +10,29 @@ import textwrap
 from beit.commands.shared import at_least_one, parse
 from beit.errors import ConfigError, require
 
-_RUNS = {
-    "pretrain": "PretrainSettings",
-    "finetune": "FinetuneSettings",
-    "segment train": "SegmentSettings",
-    "tokenizer train": "TokenizerSettings",
-}
-
 
 def plan_command(arguments: list[str]) -> None:
     import tyro
 
     from beit.cli_settings import Plan
-    from beit.train import settings as module
+    from beit.train.settings import RUNS
 
     if not arguments or arguments[0] in ("-h", "--help"):
-        prog = f"beit plan {{{','.join(_RUNS)}}} [arguments of that run]"
+        prog = f"beit plan {{{','.join(RUNS)}}} [arguments of that run]"
         tyro.cli(Plan, prog=prog, description=textwrap.dedent(Plan.__doc__ or ""), args=["--help"])
     name = " ".join(arguments[:2]) if arguments[0] in ("segment", "tokenizer") else arguments[0]
     rest = arguments[len(name.split()) :]
-    if name not in _RUNS:
-        raise ConfigError(f"beit plan knows no run {name!r}. Choose {', '.join(_RUNS)}.")
+    if name not in RUNS:
+        raise ConfigError(f"beit plan knows no run {name!r}. Choose {', '.join(RUNS)}.")
     if "-h" in rest or "--help" in rest:
-        parse(getattr(module, _RUNS[name]), f"plan {name}", rest)
+        parse(RUNS[name], f"plan {name}", rest)
     chosen, rest = tyro.cli(Plan, prog=f"beit plan {name}", args=rest, return_unknown_args=True)
     at_least_one("steps_measured", chosen.steps_measured)
     at_least_one("devices", chosen.devices)
     speed = chosen.images_per_second
     if speed is not None and not 0 < speed < math.inf:
         raise ConfigError(f"images_per_second is {speed}; it must be above 0.")
-    settings = parse(getattr(module, _RUNS[name]), name, rest, chosen.devices)
+    settings = parse(RUNS[name], name, rest, chosen.devices)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("beit plan measures one device. Start it without torchrun and say --devices 8, for example.")
     require("torch", "train", "beit plan")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from beit.commands.shared import at_least_one, default_device, parse
+from beit.commands.shared import at_least_one, default_device, parse, say_skipped
 from beit.errors import ConfigError, DataError, require
 
 
@@ -71,8 +70,7 @@ def _measure(settings: Any, command: str, **how: Any) -> None:
         **how,
     )
     print(result)
-    if result.skipped:
-        print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
+    say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
         print(f"Wrote probe.json and probe.png to {settings.output}.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import textwrap
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from beit.errors import ConfigError, DataError
@@ -77,6 +79,12 @@ def say(text: str) -> None:
     """Print once, by the first of several data-parallel processes."""
     if os.environ.get("RANK", "0") == "0":
         print(text)
+
+
+def say_skipped(reasons: Sequence[str]) -> None:
+    """Say which images could not be read, if any."""
+    if reasons:
+        print(f"{len(reasons)} images were skipped:\n  " + "\n  ".join(reasons[:10]), file=sys.stderr)
 
 
 def at_least_one(name: str, value: int) -> None:

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Any
 
-from beit.commands.shared import at_least_one, default_device, parse
+from beit.commands.shared import at_least_one, default_device, parse, say_skipped
 from beit.errors import ConfigError, DataError, require
 
 
@@ -28,8 +28,7 @@ def evaluate_command(arguments: list[str]) -> None:
         model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size, default_device()
     )
     print(result)
-    if result.skipped:
-        print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
+    say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
 

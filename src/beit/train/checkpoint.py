@@ -25,8 +25,6 @@ STATE_FILE = "state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
 SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
-AVERAGE_FILE = "ema.pt"
-SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
 
 
 def list_checkpoints(output: Path) -> list[Path]:

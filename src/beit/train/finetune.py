@@ -41,7 +41,7 @@ from beit.models.pytorch_beit import BeitForImageClassification
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.train.log import Metrics
-from beit.train.loop import Job, total_steps, train
+from beit.train.loop import Job, train
 from beit.train.optim import adamw, parameter_groups
 from beit.train.pretrain import make_processor, normalisation, size_changes
 from beit.train.run import open_run
@@ -179,7 +179,7 @@ def finetune(
         module.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    job = Job(model, optimizer, loader, total_steps(settings, loader), loss, save, prepare=mix)
+    job = Job(model, optimizer, loader, settings.total_steps(loader.steps_per_epoch), loss, save, prepare=mix)
     history = train(run, job)
     result = None
     if validation is not None and run.accelerator.is_main_process:

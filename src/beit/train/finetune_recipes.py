@@ -206,69 +206,48 @@ def finetune_large_512(
     )
 
 
-def _from_pixels(
-    images: str | Path,
-    output: Path,
-    model: str,
-    validation: Path | None,
-    batch_size: int,
-    devices: int,
-    most: int,
-    rate: float,
-    **rest: Any,
-) -> FinetuneSettings:
-    """From self-supervised pre-training: batches are mixed, weights decay. `rate` is for 1,024 images."""
-    return _finetune(
-        images=images,
-        output=output,
-        model=model,
-        validation=validation,
-        batch_size=batch_size,
-        accumulate=parts(batch_size, devices, most),
-        learning_rate=scaled(rate, batch_size, 1024),
-        weight_decay=0.05,
-        mixup=0.8,
-        cutmix=1.0,
-        **rest,
-    )
+def _from_pixels(*where: Any, **rest: Any) -> FinetuneSettings:
+    """From self-supervised pre-training: batches are mixed, weights decay."""
+    return _finetune(*where, of=1024, weight_decay=0.05, mixup=0.8, cutmix=1.0, **rest)
 
 
-def _from_labels(
-    images: str | Path,
-    output: Path,
-    model: str,
-    validation: Path | None,
-    batch_size: int,
-    devices: int,
-    most: int,
-    **rest: Any,
-) -> FinetuneSettings:
+def _from_labels(*where: Any, **rest: Any) -> FinetuneSettings:
     """After the labels of ImageNet-22k: small steps, nothing mixed, nearly no decay."""
-    return _finetune(
+    return _finetune(*where, rate=2e-5, of=512, epochs=30, warmup=round(5 / 30, 6), weight_decay=1e-8, **rest)
+
+
+def _finetune(
+    images: str | Path,
+    output: Path,
+    model: str,
+    validation: Path | None,
+    batch_size: int,
+    devices: int,
+    most: int,
+    *,
+    rate: float,
+    of: int,
+    **rest: Any,
+) -> FinetuneSettings:
+    """What all have in common; no clipping, by which the authors' fine-tuning differs from their pre-training.
+
+    A device takes at most `most` images at a time; `rate` is for batches `of` so many images.
+    """
+    return FinetuneSettings(
         images=images,
         output=output,
         model=model,
         validation=validation,
         batch_size=batch_size,
         accumulate=parts(batch_size, devices, most),
-        learning_rate=scaled(2e-5, batch_size, 512),
-        epochs=30,
-        warmup=round(5 / 30, 6),
-        weight_decay=1e-8,
-        **rest,
-    )
-
-
-def _finetune(**settings: Any) -> FinetuneSettings:
-    """What all have in common; no clipping, by which the authors' fine-tuning differs from their pre-training."""
-    return FinetuneSettings(
+        learning_rate=scaled(rate, batch_size, of),
         min_learning_rate=1e-6,
         clip=0.0,
         augment="rand",
         jitter=0.4,
         erase=0.25,
         label_smoothing=0.1,
-        **{**LONG_RUN, "log_every": 50, "save_every": 2500, **settings},
+        **{**LONG_RUN, "log_every": 50, "save_every": 2500, **rest},
     )
 
 

@@ -81,7 +81,7 @@ class Log:
         line.update({name: round(float(value), 6) for name, value in means.items()})
         line.update({name: round(value, 6) for name, value in self.extra().items()})
         seconds = now - self.since
-        line.update(learning_rate=rate, images_per_second=round(self.images / seconds, 1))
+        line.update(learning_rate=rate, images_per_second=float(f"{self.images / seconds:.4g}"))
         line.update({"data_wait": round(self.waited / seconds, 3), **more})
         self.sums, self.count, self.images, self.waited, self.since = {}, 0, 0, 0.0, now
         self.run.history.append(line)

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from beit import hub
 from beit.data.loader import Batch, Loader
-from beit.errors import ConfigError, Interrupted, TrainingError
+from beit.errors import Interrupted, TrainingError
 from beit.train import checkpoint
 from beit.train.engine import Engine
 from beit.train.log import Log, Metrics
 from beit.train.optim import cosine, learning_rate
 from beit.train.run import LOG_FILE, Run, caught_signals, cut_log, only_run
-from beit.train.settings import SETTINGS_FILE, RunSettings
+from beit.train.settings import SETTINGS_FILE
 from beit.train.watch import Watch
 
 logger = logging.getLogger("beit")
@@ -262,12 +262,3 @@ def _not_finite(run: Run, good: int, done: int, rate: float, norm: Tensor) -> Tr
         f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). "
         f"{where}. Try a lower learning rate, a longer warm-up or --precision fp32, in another output folder."
     )
-
-
-def total_steps(settings: RunSettings, loader: Loader) -> int:
-    """Number of steps of a run. Raises ConfigError for a stream of unknown length."""
-    if settings.steps is not None:
-        return settings.steps
-    if loader.steps_per_epoch is None:
-        raise ConfigError("A stream has no known length. Give --steps, or --images-per-epoch with --epochs.")
-    return max(round(settings.epochs * loader.steps_per_epoch), 1)

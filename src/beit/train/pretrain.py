@@ -35,7 +35,7 @@ from beit.masking import BlockMask, RandomMask
 from beit.models.pytorch_beit import BeitForMaskedImageModeling
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
-from beit.train.loop import Job, total_steps, train
+from beit.train.loop import Job, train
 from beit.train.optim import adamw, parameter_groups
 from beit.train.run import open_run
 from beit.train.settings import PretrainSettings
@@ -172,7 +172,12 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     if settings.jitter:
         require("torchvision", "train", "colour jitter")
     run = open_run(settings)
-    target = make_target(settings, _patch_width(settings, run.checkpoint))
+    start = (
+        start_config(settings.model, settings.image_size, settings.patch_size)
+        if run.checkpoint is None
+        else BeitConfig.from_pretrained(run.checkpoint)
+    )
+    target = make_target(settings, start)
     model = _model(settings, target.width, run.checkpoint)
     config = model.config
     origin = run.checkpoint or (None if settings.model in PRESETS else settings.model)
@@ -210,7 +215,7 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
         model,
         optimizer,
         loader,
-        total_steps(settings, loader),
+        settings.total_steps(loader.steps_per_epoch),
         target.loss,
         save,
         extra=lambda: target.line(run),
@@ -238,21 +243,24 @@ def _model(settings: PretrainSettings, vocab_size: int, checkpoint: Path | None)
     if settings.model in PRESETS:
         changes = {"use_shared_relative_position_bias": True, "mask_keeps_position": True, **changes}
         return BeitForMaskedImageModeling(BeitConfig.preset(settings.model, **changes))
-    if settings.image_size is not None or settings.patch_size is not None:
-        raise ConfigError(
-            f"{settings.model} has a size of its own: image_size and patch_size are for models from scratch. Leave them out."
-        )
     return BeitForMaskedImageModeling.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
 
 
-def _patch_width(settings: PretrainSettings, checkpoint: Path | None) -> int:
-    """Numbers in a patch of the model to be: channels · side²."""
-    if checkpoint is None and settings.model in PRESETS:
-        config = BeitConfig.preset(settings.model, **size_changes(settings.image_size, settings.patch_size))
-    else:
-        config = BeitConfig.from_pretrained(checkpoint or settings.model)
-    height, width = geometry.pair(config.patch_size)
-    return config.num_channels * height * width
+def start_config(model: str, image_size: int | None, patch_size: int | None) -> BeitConfig:
+    """The config of a size in `PRESETS`, with these sizes; or of a model folder, which has sizes of its own.
+
+    Raises:
+        ConfigError: a folder, and a size.
+        CheckpointError: no such folder.
+    """
+    changes = size_changes(image_size, patch_size)
+    if model in PRESETS:
+        return BeitConfig.preset(model, **changes)
+    if changes:
+        raise ConfigError(
+            f"{model} has a size of its own: image_size and patch_size are for models from scratch. Leave them out."
+        )
+    return BeitConfig.from_pretrained(model)
 
 
 def size_changes(image_size: int | None, patch_size: int | None) -> dict[str, int]:

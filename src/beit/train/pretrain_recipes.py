@@ -1,9 +1,9 @@
 """Published recipes of pre-training, on ImageNet-1k and -22k: functions that return a run's settings.
 
 Values are those of the paper (Bao et al., 2021, arXiv 2106.08254, section 2.5 and appendix G) and of the authors' commands
-(microsoft/unilm, beit/README.md). With another batch the learning rate goes in
-proportion; epochs stay, and so does the warm-up as a part of the steps. With fewer devices, or more images for each than the
-authors' GPUs held, a batch goes through the model in parts.
+(microsoft/unilm, beit/README.md). With another batch the learning rate goes in proportion; epochs stay, and so does the
+warm-up as a part of the steps. With fewer devices, or more images for each than the authors' GPUs held, a batch goes through
+the model in parts.
 
 The authors trained in fp16. `auto` takes bf16 where a GPU has it; on a V100, which has not, add --precision fp16.
 

@@ -40,6 +40,7 @@ from beit.train.pretrain_recipes import (
     pretrain_large_in22k,
 )
 from beit.train.segment_recipes import ade20k_base, ade20k_base_labels, ade20k_large_labels, pasted_garments
+from beit.train.settings import RUNS
 from beit.train.small_recipes import Experiment, base_100, garments, photographs, small_images, small_photos
 
 __all__ = ["RECIPES", "Experiment", "arguments_of", "command_line", "default_of", "facts", "find", "runs"]
@@ -70,13 +71,7 @@ _BOOK: list[Callable[..., Any]] = [
 RECIPES: dict[str, Callable[..., Any]] = {recipe.__name__.replace("_", "-"): recipe for recipe in _BOOK}
 
 # class of settings → the command that takes them
-_COMMANDS = {
-    "TokenizerSettings": "tokenizer train",
-    "PretrainSettings": "pretrain",
-    "FinetuneSettings": "finetune",
-    "SegmentSettings": "segment train",
-    "Probe": "probe",
-}
+_COMMANDS = {"Probe": "probe", **{kind.__name__: command for command, kind in RUNS.items()}}
 # What only the user can know, as long as nobody has said it. Square brackets: no shell takes them for a redirection.
 UNSAID = "[{}]"
 _NAMED = ("images", "output", "tokenizer", "model", "data")

@@ -31,7 +31,7 @@ from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.segmentation import Way
 from beit.train.log import Metrics
-from beit.train.loop import Job, total_steps, train
+from beit.train.loop import Job, train
 from beit.train.optim import adamw, parameter_groups
 from beit.train.pretrain import normalisation, size_changes
 from beit.train.run import Run, open_run
@@ -112,7 +112,7 @@ def segment(
         module.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    history = train(run, Job(model, optimizer, loader, total_steps(settings, loader), loss, save))
+    history = train(run, Job(model, optimizer, loader, settings.total_steps(loader.steps_per_epoch), loss, save))
     result = None
     if validation is not None and run.accelerator.is_main_process:
         way = Way(short_side=settings.short_side)

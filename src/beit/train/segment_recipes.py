@@ -92,8 +92,8 @@ def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> Segment
     Time: under 3 minutes (measured).
     Published: nothing; 19.2 % mIoU on the test part (always guessing background: 7.2 %).
 
-    It sees where garments are, and in part what they are. At this size many pictures count for more than fine patches; of 8 pixels, a quarter as many pass in
-    the same time.
+    It sees where garments are, and in part what they are. At this size many pictures count for more than fine patches; of
+    8 pixels, a quarter as many pass in the same time.
 
     Args:
         output: folder for the model.

@@ -139,6 +139,14 @@ class RunSettings:
         if self.shard and self.precision == "fp16":
             raise ConfigError("fp16 does not go with shard; choose --precision bf16.")
 
+    def total_steps(self, steps_per_epoch: int | None) -> int:
+        """Number of steps of the run; `steps_per_epoch` is None where nobody knows. Raises ConfigError when that leaves none."""
+        if self.steps is not None:
+            return self.steps
+        if steps_per_epoch is None:
+            raise ConfigError("A stream has no known length. Give --steps, or --images-per-epoch with --epochs.")
+        return max(round(self.epochs * steps_per_epoch), 1)
+
     def to_dict(self) -> dict[str, Any]:
         """All values as JSON can hold them."""
         values = dataclasses.asdict(self)
@@ -442,6 +450,15 @@ class SegmentSettings(RunSettings):
             raise ConfigError(f"short_side is {self.short_side}; it must be at least 1.")
         if self.validation_maps is not None and self.validation_images is None:
             raise ConfigError("validation_maps is given without validation_images; give both.")
+
+
+# command of `beit` → what its run is told
+RUNS: dict[str, type[RunSettings]] = {
+    "pretrain": PretrainSettings,
+    "finetune": FinetuneSettings,
+    "segment train": SegmentSettings,
+    "tokenizer train": TokenizerSettings,
+}
 
 
 def _is_narrow(model: str) -> bool:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit import geometry
+from beit.config import BeitConfig
 from beit.data.images import Images
 from beit.data.loader import Batch
 from beit.data.streams import Stream
@@ -126,6 +128,12 @@ def entropy(counts: Tensor) -> float:
     return max(-float(torch.xlogy(p, p).sum()), 0.0)
 
 
+def patch_width(config: BeitConfig) -> int:
+    """Numbers in a patch: channels · height · width."""
+    height, width = geometry.pair(config.patch_size)
+    return config.num_channels * height * width
+
+
 def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels of the tokenizer's view, so that it gives one token a patch.
 
@@ -145,8 +153,8 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     )
 
 
-def make_target(settings: PretrainSettings, patch_width: int) -> PixelTarget | TokenTarget:
-    """What the settings say. `patch_width`: numbers a patch, channels · side².
+def make_target(settings: PretrainSettings, config: BeitConfig) -> PixelTarget | TokenTarget:
+    """What the settings say, for a model with the patches of `config`.
 
     Raises:
         ConfigError: tokens are wanted and nothing gives them, or pixels and something does.
@@ -157,7 +165,7 @@ def make_target(settings: PretrainSettings, patch_width: int) -> PixelTarget | T
     if settings.target == "pixels":
         if given:
             raise ConfigError(f"target is pixels, which needs no {given[0]}. Leave it out, or choose --target tokens.")
-        return PixelTarget(patch_width)
+        return PixelTarget(patch_width(config))
     if not given:
         raise ConfigError(
             "Tokens are to be predicted, and nothing gives them. Give --tokenizer (beit tokenizer train makes one), or "

@@ -7,6 +7,7 @@ processes (torchrun) share them.
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -21,7 +22,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from beit import geometry, hub
-from beit.config import PRESETS, BeitConfig
 from beit.data.draw import Draw
 from beit.data.images import ArrayImages, BadImages, Images, count_of, decode_image, hold_in_memory
 from beit.data.loader import ignore_signals
@@ -39,9 +39,11 @@ from beit.data.token_cache import (
 from beit.data.views import batch_view, view
 from beit.errors import ConfigError, DataError, require
 from beit.tokenizers import load_tokenizer
-from beit.train.pretrain import Crops, size_changes, smallest_view
+from beit.train.pretrain import Crops, smallest_view, start_config
 from beit.train.settings import TokenizeSettings
 from beit.train.targets import token_view_size
+
+logger = logging.getLogger("beit")
 
 _PIECE = 4096  # images of a folder in a piece
 _UNFINISHED = ".unfinished.json"
@@ -66,7 +68,7 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
         warnings.simplefilter("ignore")  # it warns of kernels and drivers; nothing here that a user can act on
         state = accelerate.PartialState()
     tokenizer = load_tokenizer(settings.tokenizer)
-    config = grid_config(settings)
+    config = start_config(settings.model, settings.image_size, settings.patch_size)
     size = token_view_size(tokenizer, config.grid)
     if images is None:
         images = open_images(settings.images, smallest_side=max(geometry.pair(config.patch_size)))
@@ -100,18 +102,8 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
         (settings.output / _UNFINISHED).unlink(missing_ok=True)
     state.wait_for_everyone()
     if bad and state.is_main_process:
-        print(f"{len(bad)} images were skipped:\n{bad}", file=sys.stderr)
+        logger.warning("%d images were skipped:\n%s", len(bad), bad)
     return TokenCache(settings.output)
-
-
-def grid_config(settings: TokenizeSettings) -> BeitConfig:
-    """The config of the model to be, for its patch grid."""
-    changes = size_changes(settings.image_size, settings.patch_size)
-    if settings.model in PRESETS:
-        return BeitConfig.preset(settings.model, **changes)
-    if changes:
-        raise ConfigError(f"{settings.model} has a size of its own: leave image_size and patch_size out.")
-    return BeitConfig.from_pretrained(settings.model)
 
 
 def _check_folder(output: Path, about: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from beit.errors import DataError
 from beit.tokenizers import codebook_usage
 from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
 from beit.train.log import Metrics
-from beit.train.loop import Job, total_steps, train
+from beit.train.loop import Job, train
 from beit.train.optim import adamw, parameter_groups
 from beit.train.run import open_run
 from beit.train.settings import TokenizerSettings
@@ -79,7 +79,7 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
     )
     model = new_tokenizer(settings) if run.checkpoint is None else DalleTokenizer.from_pretrained(run.checkpoint)
     model.grid(settings.image_size)  # says what to do when the factor does not divide it
-    steps = total_steps(settings, loader)
+    steps = settings.total_steps(loader.steps_per_epoch)
     weights = DalleLoss(usage_weight=settings.usage_weight)
     counts = torch.zeros(model.vocab_size, dtype=torch.long, device=run.accelerator.device)
 
