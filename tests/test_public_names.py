@@ -44,10 +44,11 @@ def test_lists_agree() -> None:
 
 @pytest.mark.parametrize("name", sorted(beit._PUBLIC))
 def test_name_is_there_and_documented(name: str) -> None:
-    if beit._PUBLIC[name].startswith("beit.models.pytorch"):
-        pytest.importorskip("torch")
+    for framework, package in (("pytorch", "torch"), ("flax", "flax")):
+        if beit._PUBLIC[name].startswith(f"beit.models.{framework}"):
+            pytest.importorskip(package)
     value = getattr(beit, name)
-    real = {"AutoImageProcessor": "BeitImageProcessor"}.get(name, name)
+    real = beit._ALIASES.get(name, name)
     assert value is getattr(importlib.import_module(beit._PUBLIC[name]), real)
     assert value.__module__ == beit._PUBLIC[name], "listed where it is defined"
     assert inspect.getdoc(value), "public names are documented"
@@ -55,6 +56,7 @@ def test_name_is_there_and_documented(name: str) -> None:
 
 def test_star_import() -> None:
     pytest.importorskip("torch")
+    pytest.importorskip("flax")
     names: dict[str, object] = {}
     exec("from beit import *", names)
     assert set(beit._PUBLIC) <= set(names)

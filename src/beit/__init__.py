@@ -28,6 +28,12 @@ _PUBLIC = {
     "CheckpointError": "beit.errors",
     "ConfigError": "beit.errors",
     "DataError": "beit.errors",
+    "FlaxBeitForImageClassification": "beit.models.flax_beit",
+    "FlaxBeitForMaskedImageModeling": "beit.models.flax_beit",
+    "FlaxBeitForSemanticSegmentation": "beit.models.flax_segmentation",
+    "FlaxBeitModel": "beit.models.flax_beit",
+    "FlaxBeitModelOutputWithPooling": "beit.outputs",
+    "FlaxBeitPreTrainedModel": "beit.models.flax_beit",
     "ImageClassifierOutput": "beit.outputs",
     "InputError": "beit.errors",
     "MaskedLMOutput": "beit.outputs",
@@ -37,18 +43,23 @@ _PUBLIC = {
     "load": "beit.hub",
 }
 
+# Second names, under which transformers has the same thing.
+_ALIASES = {
+    "AutoImageProcessor": "BeitImageProcessor",
+    "FlaxBeitModelOutputWithPooling": "BeitModelOutputWithPooling",
+}
+
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        if ".pytorch_" in _PUBLIC[name]:
-            from beit.errors import require
+        for framework, room in (("torch", ".pytorch_"), ("flax", ".flax_")):
+            if room in _PUBLIC[name]:
+                from beit.errors import require
 
-            require("torch", "torch", f"beit.{name}")
-        value = getattr(
-            importlib.import_module(_PUBLIC[name]), "BeitImageProcessor" if name == "AutoImageProcessor" else name
-        )
+                require(framework, framework, f"beit.{name}")
+        value = getattr(importlib.import_module(_PUBLIC[name]), _ALIASES.get(name, name))
         globals()[name] = value
         return value
     raise AttributeError(f"module 'beit' has no attribute {name!r}")
@@ -68,6 +79,11 @@ if TYPE_CHECKING:
     from beit.errors import MissingExtraError as MissingExtraError
     from beit.errors import TrainingError as TrainingError
     from beit.hub import load as load
+    from beit.models.flax_beit import FlaxBeitForImageClassification as FlaxBeitForImageClassification
+    from beit.models.flax_beit import FlaxBeitForMaskedImageModeling as FlaxBeitForMaskedImageModeling
+    from beit.models.flax_beit import FlaxBeitModel as FlaxBeitModel
+    from beit.models.flax_beit import FlaxBeitPreTrainedModel as FlaxBeitPreTrainedModel
+    from beit.models.flax_segmentation import FlaxBeitForSemanticSegmentation as FlaxBeitForSemanticSegmentation
     from beit.models.pytorch_beit import BeitForImageClassification as BeitForImageClassification
     from beit.models.pytorch_beit import BeitForMaskedImageModeling as BeitForMaskedImageModeling
     from beit.models.pytorch_beit import BeitModel as BeitModel
@@ -83,3 +99,4 @@ if TYPE_CHECKING:
     from beit.processing import BeitImageProcessor as BeitImageProcessor
 
     AutoImageProcessor = BeitImageProcessor
+    FlaxBeitModelOutputWithPooling = BeitModelOutputWithPooling

@@ -1,9 +1,9 @@
 """Model folders: an id or a folder → files, and files ← arrays. Loads neither torch nor jax.
 
-A *model folder* holds `config.json`, weights (`model.safetensors`, its shards, or the older `pytorch_model.bin`) and,
-where images are fed, `preprocessor_config.json`. An id such as `microsoft/beit-base-patch16-224` is a folder on the
-Hub; huggingface_hub downloads and caches it. Every file is written under a temporary name, synced and renamed, so
-that a full disk or a kill leaves what was there before.
+A *model folder* holds `config.json`, weights (`model.safetensors`, its shards, or the older `pytorch_model.bin` or
+`flax_model.msgpack`) and, where images are fed, `preprocessor_config.json`. An id such as
+`microsoft/beit-base-patch16-224` is a folder on the Hub; huggingface_hub downloads and caches it. Every file is written
+under a temporary name, synced and renamed, so that a full disk or a kill leaves what was there before.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from beit.errors import CheckpointError, require
+from beit.errors import CheckpointError, ConfigError, require
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
-WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX)  # in the order of preference
+MSGPACK = "flax_model.msgpack"
+MSGPACK_INDEX = "flax_model.msgpack.index.json"
+WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference
 _UMASK = os.umask(0)  # there is no way to ask without setting it; done once, before there are threads
 os.umask(_UMASK)
 _MODELS = (
@@ -182,6 +184,7 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
     try:
         with safe_open(os.fspath(path), framework="numpy") as file:
+            of_flax = (file.metadata() or {}).get("format") == "flax"
             narrow = [name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"]  # noqa: SIM118
             for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
                 if name not in narrow:
@@ -194,6 +197,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise CheckpointError(
             f"{path} is damaged or not a safetensors file ({error}). Download or save it again."
         ) from error
+    if of_flax:  # transformers' Flax models keep their own names and layouts in safetensors, and say so
+        from beit import flax_layout
+
+        tensors = flax_layout.from_reference({name.replace(".", "/"): array for name, array in tensors.items()})
     return tensors
 
 
@@ -242,7 +249,14 @@ def read_weights(paths: list[Path]) -> dict[str, np.ndarray]:
     """The tensors of all given weight files, by name."""
     tensors: dict[str, np.ndarray] = {}
     for path in paths:
-        tensors.update(read_tensors(path) if path.suffix == ".safetensors" else read_bin(path))
+        if path.suffix == ".safetensors":
+            tensors.update(read_tensors(path))
+        elif path.suffix == ".msgpack":
+            from beit.msgpack_file import read_msgpack
+
+            tensors.update(read_msgpack(path))
+        else:
+            tensors.update(read_bin(path))
     return tensors
 
 
@@ -345,9 +359,31 @@ def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_byt
         total = sum(array.nbytes for array in tensors.values())
         write_json(folder / SAFETENSORS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
         names.append(SAFETENSORS_INDEX)
-    for stale in [folder / SAFETENSORS, folder / SAFETENSORS_INDEX, *folder.glob("model-*-of-*.safetensors")]:
+    remove_other_weights(folder, *names)
+
+
+def remove_other_weights(folder: Path, *names: str) -> None:
+    """Remove weight files that an earlier save of ours left under other names than `names`.
+
+    That of Flax too: transformers' Flax models would take it before safetensors.
+    """
+    single = [folder / name for name in (SAFETENSORS, SAFETENSORS_INDEX, MSGPACK)]
+    for stale in [*single, *folder.glob("model-*-of-*.safetensors")]:
         if stale.name not in names:
             stale.unlink(missing_ok=True)
+
+
+def as_bytes(size: int | str) -> int:
+    """`500MB` → 500,000,000. Raises ConfigError for what is no size."""
+    if isinstance(size, int):
+        return size
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if size.upper().endswith(unit):
+            try:
+                return int(float(size[:-2]) * factor)
+            except ValueError:
+                break
+    raise ConfigError(f"max_shard_size is {size!r}; give bytes, or text like 500MB or 5GB.")
 
 
 def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any) -> str:

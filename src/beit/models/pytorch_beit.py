@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from beit import geometry
+from beit import checks, geometry
 from beit.config import BeitConfig
-from beit.errors import ConfigError, InputError
+from beit.errors import InputError
+from beit.models.initial import start_of
 from beit.models.pytorch_attention import attend, head_by_head
 from beit.models.pytorch_files import PretrainedModule
 from beit.models.pytorch_linear import Linear, linear
@@ -305,47 +306,23 @@ class BeitPreTrainedModel(PretrainedModule):
 
     @torch.no_grad()
     def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
-        """Initialise all parameters, or those named in `only`.
-
-        | parameter                           | `paper` (recipes of microsoft/unilm)    | `reference` (transformers) |
-        |-------------------------------------|-----------------------------------------|----------------------------|
-        | matrices, patch convolution         | normal, cut at ±1 std                   | normal                     |
-        | attention output, second MLP matrix | the same divided by √(2·(layer+1))      | normal                     |
-        | cls and mask token, positions       | normal, cut at ±1 std                   | 0                          |
-        | classifier                          | normal, cut at ±1 std, times 0.001      | normal                     |
-        | biases, relative-position tables    | 0                                       | 0                          |
-        | layer and batch norms               | weight 1, bias 0                        | weight 1, bias 0           |
-        | layer scale                         | `layer_scale_init_value`                | `layer_scale_init_value`   |
-
-        The standard deviation is `initializer_range`.
+        """Initialise all parameters, or those named in `only`, by the table in `initial.py`.
 
         Raises:
             ConfigError: there is no such scheme.
         """
-        if scheme not in ("paper", "reference"):
-            raise ConfigError(f"Unknown initialisation {scheme!r}. Choose paper or reference.")
-        std, paper = self.config.initializer_range, scheme == "paper"
         for name, parameter in self.state_dict().items():  # with the statistics of batch norms
             if only is not None and name not in only:
                 continue
-            last = name.rpartition(".")[2]
-            if last in ("gamma1", "gamma2"):
-                parameter.fill_(self.config.layer_scale_init_value)
-            elif last in ("bias", "q_bias", "v_bias", "table", "running_mean", "num_batches_tracked"):
-                parameter.zero_()
-            elif last == "running_var" or (last == "weight" and parameter.ndim == 1):
-                parameter.fill_(1.0)
-            elif last in ("cls_token", "mask_token", "position") and not paper:
-                parameter.zero_()
-            elif not paper:
-                nn.init.normal_(parameter, std=std)
+            kind, value, scale = start_of(name, parameter.ndim, self.config, scheme)
+            if kind == "constant":
+                parameter.fill_(value)
+            elif kind == "normal":
+                nn.init.normal_(parameter, std=value)
             else:
-                _normal_cut_at_one_std(parameter, std)
-                if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
-                    layer = int(name.split("layers.")[1].split(".")[0])
-                    parameter.div_(math.sqrt(2 * (layer + 1)))
-                elif name == "classifier.weight":
-                    parameter.mul_(0.001)
+                _normal_cut_at_one_std(parameter, value)
+            if scale != 1:
+                parameter.mul_(scale)
 
     def _head_parameters(self) -> set[str]:
         return {name for name in self.state_dict() if not name.startswith("beit.")}
@@ -373,34 +350,10 @@ class BeitPreTrainedModel(PretrainedModule):
         )
 
     def _check_pixels(self, pixel_values: Tensor | None) -> Tensor:
-        config = self.config
-        height, width = geometry.pair(config.image_size)
-        wanted = f"(batch, {config.num_channels}, {height}, {width})"
-        if pixel_values is None:
-            raise InputError(f"No pixel_values. Give a tensor {wanted}, as BeitImageProcessor returns it.")
-        check_is_tensor("pixel_values", pixel_values)
-        if pixel_values.ndim != 4:
-            raise InputError(
-                f"pixel_values has shape {tuple(pixel_values.shape)}; wanted {wanted}. For one image, add a batch "
-                "dimension: pixel_values[None]."
-            )
-        _, channels, *size = pixel_values.shape
-        if channels != config.num_channels:
-            raise InputError(
-                f"pixel_values has {channels} channels; this model takes {config.num_channels}: {wanted}. Convert the "
-                'images (PIL: image.convert("RGB")) or build a model with num_channels='
-                f"{channels}."
-            )
-        fixed = config.use_relative_position_bias or config.use_shared_relative_position_bias
-        patch = geometry.pair(config.patch_size)
-        if tuple(size) != (height, width) and (fixed or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1):
-            reason = (
-                "its relative-position tables belong to this size" if fixed else f"patches are {patch[0]}x{patch[1]}"
-            )
-            raise InputError(
-                f"Images are {size[0]}x{size[1]} pixels; this model takes {height}x{width} ({reason}). Resize them, for "
-                f"example with BeitImageProcessor(size={height}, crop_size={height})."
-            )
+        if pixel_values is not None:
+            check_is_tensor("pixel_values", pixel_values)
+        checks.check_pixels(None if pixel_values is None else pixel_values.shape, self.config)
+        assert pixel_values is not None  # refused above
         return pixel_values
 
     def _expand_head_mask(self, head_mask: Tensor | None, x: Tensor) -> Tensor | None:
@@ -500,20 +453,8 @@ class BeitModel(BeitPreTrainedModel):
         if mask is None:
             return None
         check_is_tensor("bool_masked_pos", mask)
-        if self.embeddings.mask_token is None:
-            raise InputError(
-                "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
-            )
-        patch = geometry.pair(self.config.patch_size)
-        grid = pixel_values.shape[2] // patch[0], pixel_values.shape[3] // patch[1]
-        if mask.ndim == 3 and tuple(mask.shape[1:]) == grid:
-            mask = mask.flatten(1)
-        if tuple(mask.shape) != (pixel_values.shape[0], grid[0] * grid[1]):
-            raise InputError(
-                f"bool_masked_pos has shape {tuple(mask.shape)}; wanted ({pixel_values.shape[0]}, {grid[0] * grid[1]}): one "
-                "value a patch, rows first."
-            )
-        return mask.to(pixel_values.device).bool()
+        checks.check_mask(mask.shape, pixel_values.shape, self.config)
+        return mask.flatten(1).to(pixel_values.device).bool()
 
 
 class BeitForMaskedImageModeling(BeitPreTrainedModel):
@@ -562,11 +503,9 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         encoded = self.beit(pixel_values, bool_masked_pos, head_mask, attentions, hidden, True)
         patches = encoded.last_hidden_state[:, 1:]
-        if bool_masked_pos is None:
-            if labels is not None or masked_logits_only:
-                raise InputError("labels and masked_logits_only need bool_masked_pos: which patches are masked.")
-            mask = None
-        else:
+        checks.check_needs_mask(bool_masked_pos, labels, masked_logits_only)
+        mask = None
+        if bool_masked_pos is not None:
             mask = bool_masked_pos.to(patches.device).bool().reshape(patches.shape[:2])
         if masked_logits_only:
             logits = masked = self.lm_head(self.layernorm(patches[mask]))
@@ -582,15 +521,9 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
     def _labels_at(self, mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
         assert mask is not None
         check_is_tensor("labels", labels)
-        if masked == 0:
-            raise InputError("bool_masked_pos masks no patch: the loss has nothing to average. Mask at least one.")
-        if labels.ndim > 1 and labels.numel() == mask.numel():
+        checks.check_masked_labels(labels.numel(), masked, mask.shape)
+        if labels.numel() != masked:  # one a patch
             labels = labels.reshape(mask.shape)[mask.to(labels.device)]
-        if labels.numel() != masked:
-            raise InputError(
-                f"labels has {labels.numel()} tokens for {masked} masked patches; wanted one a masked patch, in reading "
-                f"order, or one a patch: {tuple(mask.shape)}."
-            )
         check_classes(labels, self.config.vocab_size, "vocab_size")
         return labels.reshape(-1).to(mask.device).long()
 
@@ -642,28 +575,12 @@ class BeitForImageClassification(BeitPreTrainedModel):
         output = ImageClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if as_dict else output.to_tuple()
 
-    def _problem(self, labels: Tensor) -> str:
-        if self.config.problem_type is not None:
-            return self.config.problem_type
-        if self.num_labels == 1:
-            return "regression"
-        whole = not labels.is_floating_point() and labels.dtype != torch.bool
-        return "single_label_classification" if whole else "multi_label_classification"
-
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         check_is_tensor("labels", labels)
-        problem = self._problem(labels)
+        whole = not labels.is_floating_point() and labels.dtype != torch.bool
+        problem = checks.problem_type(self.config, whole)
         logits = logits.float()
-        wanted = {
-            "regression": labels.numel() == logits.numel(),
-            "single_label_classification": labels.numel() == logits.shape[0],
-            "multi_label_classification": labels.shape == logits.shape,
-        }
-        if not wanted[problem]:
-            raise InputError(
-                f"labels has shape {tuple(labels.shape)} for logits {tuple(logits.shape)} and {problem}. Wanted one class "
-                "number an image, or one value a logit; config.problem_type chooses."
-            )
+        checks.check_labels(labels.shape, logits.shape, problem)
         if problem == "regression":
             return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits))
         if problem == "single_label_classification":
@@ -679,9 +596,4 @@ def check_classes(labels: Tensor, number: int, setting: str, ignore: int = -100)
         return
     wrong = labels[((labels < 0) | (labels >= number)) & (labels != ignore)]
     if wrong.numel():
-        values = wrong.unique().tolist()
-        shown = ", ".join(map(str, values[:5])) + (", …" if len(values) > 5 else "")
-        raise InputError(
-            f"labels has {shown}, which is outside the {number} classes: wanted whole numbers from 0 to {number - 1}, or "
-            f"{ignore} to leave one out. Correct the labels, or build the model with a larger {setting}."
-        )
+        raise checks.outside_classes(wrong.unique().tolist(), number, setting, ignore)

@@ -157,7 +157,7 @@ class PretrainedModule(nn.Module):
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         config = self.config.replace(architectures=[type(self).__name__])
-        hub.write_weights(path, self.disk_tensors(), _as_bytes(max_shard_size))
+        hub.write_weights(path, self.disk_tensors(), hub.as_bytes(max_shard_size))
         config.save_pretrained(path)
 
     def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
@@ -187,15 +187,3 @@ def _as_dtype(choice: torch.dtype | str | None, config: BeitConfig) -> torch.dty
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ConfigError(f"torch_dtype is {choice!r}; choose float32, bfloat16, float16, float64 or auto.")
     return dtype
-
-
-def _as_bytes(size: int | str) -> int:
-    if isinstance(size, int):
-        return size
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if size.upper().endswith(unit):
-            try:
-                return int(float(size[:-2]) * factor)
-            except ValueError:
-                break
-    raise ConfigError(f"max_shard_size is {size!r}; give bytes, or text like 500MB or 5GB.")

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from beit import checks
 from beit.config import BeitConfig
-from beit.errors import ConfigError, InputError
+from beit.errors import ConfigError
 from beit.models import pytorch_upernet
 from beit.models.pytorch_beit import (
     BeitEmbeddings,
@@ -98,11 +99,8 @@ class BeitUperHead(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Four maps from fine to coarse, the finest `(B, C, H, W)` → logits `(B, num_labels, H, W)`."""
         fine, coarsest = maps[:3], maps[3]
-        if self.training and len(coarsest) == 1 and 1 in self.scales:
-            raise InputError(
-                "Got a batch of one image in training. Batch norm after pooling to 1x1 needs two images at least: give more, "
-                "or call eval()."
-            )
+        if self.training:
+            checks.check_batch_norm(len(coarsest), self.scales)
         pooled = [resize(module(coarsest), _size(coarsest)) for module in self.psp_modules]
         top = self.bottleneck(torch.cat((coarsest, *pooled), dim=1))
         laterals = [lateral(x) for lateral, x in zip(self.lateral_convs, fine, strict=True)] + [top]
@@ -120,11 +118,6 @@ class BeitFCNHead(nn.Module):
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         width, channels, count = config.hidden_size, config.auxiliary_channels, config.auxiliary_num_convs
-        if count == 0 and not config.auxiliary_concat_input and channels != width:
-            raise ConfigError(
-                f"auxiliary_num_convs is 0, so the classifier sees hidden_size {width} channels, not auxiliary_channels "
-                f"{channels}. Set auxiliary_channels={width}, or use a convolution."
-            )
         self.convs = nn.Sequential(*(ConvModule(channels if i else width, channels, 3) for i in range(count)))
         self.conv_cat = None
         if config.auxiliary_concat_input:
@@ -164,18 +157,7 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
     """
 
     def __init__(self, config: BeitConfig) -> None:
-        layers = config.tapped_layers()
-        if min(config.grid) < 2:
-            raise ConfigError(
-                f"Images have {config.grid[0]}x{config.grid[1]} patches; the pyramid halves them, so segmentation needs two each "
-                "way at least. Use a larger image_size or a smaller patch_size."
-            )
-        if config.num_labels < 2:
-            raise ConfigError(f"num_labels is {config.num_labels}; segmentation needs at least two classes.")
-        if config.segmentation_layers is None and len(config.stages()[1]) != 4:
-            # `out_indices` too, without which the reference does not build the class.
-            indices = {} if len(set(layers)) < 4 else {"out_indices": [layer - 1 for layer in layers]}
-            config = config.replace(segmentation_layers=layers, **indices)
+        config, layers = checks.segmentation_config(config)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.layers = layers
@@ -244,22 +226,14 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
 
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
         check_is_tensor("labels", labels)
-        numbers = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
-        if not numbers or labels.ndim != 3 or labels.shape[0] != logits.shape[0] or min(labels.shape[1:]) < 1:
-            raise InputError(
-                f"labels is {tuple(labels.shape)} of {labels.dtype}; wanted class numbers (int64) of shape "
-                f"({logits.shape[0]}, height, width), one map an image, as BeitImageProcessor(images, maps) gives them."
-            )
+        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        checks.check_label_maps(labels.shape, labels.dtype, whole, logits.shape[0])
         ignore = self.config.semantic_loss_ignore_index
         labels = labels.to(logits.device).long()
         check_classes(labels, logits.shape[1], "num_labels", ignore)
         counted = (labels != ignore).sum()
         if not torch.compiler.is_compiling() and int(counted) == 0:
-            warnings.warn(
-                f"all labels of this batch are {ignore}, which is ignored: its loss is 0. Check the label maps and "
-                "semantic_loss_ignore_index if that comes often.",
-                stacklevel=3,
-            )
+            warnings.warn(checks.all_ignored(ignore), stacklevel=3)
 
         def cross_entropy(scores: Tensor) -> Tensor:
             scores = resize(scores, (labels.shape[1], labels.shape[2])).float()
