@@ -12,12 +12,9 @@ import pytest
 from PIL import Image
 
 from beit.data.images import ArrayImages, BadImages, FolderImages, hold_in_memory, read_image
+from beit.data.loader import Loader, Order
 from beit.errors import DataError
 from fixtures_runs import stripes, write_images
-
-torch = pytest.importorskip("torch")
-
-from beit.data.loader import Loader, Order  # noqa: E402
 
 
 def save(path: Path, size: tuple[int, int] = (8, 8), colour: tuple[int, int, int] = (200, 100, 50)) -> Path:
@@ -292,15 +289,19 @@ class Plain:
     """Views that show which image was drawn, and with which random numbers."""
 
     def one(self, image, target, draw):
-        pixels = torch.from_numpy(np.array(image.resize((4, 4)))).float()
-        return {"pixels": pixels, "label": torch.tensor(target), "draw": torch.tensor(draw.rng().random())}
+        pixels = np.array(image.resize((4, 4)), np.float32)
+        return {"pixels": pixels, "label": np.array(target), "draw": np.array(draw.rng().random())}
 
     def batch(self, images, labels, draws):
-        return {"pixels": images, "label": labels, "draw": torch.tensor([draw.rng().random() for draw in draws])}
+        return {"pixels": images, "label": labels, "draw": np.array([draw.rng().random() for draw in draws])}
+
+
+def same_arrays(a, b) -> bool:
+    return type(a) is type(b) is np.ndarray and a.dtype == b.dtype and np.array_equal(a, b)
 
 
 def same(a, b) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+    return a.keys() == b.keys() and all(same_arrays(a[name], b[name]) for name in a)
 
 
 def test_batches_depend_on_the_step_only(tmp_path):
@@ -327,11 +328,12 @@ def test_batches_from_an_array_depend_on_the_step_only():
     for number, batch in zip(range(2, 5), loader.batches(2, 5), strict=True):
         assert same(batch, whole[number])
         chosen = loader.order.indices(number)[1]
-        np.testing.assert_array_equal(batch["pixels"].mul(255).round().permute(0, 2, 3, 1), array[chosen])
+        assert batch["pixels"].dtype == np.float32
+        np.testing.assert_array_equal((batch["pixels"] * 255).round().transpose(0, 2, 3, 1), array[chosen])
         assert batch["label"].tolist() == labels[chosen].tolist()
     assert len({float(batch["draw"][0]) for batch in whole}) == 5
-    seen = torch.cat([batch["pixels"] for batch in whole[:2]])
-    assert len({bytes(x.numpy()) for x in seen}) == 8
+    seen = np.concatenate([batch["pixels"] for batch in whole[:2]])
+    assert len({x.tobytes() for x in seen}) == 8
 
 
 @pytest.mark.parametrize("kind", ["folder", "array"])
@@ -342,7 +344,7 @@ def test_slices_of_two_processes_make_up_the_batch(tmp_path, kind):
     single = list(Loader(images, Plain(), order, BadImages(12)).batches(0, 3))
     halves = [list(Loader(images, Plain(), order, BadImages(12), rank=r, world=2).batches(0, 3)) for r in (0, 1)]
     for step in range(3):
-        together = {name: torch.cat([halves[0][step][name], halves[1][step][name]]) for name in single[step]}
+        together = {name: np.concatenate([halves[0][step][name], halves[1][step][name]]) for name in single[step]}
         assert len(halves[0][step]["pixels"]) == 3
         assert same(together, single[step])
 
@@ -364,10 +366,10 @@ def test_bad_images_are_replaced_and_reported(tmp_path, workers):
     batches = list(Loader(images, Plain(), Order(30, 10, seed=0), bad, workers=workers).batches(0, 6))
     assert len(bad) == 3
     assert Counter(re.findall(r"00\d\.png", str(bad))).keys() == {"000.png", "001.png", "002.png"}
-    pixels = torch.cat([batch["pixels"] for batch in batches[:3]])
+    pixels = np.concatenate([batch["pixels"] for batch in batches[:3]])
     assert len(pixels) == 30
-    replacement = torch.from_numpy(np.array(images.read(3).resize((4, 4)))).float()
-    assert sum(torch.equal(picture, replacement) for picture in pixels) == 4  # 000, 001, 002 → 003, and 003 itself
+    replacement = np.array(images.read(3).resize((4, 4)), np.float32)
+    assert sum(same_arrays(picture, replacement) for picture in pixels) == 4  # 000, 001, 002 → 003, and 003 itself
 
 
 def test_too_many_bad_images_end_the_epoch(tmp_path):

@@ -136,10 +136,11 @@ def body_of(model: BeitPreTrainedModel) -> BeitModel:
 
 def _random_crop(
     picture: Image.Image, size: tuple[int, int], scale: tuple[float, float], rng: np.random.Generator
-) -> Tensor:
+) -> np.ndarray:
     """uint8 `(3, H, W)`, so that the processor rescales and normalises it as it does the image itself."""
     box = crop_box(rng, picture.size, scale, (3 / 4, 4 / 3))
-    return view(picture, box, size, Image.Resampling.BICUBIC, bool(rng.random() < 0.5)).mul_(255).round_().byte()
+    crop = view(picture, box, size, Image.Resampling.BICUBIC, bool(rng.random() < 0.5))
+    return np.round(crop * 255).astype(np.uint8)
 
 
 @contextlib.contextmanager

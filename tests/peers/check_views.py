@@ -28,8 +28,8 @@ from torchvision.transforms import functional as torchvision_functional
 from beit.config import BeitConfig
 from beit.data import views as our_views
 from beit.data.draw import Draw
+from beit.data.pretrain_views import PretrainViews
 from beit.masking import BlockMask
-from beit.train.pretrain import PretrainViews
 from beit.train.settings import PretrainSettings
 
 JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation")

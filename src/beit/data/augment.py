@@ -9,13 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from beit.data.views import jitter_colours
-from beit.errors import require
-
-functional = require("torchvision.transforms.v2.functional", "train", "RandAugment and 3-Augment")
-_BICUBIC = functional.InterpolationMode.BICUBIC
 
 Colour = tuple[int, int, int]  # 0 … 255 each
 
@@ -39,51 +35,50 @@ class Operation:
 
 
 def _rotate(image: Image.Image, degrees: float, fill: Colour) -> Image.Image:
-    return functional.rotate(image, degrees, _BICUBIC, fill=list(fill))
+    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=fill)
 
 
 def _affine(image: Image.Image, fill: Colour, matrix: tuple[float, ...]) -> Image.Image:
     """Each pixel comes from `matrix (2, 3)` times its own place (x, y, 1)."""
-    # Pillow's own: torchvision takes angles, and the tangent of an arctangent moves some pixels by a step of the 8 bits.
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
 
 
 def _posterise(image: Image.Image, bits: float, fill: Colour) -> Image.Image:
     """Keep 4 bits a channel less the whole ones of `bits`: from magnitude 10 on none, which Pillow refuses since 13."""
     kept = 4 - int(bits)
-    return functional.posterize(image, kept) if kept else Image.new("RGB", image.size)
+    return ImageOps.posterize(image, kept) if kept else Image.new("RGB", image.size)
 
 
 def _solarise(image: Image.Image, depth: float, fill: Colour) -> Image.Image:
     """Turn over what is at least 256 - `depth`."""
-    return functional.solarize(image, 256 - int(depth))
+    return ImageOps.solarize(image, 256 - int(depth))
 
 
 def _solarise_add(image: Image.Image, added: float, fill: Colour) -> Image.Image:
-    """Add to what is below 128; torchvision has no such operation."""
+    """Add to what is below 128."""
     return image.point([min(value + int(added), 255) if value < 128 else value for value in range(256)] * 3)
 
 
 def _enhance(
-    change: Callable[[Image.Image, float], Image.Image],
+    kind: Callable[[Image.Image], ImageEnhance._Enhance],
 ) -> Callable[[Image.Image, float, Colour], Image.Image]:
     """Away from a factor of 1, which changes nothing, down to .1 or up to 1.9."""
-    return lambda image, amount, fill: change(image, max(0.1, 1 + amount))
+    return lambda image, amount, fill: kind(image).enhance(max(0.1, 1 + amount))
 
 
 # timm's fifteen "increasing" operations with their ranges (timm/data/auto_augment.py): names are ours.
 OPERATIONS: dict[str, Operation] = {
-    "autocontrast": Operation(lambda image, amount, fill: functional.autocontrast(image)),
-    "equalise": Operation(lambda image, amount, fill: functional.equalize(image)),
-    "invert": Operation(lambda image, amount, fill: functional.invert(image)),
+    "autocontrast": Operation(lambda image, amount, fill: ImageOps.autocontrast(image)),
+    "equalise": Operation(lambda image, amount, fill: ImageOps.equalize(image)),
+    "invert": Operation(lambda image, amount, fill: ImageOps.invert(image)),
     "rotate": Operation(_rotate, 30, signed=True),
     "posterise": Operation(_posterise, 4),
     "solarise": Operation(_solarise, 256),
     "solarise_add": Operation(_solarise_add, 110),
-    "saturation": Operation(_enhance(functional.adjust_saturation), 0.9, signed=True),
-    "contrast": Operation(_enhance(functional.adjust_contrast), 0.9, signed=True),
-    "brightness": Operation(_enhance(functional.adjust_brightness), 0.9, signed=True),
-    "sharpness": Operation(_enhance(functional.adjust_sharpness), 0.9, signed=True),
+    "saturation": Operation(_enhance(ImageEnhance.Color), 0.9, signed=True),
+    "contrast": Operation(_enhance(ImageEnhance.Contrast), 0.9, signed=True),
+    "brightness": Operation(_enhance(ImageEnhance.Brightness), 0.9, signed=True),
+    "sharpness": Operation(_enhance(ImageEnhance.Sharpness), 0.9, signed=True),
     "shear_x": Operation(lambda image, part, fill: _affine(image, fill, (1, part, 0, 0, 1, 0)), 0.3, signed=True),
     "shear_y": Operation(lambda image, part, fill: _affine(image, fill, (1, 0, 0, part, 1, 0)), 0.3, signed=True),
     "shift_x": Operation(
@@ -150,9 +145,9 @@ def three_augment(image: Image.Image, rng: np.random.Generator, jitter: float = 
     image = image.convert("RGB")
     kind = int(rng.integers(3))
     if kind == 0:
-        image = functional.rgb_to_grayscale(image, num_output_channels=3)
+        image = ImageOps.grayscale(image).convert("RGB")
     elif kind == 1:
-        image = functional.solarize(image, 128)
-    else:  # with Pillow: torchvision's blur wants a kernel of a fixed width
+        image = ImageOps.solarize(image, 128)
+    else:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.1, 2.0)))
     return jitter_colours(image, jitter, rng)

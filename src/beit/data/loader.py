@@ -3,32 +3,33 @@
 Each epoch is a permutation drawn from (seed, epoch); each image's crop, flip and mask from (seed, epoch, image), its
 `Draw`. In data-parallel runs every process takes its slice of each batch. Streams have an order of their own
 (`streams.py`), whose place is the one thing about data that a checkpoint must keep.
+
+What is to be done is `Work`, which can be pickled; who does it is a `Pool`: `processes.py`, or PyTorch's own workers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from beit import errors
 from beit.data.draw import Draw
 from beit.data.images import ArrayImages, BadImages, Images
+from beit.data.processes import in_processes
 from beit.data.streams import BEGINNING, Handed, Place, Stream, lane
+from beit.data.views import planes
+from beit.data.work import Batch, Made, Pool
 from beit.errors import BeitError, ConfigError, DataError, InputError, TrainingError
 
 if TYPE_CHECKING:
     from beit.train.settings import RunSettings
 
-Batch = dict[str, Tensor]
 _MOST_IN_VAIN = 200  # images of a stream in a row that cannot be used
 
 
@@ -43,7 +44,7 @@ class Views(Protocol):
 class BatchViews(Views, Protocol):
     """Turns a whole batch of small images into model inputs at once, too; `ArrayImages` need it."""
 
-    def batch(self, images: Tensor, labels: Tensor, draws: list[Draw]) -> Batch:
+    def batch(self, images: np.ndarray, labels: np.ndarray, draws: list[Draw]) -> Batch:
         """Inputs of a batch: `images` float32 `(B, 3, H, W)` in [0, 1], `labels` int64 `(B,)`, a draw for each."""
         ...
 
@@ -88,14 +89,14 @@ class Order:
         assert self.total is not None
         assert self.steps_per_epoch is not None
         epoch, batch = divmod(step, self.steps_per_epoch)
-        return epoch, _permutation(self.total, self.seed, epoch)[
-            batch * self.batch_size : (batch + 1) * self.batch_size
-        ]
+        chosen = _permutation(self.total, self.seed, epoch)[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return epoch, chosen.astype(np.int64)
 
 
-@lru_cache(maxsize=2)  # every step of an epoch asks for it
+@lru_cache(maxsize=1)  # every step of an epoch asks for it, in each worker: with half the bytes where that is enough
 def _permutation(total: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(total)
+    order = np.random.default_rng((seed, epoch)).permutation(total)
+    return order.astype(np.int32) if total < 2**31 else order
 
 
 class Loader:
@@ -110,11 +111,13 @@ class Loader:
         rank: number of this process among `world` data-parallel ones.
         world: number of data-parallel processes; must divide the batch.
         bad: takes note of images that cannot be read; their place is taken by the next one.
+        pool: runs the workers. Of `torch_workers.in_torch_workers` batches come as tensors, of others as arrays.
 
     Raises:
         DataError: the batch cannot be divided among the processes.
         InputError (from `batches`): a target is not what it should be; unlike a damaged file, it ends the run.
-        TrainingError (from `batches`, `restore`): a stream stands at another step, or was dealt out to other workers.
+        TrainingError (from `batches`, `restore`): a stream stands at another step, or was dealt out to other workers; or
+            a worker was killed.
     """
 
     def __init__(
@@ -126,13 +129,14 @@ class Loader:
         workers: int = 0,
         rank: int = 0,
         world: int = 1,
+        pool: Pool = in_processes,
     ) -> None:
         # Of a stream, no more than a batch is drawn at once.
         whole = order.batch_size if isinstance(images, Stream) or order.total is None else order.total
         if min(order.batch_size, whole) % world:
             raise DataError(f"A batch of {order.batch_size} cannot be divided among {world} processes.")
         self.images, self.views, self.order, self.bad = images, views, order, bad
-        self.workers, self.rank, self.world = workers, rank, world
+        self.workers, self.rank, self.world, self.pool = workers, rank, world, pool
         self.step = 0  # of a stream: batches handed out, and where each of this process's lanes stands
         self.places = [BEGINNING] * max(workers, 1)
 
@@ -144,26 +148,10 @@ class Loader:
         elif isinstance(self.images, Stream):
             yield from self._from_stream(self.images, first, last)
         else:
-            yield from self._from_files(self.images, first, last)
-
-    def _from_files(self, images: Images, first: int, last: int) -> Iterator[Batch]:
-        loader: DataLoader[Any] = DataLoader(
-            _Samples(images, self.views, self.order.seed),
-            batch_sampler=_Steps(self, first, last),
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_signals,
-        )
-        with _ended(iter(loader)) as batches:
-            for batch, reasons, wrong in batches:
-                if wrong is not None:
-                    raise InputError(wrong)
-                if batch is None:
-                    raise DataError("None of the images can be read:\n" + "\n".join(reasons[:10]))
-                for reason in reasons:
-                    self.bad.add(reason)
-                yield batch
+            work = _FileWork(self.images, self.views, self.order, self.rank, self.world, first, last)
+            with contextlib.closing(self.pool(work, self.workers)) as batches:
+                for made in batches:
+                    yield self._checked(made)
 
     def _from_stream(self, stream: Stream, first: int, last: int) -> Iterator[Batch]:
         if first == 0:
@@ -172,27 +160,29 @@ class Loader:
             raise TrainingError(
                 f"The stream stands at step {self.step}, and step {first} was asked for. Go on from a checkpoint of this run."
             )
-        loader: DataLoader[Any] = DataLoader(
-            _StreamBatches(self, stream, first, last),
-            batch_size=None,  # workers hand over whole batches, in turn: so it is known which lane a batch came from
-            num_workers=self.workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_signals,
-        )
-        with _ended(iter(loader)) as batches:
-            for batch, reasons, error, place, fresh in batches:
-                for reason in reasons:
-                    self.bad.add(reason)
-                if error is not None:
-                    raise (InputError if error[0] == InputError.__name__ else DataError)(error[1])
+        lanes = _Lanes(self.rank * len(self.places), self.world * len(self.places), tuple(self.places))
+        share = self.order.batch_size // self.world
+        work = _StreamWork(stream, self.views, self.order.seed, share, lanes, first, last)
+        with contextlib.closing(self.pool(work, self.workers)) as batches:
+            for made in batches:
+                batch = self._checked(made)
+                assert made.place is not None
                 # What workers have read ahead is not yet part of the run: the place is that of the batch now handed out.
-                self.places[self.step % len(self.places)] = Place.from_json(place)
+                self.places[self.step % len(self.places)] = Place.from_json(made.place)
                 self.step += 1
-                self.bad.saw(fresh)
+                self.bad.saw(made.fresh)
                 if all(lane_.start.visit > 0 for lane_ in self.places):
                     self.bad.ended()
                 yield batch
+
+    def _checked(self, made: Made) -> Batch:
+        for reason in made.reasons:
+            self.bad.add(reason)
+        if made.batch is None:
+            assert made.error is not None
+            kind, text = made.error
+            raise getattr(errors, kind)(text)
+        return made.batch
 
     @property
     def steps_per_epoch(self) -> int | None:
@@ -234,119 +224,117 @@ class Loader:
 
     def slice(self, step: int) -> tuple[int, np.ndarray]:
         """(epoch, image numbers) of this process in step `step`."""
-        epoch, indices = self.order.indices(step)
-        share = len(indices) // self.world
-        return epoch, indices[self.rank * share : (self.rank + 1) * share]
+        return _slice(self.order, self.rank, self.world, step)
 
     def _from_array(self, images: ArrayImages, step: int) -> Batch:
         epoch, indices = self.slice(step)
         draws = [Draw(self.order.seed, epoch, int(index)) for index in indices]
-        pixels = torch.from_numpy(images.array[indices]).permute(0, 3, 1, 2).float().div_(255)
         labels = np.zeros(len(indices), np.int64) if images.labels is None else images.labels[indices]
-        return cast(BatchViews, self.views).batch(pixels, torch.from_numpy(labels), draws)
+        return cast(BatchViews, self.views).batch(planes(images.array[indices]), labels, draws)
 
 
-@contextlib.contextmanager
-def _ended(batches: Iterator[Any]) -> Iterator[Iterator[Any]]:
-    """Workers ignore signals, so an error must not leave them to be ended by one when Python exits."""
-    try:
-        yield batches
-    finally:
-        end = getattr(batches, "_shutdown_workers", None)
-        if end is not None:
-            end()
-        for worker in getattr(batches, "_workers", []):
-            worker.kill()  # one that still waits for a server; Python would wait for it
+def _slice(order: Order, rank: int, world: int, step: int) -> tuple[int, np.ndarray]:
+    epoch, indices = order.indices(step)
+    share = len(indices) // world
+    return epoch, indices[rank * share : (rank + 1) * share]
 
 
-def ignore_signals(worker: int) -> None:
-    """Ctrl-C, and what a scheduler sends to a whole job, reach every process; the main one must still save."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+def _stacked(samples: list[Batch]) -> Batch:
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
-class _Steps:
-    """For each step a list of (epoch, image)."""
-
-    def __init__(self, loader: Loader, first: int, last: int) -> None:
-        self.loader, self.first, self.last = loader, first, last
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first, self.last):
-            epoch, indices = self.loader.slice(step)
-            yield [(epoch, int(index)) for index in indices]
-
-    def __len__(self) -> int:
-        return self.last - self.first
+# Errors travel as text, since from a worker an exception would come with a traceback in its message.
+def _failed(error: BeitError, reasons: list[str]) -> Made:
+    return Made(None, reasons, (type(error).__name__, str(error)))
 
 
-# (inputs or None, why images were passed over, what is wrong with a target): errors travel as text, since from a worker an
-# exception would come with a traceback in its message.
-_Sample = tuple[Batch | None, list[str], str | None]
+@dataclass(frozen=True)
+class _FileWork:
+    """Batches of images by number."""
 
+    images: Images
+    views: Views
+    order: Order
+    rank: int
+    world: int
+    first: int
+    last: int
 
-class _Samples(Dataset[_Sample]):
-    def __init__(self, images: Images, views: Views, seed: int) -> None:
-        self.images, self.views, self.seed = images, views, seed
+    def batches(self, worker: int, workers: int) -> Iterator[Made]:
+        """As `Work.batches`."""
+        for step in range(self.first + worker, self.last, workers):
+            try:
+                made = self._batch(step)
+            except BeitError as error:  # not what was passed over: it would be counted before it is told
+                made = _failed(error, [])
+            yield made
+            if made.batch is None:
+                return
 
-    def __getitem__(self, key: tuple[int, int]) -> _Sample:
-        epoch, index = key
+    def _batch(self, step: int) -> Made:
+        epoch, indices = _slice(self.order, self.rank, self.world, step)
         reasons: list[str] = []
+        samples = [self._sample(epoch, int(index), reasons) for index in indices]
+        return Made(_stacked(samples), reasons)
+
+    def _sample(self, epoch: int, index: int, reasons: list[str]) -> Batch:
+        found: list[str] = []
         for attempt in range(len(self.images)):
             chosen = (index + attempt) % len(self.images)
             try:
                 image, target = self.images.read(chosen), self.images.target(chosen)
             except DataError as error:
-                reasons.append(str(error))
+                found.append(str(error))
                 continue
-            except InputError as error:
-                return None, reasons, str(error)
-            return self.views.one(image, target, Draw(self.seed, epoch, index)), reasons, None
-        return None, reasons, None
+            reasons += found
+            return self.views.one(image, target, Draw(self.order.seed, epoch, index))
+        raise DataError("None of the images can be read:\n" + "\n".join(found[:10]))
 
 
-def _collate(samples: list[_Sample]) -> _Sample:
-    good = [sample for sample, _, _ in samples if sample is not None]
-    batch = {name: torch.stack([sample[name] for sample in good]) for name in good[0]} if good else None
-    wrong = next((text for _, _, text in samples if text is not None), None)
-    return batch, [reason for _, reasons, _ in samples for reason in reasons], wrong
+@dataclass(frozen=True)
+class _Lanes:
+    """This process's lanes of a stream.
+
+    Attributes:
+        before: lanes of processes before this one.
+        total: lanes of all processes.
+        places: where each of this process's lanes stands.
+    """
+
+    before: int
+    total: int
+    places: tuple[Place, ...]
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
+@dataclass(frozen=True)
+class _StreamWork:
+    """Batches of a stream; `share` images each."""
 
+    stream: Stream
+    views: Views
+    seed: int
+    share: int
+    lanes: _Lanes
+    first: int
+    last: int
 
-# (inputs or None, why images were passed over, (kind, text) of an error, the lane's place, good images of the first pass)
-_Made = tuple[Batch | None, list[str], tuple[str, str] | None, dict[str, Any], int]
-
-
-class _StreamBatches(IterableDataset[_Made]):
-    """The share of one process in each step, made by its workers in turn."""
-
-    def __init__(self, loader: Loader, stream: Stream, first: int, last: int) -> None:
-        self.stream, self.views, self.seed = stream, loader.views, loader.order.seed
-        self.share = loader.order.batch_size // loader.world
-        self.places, self.first, self.last = list(loader.places), first, last
-        self.before, self.lanes = loader.rank * len(loader.places), loader.world * len(loader.places)
-
-    def __iter__(self) -> Iterator[_Made]:
-        info = get_worker_info()
-        workers = len(self.places)
-        # Torch asks worker 0 first; the lane whose turn it is follows from the step.
-        own = self.first + (0 if info is None else info.id)
-        place = self.places[own % workers]
-        samples = lane(self.stream, self.seed, self.before + own % workers, self.lanes, place)
-        try:
-            for _ in range(own, self.last, workers):
+    def batches(self, worker: int, workers: int) -> Iterator[Made]:
+        """As `Work.batches`."""
+        own = (
+            self.first + worker
+        ) % workers  # worker 0 is asked first; the lane whose turn it is follows from the step
+        lanes = self.lanes
+        samples = lane(self.stream, self.seed, lanes.before + own, lanes.total, lanes.places[own])
+        for _ in range(self.first + worker, self.last, workers):
+            try:
                 made = self._batch(samples)
-                yield made
-                if made[0] is None:
-                    return
-        except BeitError as error:  # a shard cannot be reached
-            yield None, [], (type(error).__name__, str(error)), {}, 0
+            except BeitError as error:  # a shard cannot be reached
+                made = _failed(error, [])
+            yield made
+            if made.batch is None:
+                return
 
-    def _batch(self, samples: Iterator[Handed]) -> _Made:
+    def _batch(self, samples: Iterator[Handed]) -> Made:
         good: list[Batch] = []
         reasons: list[str] = []
         fresh = in_vain = 0
@@ -361,11 +349,10 @@ class _StreamBatches(IterableDataset[_Made]):
                 if in_vain < _MOST_IN_VAIN:
                     continue
                 text = f"The last {in_vain} images cannot be used:\n" + "\n".join(dict.fromkeys(reasons[-10:]))
-                return None, reasons, (type(error).__name__, text), {}, 0
+                return _failed(DataError(text), reasons)
             except InputError as error:
-                return None, reasons, (type(error).__name__, str(error)), {}, 0
+                return _failed(error, reasons)
             in_vain = 0
             fresh += handed.visit == 0
             good.append(self.views.one(image, target, Draw(self.seed, handed.visit, handed.key)))
-        batch = {name: torch.stack([sample[name] for sample in good]) for name in good[0]}
-        return batch, reasons, None, handed.place.to_json(), fresh
+        return Made(_stacked(good), reasons, None, handed.place.to_json(), fresh)

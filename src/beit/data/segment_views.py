@@ -9,13 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from beit.data.draw import Draw
 from beit.data.loader import Batch
-from beit.data.views import Box, normalise
+from beit.data.views import Box, normalise, pixels_of
 
 _TRIES = 10
 _LONGEST = 4  # the long side is at most so many times `short_side`
@@ -57,9 +55,9 @@ class SegmentViews:
             found, pixels = found[:, ::-1], pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         pixels = distort_colours(pixels, self.distortion, rng)
         height, width = found.shape
-        values, labels = torch.zeros(3, *self.size), torch.full(self.size, self.ignore_index)
-        values[:, :height, :width] = normalise(as_tensor(pixels), self.mean, self.std)
-        labels[:height, :width] = torch.from_numpy(np.ascontiguousarray(found))
+        values, labels = np.zeros((3, *self.size), np.float32), np.full(self.size, self.ignore_index, np.int64)
+        values[:, :height, :width] = normalise(pixels_of(pixels), self.mean, self.std)
+        labels[:height, :width] = found
         return {"pixel_values": values, "labels": labels}
 
     def _crop(self, label: np.ndarray, scaled: tuple[int, int], rng: np.random.Generator) -> Box:
@@ -136,8 +134,3 @@ def distort_colours(image: Image.Image, probability: float, rng: np.random.Gener
             hue = hue.point([(level + angle) % 256 for level in range(256)])
         image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
     return contrast(image) if not first and happens() else image
-
-
-def as_tensor(image: Image.Image) -> Tensor:
-    """float32 `(3, H, W)` in [0, 1]."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)

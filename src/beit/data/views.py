@@ -1,4 +1,5 @@
 """What is done to images: random crops in two views, flips, colour jitter, erasing; on one PIL image or on a batch.
+Pillow + numpy.
 
 Every random choice comes from a numpy Generator that the caller seeds by (seed, epoch, image), `draw.Draw`, never from
 global state: the same seed gives the same crops whatever the number of workers, and after a resume.
@@ -9,12 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor
-
-from beit.errors import require
+from PIL import Image, ImageEnhance
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -115,27 +111,33 @@ def mirror(image: Image.Image) -> Image.Image:
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
-def pixels_of(image: Image.Image) -> Tensor:
+def pixels_of(image: Image.Image) -> np.ndarray:
     """float32 `(3, H, W)` in [0, 1] of an RGB image."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+    return planes(np.asarray(image))
 
 
-def view(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling, flip: bool) -> Tensor:
+def planes(pixels: np.ndarray) -> np.ndarray:
+    """uint8 `(…, H, W, 3)` → float32 `(…, 3, H, W)` in [0, 1]."""
+    values = np.ascontiguousarray(np.moveaxis(pixels, -1, -3)).astype(np.float32)  # moved while a pixel is three bytes
+    values /= 255
+    return values
+
+
+def view(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling, flip: bool) -> np.ndarray:
     """One crop resized to `size` (height, width): float32 `(3, H, W)` in [0, 1]."""
     cropped = resized_crop(image, box, size, resample)
     return pixels_of(mirror(cropped) if flip else cropped)
 
 
 def jitter_colours(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation by random factors, in random order (torchvision's ColorJitter)."""
-    functional = require("torchvision.transforms.v2.functional", "train", "colour jitter")
-    changes = [functional.adjust_brightness, functional.adjust_contrast, functional.adjust_saturation]
+    """Brightness, contrast and saturation by random factors, in random order, as torchvision's ColorJitter does it."""
+    changes = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for i in rng.permutation(3):
-        image = changes[i](image, rng.uniform(max(0.0, 1 - amount), 1 + amount))
+        image = changes[i](image).enhance(rng.uniform(max(0.0, 1 - amount), 1 + amount))
     return image
 
 
-def erase_rectangle(image: Tensor, rng: np.random.Generator) -> None:
+def erase_rectangle(image: np.ndarray, rng: np.random.Generator) -> None:
     """Fill a random rectangle of `image (3, H, W)` with normal noise, in place (Zhong et al. 2017, arXiv 1708.04896).
 
     It is smaller than the image on both sides; when ten tries give none, nothing is erased (timm's pixel mode).
@@ -145,20 +147,21 @@ def erase_rectangle(image: Tensor, rng: np.random.Generator) -> None:
     if box is None:
         return
     left, top, right, bottom = box
-    noise = rng.standard_normal((3, bottom - top, right - left), dtype=np.float32)
-    image[:, top:bottom, left:right] = torch.from_numpy(noise)
+    image[:, top:bottom, left:right] = rng.standard_normal((3, bottom - top, right - left), dtype=np.float32)
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """`(…, 3, H, W)` in [0, 1] → minus mean, divided by std, per channel."""
-    shape = (-1, 1, 1)
-    return (images - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """float32 `(…, 3, H, W)` in [0, 1] → minus mean, divided by std, per channel."""
+    means, stds = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    values: np.ndarray = images - means
+    values /= stds
+    return values
 
 
 # --- the same on a batch of small images in memory: one call instead of one an image --------------------------------
 
 
-def batch_view(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: tuple[int, int]) -> Tensor:
+def batch_view(images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Crops of a batch, resized to `size` (height, width).
 
     Args:
@@ -167,20 +170,38 @@ def batch_view(images: Tensor, boxes: np.ndarray, flips: np.ndarray, size: tuple
         flips: `(B,)` bool.
 
     Returns:
-        float32 `(B, 3, h, w)` in [0, 1], bicubic. There is no filter against aliasing: for crops about as large as
-        `size`, as small images have them.
+        float32 `(B, 3, h, w)` in [0, 1], bicubic, as torch's `grid_sample` has it: pixels beside the crop take part, and
+        the border goes on outside of the image. There is no filter against aliasing: for crops about as large as `size`,
+        as small images have them.
     """
-    height, width = images.shape[2:]
-    left, top, right, bottom = (torch.from_numpy(boxes[:, i].astype(np.float32)) for i in range(4))
-    sign = torch.from_numpy(np.where(flips, -1.0, 1.0).astype(np.float32))
-    theta = torch.zeros(len(images), 2, 3)
-    theta[:, 0, 0] = sign * (right - left) / width
-    theta[:, 0, 2] = (left + right) / width - 1
-    theta[:, 1, 1] = (bottom - top) / height
-    theta[:, 1, 2] = (top + bottom) / height - 1
-    grid = F.affine_grid(theta, [len(images), 3, *size], align_corners=False)
-    out = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
-    return out.clamp_(0, 1)
+    count, channels, height, width = images.shape
+    left, top, right, bottom = boxes.T
+    columns, rows = _bicubic(left, right, width, size[1]), _bicubic(top, bottom, height, size[0])
+    columns[flips] = columns[flips, ::-1]
+    # A box is upright, so the weight of a pixel is that of its column times that of its row: two matrix products an image.
+    across = images.reshape(count, channels * height, width) @ columns.transpose(0, 2, 1)
+    found: np.ndarray = rows[:, None] @ across.reshape(count, channels, height, size[1])
+    return np.clip(found, 0, 1, out=found)
+
+
+def _bicubic(first: np.ndarray, last: np.ndarray, length: int, count: int) -> np.ndarray:
+    """Weights of the `length` pixels of a line in each of `count` new ones that cover `first (B,)` … `last (B,)`.
+
+    Returns:
+        float32 `(B, count, length)`; each row adds up to 1.
+    """
+    a = -0.75  # Keys' cubic convolution, with the constant of torch and OpenCV
+    places = first[:, None] + (np.arange(count) + 0.5) * ((last - first) / count)[:, None] - 0.5  # (B, count)
+    before = np.floor(places).astype(np.int64)
+    part = places - before
+    weights = np.zeros((*places.shape, length), np.float32)
+    image, new = np.ogrid[: places.shape[0], :count]
+    for offset in (-1, 0, 1, 2):
+        d = np.abs(part - offset)
+        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
+        # The border goes on outside: there, several of the four are one pixel, and one after the other adds to it.
+        weights[image, new, np.clip(before + offset, 0, length - 1)] += np.where(d <= 1, near, far)
+    return weights
 
 
 def jitter_factors(amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -188,33 +209,39 @@ def jitter_factors(amount: float, rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(max(0.0, 1 - amount), 1 + amount, 3)
 
 
-def batch_jitter(images: Tensor, factors: np.ndarray) -> Tensor:
+def batch_jitter(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Brightness, contrast and saturation of `(B, 3, H, W)` by each image's `factors (B, 3)`, in this order."""
-    brightness, contrast, saturation = torch.from_numpy(factors.astype(np.float32)).T.reshape(3, -1, 1, 1, 1)
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow turns RGB grey
-    images = (images * brightness).clamp_(0, 1)
-    grey = (images * weights).sum(1, keepdim=True)
-    images = torch.lerp(grey.mean((2, 3), keepdim=True).expand_as(images), images, contrast).clamp_(0, 1)
-    grey = (images * weights).sum(1, keepdim=True)
-    return torch.lerp(grey.expand_as(images), images, saturation).clamp_(0, 1)
+    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)
+    images = (images * brightness).clip(0, 1)
+    mean = _grey(images).mean((2, 3), keepdims=True)
+    images = (mean + contrast * (images - mean)).clip(0, 1)
+    grey = _grey(images)
+    found: np.ndarray = grey + saturation * (images - grey)
+    return np.clip(found, 0, 1, out=found)
+
+
+def _grey(images: np.ndarray) -> np.ndarray:
+    """`(B, 3, H, W)` → `(B, 1, H, W)` with the weights of ITU-R 601, as Pillow turns RGB grey."""
+    red, green, blue = (images[:, i : i + 1] for i in range(3))
+    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def mixup(
-    images: Tensor,
-    targets: Tensor,
+    images: np.ndarray,
+    targets: np.ndarray,
     mixup_alpha: float,
     cutmix_alpha: float,
     rng: np.random.Generator,
     probability: float = 1.0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Mix a batch with itself in reverse: mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), by even chance.
 
     One kind and one share for the whole batch; cutmix's share is that of the box after it is cut at the border (timm's
     Mixup in batch mode).
 
     Args:
-        images: `(B, 3, H, W)`.
-        targets: `(B, classes)` probabilities.
+        images: float32 `(B, 3, H, W)`; stays as it is.
+        targets: float32 `(B, classes)` probabilities.
         mixup_alpha: parameter of the beta distribution; 0 switches mixup off.
         cutmix_alpha: the same for cutmix.
         rng: source of randomness.
@@ -227,14 +254,24 @@ def mixup(
     alpha = mixup_alpha if kind == "mixup" else cutmix_alpha
     keep = float(rng.beta(alpha, alpha))
     if kind == "mixup":
-        images = torch.lerp(images.flip(0), images, keep)
+        images = _mixed(images, keep)
     else:
         height, width = images.shape[2:]
         h, w = int(height * math.sqrt(1 - keep)), int(width * math.sqrt(1 - keep))
         centre_y, centre_x = int(rng.integers(height)), int(rng.integers(width))
         top, bottom = max(centre_y - h // 2, 0), min(centre_y + (h + 1) // 2, height)
         left, right = max(centre_x - w // 2, 0), min(centre_x + (w + 1) // 2, width)
-        images = images.clone()
-        images[:, :, top:bottom, left:right] = images.flip(0)[:, :, top:bottom, left:right]
+        other, images = images[::-1], images.copy()
+        images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
         keep = 1 - (bottom - top) * (right - left) / (height * width)
-    return images, torch.lerp(targets.flip(0), targets, keep)
+    return images, _mixed(targets, keep)
+
+
+def _mixed(values: np.ndarray, keep: float) -> np.ndarray:
+    """`keep` of each, and 1 - `keep` of its partner in the batch in reverse."""
+    found = np.empty_like(values)
+    for own, other, mixed in zip(values, values[::-1], found, strict=True):  # one at a time: it stays in the cache
+        np.subtract(own, other, out=mixed)
+        mixed *= keep
+        mixed += other
+    return found
