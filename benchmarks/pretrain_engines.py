@@ -99,8 +99,9 @@ def ours(plan: dict[str, Any], mode: str, engine: str) -> None:
     from beit import BeitForMaskedImageModeling
     from beit.data.images import FolderImages
     from beit.data.loader import Loader
+    from beit.data.pretrain_views import PretrainViews
     from beit.tokenizers.dalle import DalleTokenizer
-    from beit.train.pretrain import PretrainViews, pretrain
+    from beit.train.pretrain import pretrain
     from beit.train.settings import PretrainSettings
 
     folder, steps, breakdown = Path(plan["folder"]), plan["steps"], mode == "breakdown"

@@ -274,8 +274,10 @@ def test_a_missing_extra_names_the_command_that_installs_it(tmp_path, photos, mo
     monkeypatch.setitem(sys.modules, "accelerate", None)
     arguments = ["finetune", "--images", photos, "--model", model, "--output", tmp_path / "run"]
     refused(capsys, arguments, "accelerate is needed for training", "pip install 'beit[train]'")
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional.classification", None)
-    refused(capsys, ["evaluate", "--images", photos, "--model", model], "torchmetrics", "pip install 'beit[train]'")
+    monkeypatch.setitem(sys.modules, "optax", None)
+    refused(
+        capsys, [*arguments, "--framework", "flax"], "optax is needed for beit finetune", "pip install 'beit[flax]'"
+    )
     monkeypatch.setitem(sys.modules, "torch", None)
     refused(
         capsys, ["predict", photos, "--model", model], "torch is needed for beit predict", "pip install 'beit[torch]'"

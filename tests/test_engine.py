@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fixtures_runs import log_lines, save_small_model, small_run, stripes, weights_of, write_images
@@ -25,15 +26,16 @@ from torch import nn  # noqa: E402
 from beit import hub  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import ConfigError, DataError, Interrupted, TrainingError  # noqa: E402
-from beit.train import checkpoint, loop  # noqa: E402
-from beit.train.engine import Average  # noqa: E402
+from beit.train import checkpoint, torch_engine  # noqa: E402
 from beit.train.finetune import finetune  # noqa: E402
 from beit.train.optim import cosine  # noqa: E402
 from beit.train.pretrain import pretrain  # noqa: E402
 from beit.train.run import LOCK_FILE  # noqa: E402
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings  # noqa: E402
-from beit.train.targets import entropy, patch_pixels  # noqa: E402
+from beit.train.targets import entropy  # noqa: E402
 from beit.train.tokenizer import train_tokenizer  # noqa: E402
+from beit.train.torch_average import Average  # noqa: E402
+from beit.train.torch_targets import patch_pixels  # noqa: E402
 from beit.train.watch import Watch  # noqa: E402
 
 IMAGES = ArrayImages(*stripes(24), ["flat", "upright"])
@@ -207,7 +209,7 @@ def test_the_average_is_saved_and_resumed(parts):
     run(parts, "cut", ema=0.9, resume="auto")
     assert weights_of(cut / "ema") == weights_of(folder / "ema")
     (cut / "checkpoint-000004/ema.pt").write_bytes(b"noise")
-    found = checkpoint.last(cut)
+    found = checkpoint.last(cut, torch_engine.check)
     assert found is not None
     assert found[0].name == "checkpoint-000002"
 
@@ -262,15 +264,15 @@ def test_told_to_stop_it_saves_and_says_how(parts, monkeypatch, request, signum,
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
     whole, whole_folder = run(parts, "whole")
-    gradients = loop._gradients
+    gradients = torch_engine.TorchEngine._gradients
 
-    def told(run: Any, job: Any, engine: Any, batch: Any, step: int) -> Any:
+    def told(engine: Any, batch: Any, step: int) -> Any:
         if step == 2:
             os.kill(os.getpid(), signum)
-        return gradients(run, job, engine, batch, step)
+        return gradients(engine, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_gradients", told)
+        patch.setattr(torch_engine.TorchEngine, "_gradients", told)
         with pytest.raises(Interrupted, match=f"Stopped by {signum.name} after step 3; saved") as stop:
             run(parts, "run")
     assert stop.value.code == code
@@ -300,8 +302,8 @@ def test_pixels_as_target(parts):
 
 
 def test_entropy_by_hand():
-    assert entropy(torch.tensor([4, 4, 0, 0])) == pytest.approx(math.log(2))
-    assert entropy(torch.tensor([0, 7])) == 0
+    assert entropy(np.array([4, 4, 0, 0])) == pytest.approx(math.log(2))
+    assert entropy(np.array([0, 7])) == 0
 
 
 # --- alarms ----------------------------------------------------------------------------------------------------------

@@ -27,8 +27,7 @@ from beit import hub  # noqa: E402
 from beit.cli import main  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import CheckpointError, DataError, TrainingError  # noqa: E402
-from beit.train import checkpoint, optim  # noqa: E402
-from beit.train import pretrain as pretraining  # noqa: E402
+from beit.train import checkpoint, torch_engine, torch_optim, torch_pretrain  # noqa: E402
 from beit.train.finetune import finetune  # noqa: E402
 from beit.train.pretrain import pretrain  # noqa: E402
 from beit.train.run import caught_signals  # noqa: E402
@@ -47,7 +46,7 @@ def trajectory(output: Path) -> list[dict[str, Any]]:
 
 def same_state(a: Path, b: Path) -> bool:
     """Whether two checkpoints have the same weights and the same optimiser, bit by bit."""
-    first, second = (checkpoint.read(folder / "optimizer.pt")["state"] for folder in (a, b))
+    first, second = (torch_engine.read(folder / "optimizer.pt")["state"] for folder in (a, b))
     equal = all(torch.equal(first[i][name], second[i][name]) for i in first for name in first[i])
     return weights_of(a) == weights_of(b) and first.keys() == second.keys() and equal
 
@@ -239,14 +238,14 @@ def test_a_damaged_checkpoint_is_passed_over(parts, victim, damage):
         path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
     else:
         path.unlink()
-    found = checkpoint.last(output)
+    found = checkpoint.last(output, torch_engine.check)
     assert found is not None
     assert found[0].name == "checkpoint-000004"
     assert found[1]["step"] == 4
     pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert weights_of(output) == weights
     assert trajectory(output) == log
-    assert checkpoint.last(output)[0].name == "checkpoint-000006"
+    assert checkpoint.last(output, torch_engine.check)[0].name == "checkpoint-000006"
 
 
 def test_no_readable_checkpoint_is_an_error(parts):
@@ -258,7 +257,7 @@ def test_no_readable_checkpoint_is_an_error(parts):
         pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
     assert "checkpoint-000004" in str(error.value)
     assert "checkpoint-000006" in str(error.value)
-    assert checkpoint.last(output / "elsewhere") is None
+    assert checkpoint.last(output / "elsewhere", torch_engine.check) is None
 
 
 # --- full disks --------------------------------------------------------------------------------------------------
@@ -354,9 +353,9 @@ def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(parts, monkeypatch)
 
     def adamw(groups: Any, beta2: float) -> Any:
         groups[0]["params"][0].register_hook(spoil)
-        return optim.adamw(groups, beta2)
+        return torch_optim.adamw(groups, beta2)
 
-    monkeypatch.setattr(pretraining, "adamw", adamw)
+    monkeypatch.setattr(torch_pretrain, "adamw", adamw)
     with pytest.raises(TrainingError, match="not finite at step 4"):
         pretrain(PretrainSettings(**parts), IMAGES)
     found = checkpoint.list_checkpoints(parts["output"])

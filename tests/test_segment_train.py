@@ -24,6 +24,7 @@ from beit.data.images import BadImages  # noqa: E402
 from beit.data.label_maps import LabelledFolders, LabelRules  # noqa: E402
 from beit.data.loader import Loader, Order  # noqa: E402
 from beit.data.segment_views import SegmentViews  # noqa: E402
+from beit.data.torch_workers import in_torch_workers  # noqa: E402
 from beit.errors import ConfigError, DataError, InputError, TrainingError  # noqa: E402
 from beit.train import recipes  # noqa: E402
 from beit.train.optim import learning_rate  # noqa: E402
@@ -155,7 +156,8 @@ def test_the_first_line_by_hand(parts):
     (line,), _ = segment(settings)
     views = SegmentViews((16, 16), (0.5,) * 3, (0.5,) * 3, 16, ignore_index=2)  # mean and std of the start's processor
     images = LabelledFolders(settings.images, settings.maps, NAMES, LabelRules(2))
-    batch = next(Loader(images, views, Order(12, 4, settings.seed), BadImages(12)).batches(0, 1))
+    loader = Loader(images, views, Order(12, 4, settings.seed), BadImages(12), pool=in_torch_workers)
+    batch = next(loader.batches(0, 1))
     model = BeitForSemanticSegmentation.from_pretrained(start, drop_path_rate=0.0).train()
     with torch.no_grad():
         logits = model(batch["pixel_values"]).logits

@@ -31,21 +31,21 @@ import beit  # noqa: E402
 from beit import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling, assets  # noqa: E402
 from beit.data.images import ArrayImages, BadImages, FolderImages  # noqa: E402
 from beit.data.loader import Loader, Order  # noqa: E402
+from beit.data.pretrain_views import PretrainViews, mask_sizes  # noqa: E402
+from beit.data.torch_workers import in_torch_workers  # noqa: E402
 from beit.errors import CheckpointError, ConfigError, DataError  # noqa: E402
 from beit.processing import BeitImageProcessor  # noqa: E402
 from beit.tokenizers import load_tokenizer  # noqa: E402
+from beit.train import torch_finetune  # noqa: E402
 from beit.train.checkpoint import list_checkpoints  # noqa: E402
-from beit.train.engine import precision  # noqa: E402
-from beit.train.finetune import classifier, finetune, first_of_each_class  # noqa: E402
-from beit.train.pretrain import (  # noqa: E402
-    PretrainViews,
-    make_processor,
-    mask_sizes,
-    pretrain,
-)
+from beit.train.finetune import classifier_config, finetune, first_of_each_class  # noqa: E402
+from beit.train.pretrain import make_processor, pretrain  # noqa: E402
+from beit.train.processes import Alone  # noqa: E402
+from beit.train.run import Run  # noqa: E402
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings  # noqa: E402
 from beit.train.targets import token_view_size  # noqa: E402
 from beit.train.tokenizer import evaluate_tokenizer, measure, train_tokenizer  # noqa: E402
+from beit.train.torch_engine import precision  # noqa: E402
 
 COMMON = {"step", "epoch", "loss", "gradient_norm", "learning_rate", "images_per_second", "data_wait"}
 TOKENS = {"masked_accuracy", "commonest_token", "token_entropy", "prediction_entropy", "codes_used"}
@@ -184,7 +184,8 @@ def test_pretraining_writes_a_model_folder_and_true_numbers(tmp_path, parts):
     initial = BeitForMaskedImageModeling.from_pretrained(settings.model)
     tokenizer = load_tokenizer(settings.tokenizer)
     views = PretrainViews(settings, initial.config, (16, 16))
-    loader = Loader(FolderImages(settings.images), views, Order(24, 8, settings.seed), BadImages(24))
+    order = Order(24, 8, settings.seed)
+    loader = Loader(FolderImages(settings.images), views, order, BadImages(24), pool=in_torch_workers)
     for batch, line in zip(loader.batches(0, 2), lines, strict=False):
         tokens = tokenizer.tokens(batch["token_pixels"])
         masked = tokens[batch["mask"]]
@@ -212,7 +213,8 @@ def test_pretraining_learns_more_than_the_commonest_token(tmp_path, parts):
     table = pretrained.beit.encoder.relative_position.table
     assert float(table.detach().abs().max()) > 0.01
     settings = FinetuneSettings(images=tmp_path, output=tmp_path / "tuned", model=str(parts["output"]))
-    model = classifier(settings, ["a", "b", "c"], None)
+    config = classifier_config(settings, ["a", "b", "c"], None)
+    model = torch_finetune.model(Run(Alone(), settings), config, parts["output"])
     assert model.beit.encoder.relative_position is None
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.drop_path_rate == 0.1

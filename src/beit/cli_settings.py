@@ -17,6 +17,8 @@ class Evaluate:
     """Fine-tuned model folder or Hub id."""
     images: Path
     """Folder with one subfolder a class, named as the model's classes."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX."""
     batch_size: int = 64
     """Images at a time."""
     output: Path | None = None
@@ -112,6 +114,8 @@ class Predict:
     """Image files, or folders of them."""
     model: str
     """Fine-tuned model folder or Hub id."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX."""
     top: int = 5
     """How many labels to show."""
     json: bool = False
@@ -126,6 +130,8 @@ class DemoSettings:
     """Folder for models, logs and report.html; made anew."""
     smoke: bool = False
     """A few steps of everything, in under a minute: shows that it runs, not what it can do."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What pre-trains and fine-tunes: PyTorch, or JAX with the models in Flax. The tokenizer is PyTorch's in both cases."""
     seed: int = 0
     """Seed of everything random."""
 

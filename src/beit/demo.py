@@ -25,6 +25,7 @@ from torch import Tensor
 from beit import assets, hub, report
 from beit.cli_settings import DemoSettings
 from beit.data.images import ArrayImages, FolderImages
+from beit.data.pretrain_views import mask_sizes
 from beit.data.views import crop_box, normalise, view
 from beit.errors import DataError, Interrupted
 from beit.evaluate import Evaluation, wilson
@@ -33,11 +34,11 @@ from beit.models.pytorch_beit import BeitForImageClassification, BeitForMaskedIm
 from beit.processing import BeitImageProcessor
 from beit.tokenizers import load_tokenizer
 from beit.train import recipes
-from beit.train.engine import precision
 from beit.train.finetune import finetune, first_of_each_class
-from beit.train.pretrain import mask_sizes, pretrain
+from beit.train.pretrain import pretrain
 from beit.train.settings import SETTINGS_FILE, PretrainSettings
 from beit.train.tokenizer import measure, train_tokenizer
+from beit.train.torch_engine import precision
 
 LABELS_PER_CLASS = 100
 
@@ -161,6 +162,8 @@ def run_demo(settings: DemoSettings) -> Path:
         shutil.rmtree(output)
     hub.write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output)})
     recipe = recipes.garments(output, settings.seed, length=0.005 if settings.smoke else 1.0)
+    for run in (recipe.pretrain, recipe.finetune, recipe.scratch):
+        run.framework = settings.framework
     data = embedded_data()
     try:
         result = run_experiment(data, recipe)
@@ -309,9 +312,7 @@ def write_report(
     page.figure(report.confusion(result.tuned.confusion, result.tuned.classes), "The pre-trained model's mistakes.")
 
     page.heading("How it was made")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    arithmetic = "bf16" if precision(recipe.pretrain.precision, device) else "fp32"
-    machine = f"{os.cpu_count()} processors ({platform.machine()}), torch {torch.__version__}, {arithmetic}"
+    machine = f"{os.cpu_count()} processors ({platform.machine()}), {_arithmetic(recipe.pretrain)}"
     page.text(f"{seconds / 60:.1f} minutes on {machine}.")
     page.table(
         ["run", "steps", "images a step", "seconds", "images/s"],
@@ -333,6 +334,18 @@ def write_report(
 
 def _runs(recipe: recipes.Experiment) -> list[tuple[str, Any]]:
     return [(item.name, getattr(recipe, item.name)) for item in dataclasses.fields(recipe)]
+
+
+def _arithmetic(settings: PretrainSettings) -> str:
+    """What has computed, and in which type."""
+    if settings.framework == "flax":
+        import jax
+
+        from beit.train.flax_engine import arithmetic
+
+        return f"jax {jax.__version__} on {jax.default_backend()}, {arithmetic(settings.precision).__name__}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return f"torch {torch.__version__}, {'bf16' if precision(settings.precision, device) else 'fp32'}"
 
 
 def _as_pictures(images: Tensor) -> np.ndarray:
@@ -364,7 +377,7 @@ def _photograph_pictures(folder: Path) -> Any:
         image = photos.read(int(index))
         box = crop_box(rng, image.size, (0.2, 0.3), (1, 1))
         crops.append(view(image, box, (64, 64), Image.Resampling.LANCZOS, False))
-    images = torch.stack(crops)
+    images = torch.from_numpy(np.stack(crops))
     decoded = tokenizer.decode(tokenizer.tokens(images), tokenizer.grid((64, 64)))
     return report.picture_rows([("original", _as_pictures(images)), ("from codes", _as_pictures(decoded))])
 
@@ -378,7 +391,7 @@ def _reconstructions(recipe: recipes.Experiment, data: Data) -> Any:
     mask_of = BlockMask(model.config.grid, *mask_sizes(recipe.pretrain, model.config))
     mask = torch.from_numpy(np.stack([mask_of(rng).reshape(-1) for _ in range(len(images))]))
     true = tokenizer.tokens(images)
-    logits = model(_normalised(images, recipe.pretrain), mask).logits
+    logits = model(_normalised(images, recipe.pretrain.mean, recipe.pretrain.std), mask).logits
     tokens = torch.where(mask, logits.argmax(-1), true)
     grid = model.config.grid
     hidden = mask.view(-1, 1, *grid).float()
@@ -394,8 +407,8 @@ def _reconstructions(recipe: recipes.Experiment, data: Data) -> Any:
     )
 
 
-def _normalised(images: Tensor, settings: PretrainSettings) -> Tensor:
-    return normalise(images, settings.mean, settings.std)
+def _normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return torch.from_numpy(normalise(images.numpy(), mean, std))
 
 
 @torch.inference_mode()
@@ -403,7 +416,7 @@ def _attention(recipe: recipes.Experiment, data: Data) -> Any:
     model = BeitForImageClassification.from_pretrained(recipe.finetune.output)
     processor = BeitImageProcessor.from_pretrained(recipe.finetune.output)
     images = _examples(data)
-    pixels = normalise(images, tuple(processor.image_mean), tuple(processor.image_std))
+    pixels = _normalised(images, tuple(processor.image_mean), tuple(processor.image_std))
     output = model(pixels, output_attentions=True)
     height, width = model.config.grid
     maps = output.attentions[-1][:, :, 0, 1:].mean(1).view(-1, height, width).numpy()

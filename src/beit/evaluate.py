@@ -1,4 +1,7 @@
-"""Using a trained model: top-1 and top-5 on labelled images, predictions, and features."""
+"""Using a trained model, torch's or Flax's: top-1 and top-5 on labelled images, predictions, and features (torch).
+
+A model is asked in `answers`; all that follows is numpy. Importing this loads neither torch nor jax.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
 from beit import hub
 from beit.data.images import BadImages, Images, read_image
-from beit.errors import CheckpointError, DataError, require
-from beit.models.pytorch_beit import BeitForImageClassification, BeitModel, BeitPreTrainedModel
+from beit.errors import CheckpointError, DataError
 from beit.processing import BeitImageProcessor
 
+if TYPE_CHECKING:
+    import torch
+
+    from beit.models.pytorch_beit import BeitPreTrainedModel
+
+T = TypeVar("T")
 EVALUATION_FILE = "evaluation.json"
 
 
@@ -101,41 +108,86 @@ def batches_of(
         yield numbers, pictures
 
 
-@torch.inference_mode()
+def answers(
+    model: Any,
+    processor: BeitImageProcessor,
+    pictures: list[Any],
+    device: torch.device | str | None = None,
+    batch_size: int = 1,
+) -> np.ndarray:
+    """What a classifier answers: logits `(n, classes)` float32 of n pictures.
+
+    Args:
+        model: `BeitForImageClassification` or `FlaxBeitForImageClassification` (which has `params`).
+        processor: its image processor.
+        pictures: n Pillow images.
+        device: where a torch model computes; where it is, unless given. A Flax model computes where its parameters are.
+        batch_size: a Flax model is shown so many pictures, blank ones behind fewer: another number of them would be
+            compiled anew.
+    """
+    if hasattr(model, "params"):
+        pixels = processor(pictures, return_tensors="np")["pixel_values"]
+        blank = np.zeros((max(batch_size - len(pixels), 0), *pixels.shape[1:]), pixels.dtype)
+        logits = model(np.concatenate([pixels, blank])).logits
+        return np.asarray(logits, np.float32)[: len(pixels)]
+    import torch
+
+    with torch.inference_mode():
+        model = model.to(device or model.device).eval()
+        tensor = processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
+        return model(tensor).logits.float().cpu().numpy()
+
+
 def logits_of(
-    model: BeitForImageClassification,
+    model: Any,
     processor: BeitImageProcessor,
     images: Images,
     note: Callable[[int, str], None],
     batch_size: int = 64,
     device: torch.device | str | None = None,
-) -> tuple[list[int], torch.Tensor]:
-    """(numbers of the images that could be read, their logits `(n, classes)` float32 on the CPU).
+) -> tuple[list[int], np.ndarray]:
+    """(numbers of the images that could be read, their logits `(n, classes)` float32).
 
     `note(number, reason)` is called for each image that could not.
 
     Raises:
         CheckpointError: the model answers NaN.
     """
-    model = model.to(device or model.device).eval()
     kept: list[int] = []
-    logits = [torch.zeros(0, model.config.num_labels)]
+    logits = [np.zeros((0, model.config.num_labels), np.float32)]
+    shown = min(batch_size, len(images))
     for numbers, pictures in batches_of(images, batch_size, note):
-        pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(model.device)
-        logits.append(model(pixels).logits.float().cpu())
+        logits.append(answers(model, processor, pictures, device, shown))
         kept += numbers
-    return kept, finite(torch.cat(logits))
+    return kept, finite(np.concatenate(logits))
 
 
-def finite(answers: torch.Tensor) -> torch.Tensor:
-    """The same answers. Raises CheckpointError when some are no numbers."""
-    if not bool(torch.isfinite(answers).all()):
+def finite(numbers: T) -> T:
+    """The same array, or tensor on the CPU. Raises CheckpointError when some are no numbers."""
+    if not np.isfinite(np.asarray(numbers)).all():
         raise CheckpointError("The model answers NaN or infinity: its weights are damaged, or its training went wrong.")
-    return answers
+    return numbers
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """How many classes come before the right one, `(n,)`: 0 where it is the answer, less than 5 in the top five.
+
+    Of equal logits the first counts as greater, as in argmax.
+    """
+    own = np.take_along_axis(logits, labels[:, None], 1)
+    earlier = np.arange(logits.shape[1]) < labels[:, None]
+    return ((logits > own) | ((logits == own) & earlier)).sum(1)
+
+
+def confusion_of(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """`(classes, classes)` counts int64, true class by row, predicted by column."""
+    classes = logits.shape[1]
+    pairs = labels.astype(np.int64) * classes + logits.argmax(1)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def evaluate(
-    model: BeitForImageClassification,
+    model: Any,
     processor: BeitImageProcessor,
     images: Images,
     batch_size: int = 64,
@@ -143,31 +195,46 @@ def evaluate(
 ) -> Evaluation:
     """Measure a classifier on labelled images.
 
+    Args:
+        model: as for `answers`.
+        processor: its image processor.
+        images: images with labels 0 … classes - 1.
+        batch_size: images at a time.
+        device: as for `answers`.
+
     Raises:
-        DataError: the images have no labels, or more than a tenth cannot be read.
+        DataError: the images have no labels or labels of other classes, or more than a tenth cannot be read.
+        CheckpointError: the model answers NaN.
     """
     if images.labels is None:
         raise DataError("Evaluation needs labelled images: one subfolder a class.")
-    metrics = require("torchmetrics.functional.classification", "train", "evaluation")
+    classes = model.config.num_labels
+    if len(images.labels) and not 0 <= images.labels.min() <= images.labels.max() < classes:
+        raise DataError(
+            f"Got labels from {images.labels.min()} to {images.labels.max()}; wanted 0 to {classes - 1}, the classes of "
+            "the model. Were these images sorted for another one?"
+        )
     began = time.perf_counter()
     bad = BadImages(len(images))
     kept, logits = logits_of(model, processor, images, lambda _, reason: bad.add(reason), batch_size, device)
-    labels = torch.from_numpy(images.labels[kept])
-    classes = logits.shape[1]
-    top1 = float(metrics.multiclass_accuracy(logits, labels, classes, average="micro"))
-    top5 = None
-    if classes > 5:
-        top5 = float(metrics.multiclass_accuracy(logits, labels, classes, average="micro", top_k=5))
+    labels = images.labels[kept]
+    before = ranks(logits, labels)
+    top1 = _share(before < 1)
     return Evaluation(
         count=len(kept),
         top1=top1,
-        top5=top5,
+        top5=_share(before < 5) if classes > 5 else None,
         interval=wilson(round(top1 * len(kept)), len(kept)),
-        confusion=metrics.multiclass_confusion_matrix(logits, labels, classes).numpy(),
+        confusion=confusion_of(logits, labels),
         classes=[model.config.id2label[i] for i in range(classes)],
         images_per_second=len(kept) / (time.perf_counter() - began),
         skipped=list(bad.reasons),
     )
+
+
+def _share(right: np.ndarray) -> float:
+    """Part that is True, rounded to float32, as torchmetrics has it: old and new evaluation.json can be compared."""
+    return float(np.mean(right, dtype=np.float32)) if len(right) else 0.0
 
 
 class _Files:
@@ -198,13 +265,20 @@ class _Files:
 
 
 def predict(
-    model: BeitForImageClassification,
+    model: Any,
     processor: BeitImageProcessor,
     paths: Sequence[str | os.PathLike[str]],
     top: int = 5,
     batch_size: int = 64,
 ) -> list[dict[str, Any]]:
     """The most probable classes of image files.
+
+    Args:
+        model: as for `answers`.
+        processor: its image processor.
+        paths: the files.
+        top: how many classes of each.
+        batch_size: images at a time.
 
     Returns:
         For each file `{"image": path, "labels": [{"label": name, "probability": p}, …]}`, most probable first; or
@@ -217,16 +291,16 @@ def predict(
         results[index]["error"] = reason
 
     kept, logits = logits_of(model, processor, files, failed, batch_size)
-    probabilities, classes = logits.softmax(-1).topk(min(top, logits.shape[1]))
-    for row, index in enumerate(kept):
+    for index, row in zip(kept, logits.astype(np.float64), strict=True):
+        probabilities = np.exp(row - row.max())
+        probabilities /= probabilities.sum()
         results[index]["labels"] = [
-            {"label": model.config.id2label[int(number)], "probability": round(float(p), 6)}
-            for p, number in zip(probabilities[row], classes[row], strict=True)
+            {"label": model.config.id2label[number], "probability": round(float(probabilities[number]), 6)}
+            for number in np.argsort(-row, kind="stable")[:top].tolist()
         ]
     return results
 
 
-@torch.inference_mode()
 def embed(
     model: BeitPreTrainedModel,
     processor: BeitImageProcessor,
@@ -235,7 +309,7 @@ def embed(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> tuple[list[int], np.ndarray, list[str]]:
-    """Features of images: the mean of the patches of one layer.
+    """Features of images by a torch model: the mean of the patches of one layer.
 
     Args:
         model: any BEiT model.
@@ -253,6 +327,10 @@ def embed(
     Raises:
         DataError: there is no such layer, or more than a tenth of the images cannot be read.
     """
+    import torch
+
+    from beit.models.pytorch_beit import BeitModel
+
     body = getattr(model, "beit", model)
     assert isinstance(body, BeitModel)
     depth = body.config.num_hidden_layers
@@ -263,14 +341,15 @@ def embed(
     kept: list[int] = []
     features = []
     for numbers, pictures in batches_of(images, batch_size, lambda _, reason: bad.add(reason)):
-        pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(body.device)
-        output = body(pixels, output_hidden_states=layer is not None)
-        if layer is not None:
-            pooled = output.hidden_states[layer][:, 1:].mean(1)
-        elif output.pooler_output is not None:
-            pooled = output.pooler_output
-        else:
-            pooled = output.last_hidden_state[:, 1:].mean(1)
+        with torch.inference_mode():
+            pixels = processor(pictures, return_tensors="pt")["pixel_values"].to(body.device)
+            output = body(pixels, output_hidden_states=layer is not None)
+            if layer is not None:
+                pooled = output.hidden_states[layer][:, 1:].mean(1)
+            elif output.pooler_output is not None:
+                pooled = output.pooler_output
+            else:
+                pooled = output.last_hidden_state[:, 1:].mean(1)
         features.append(finite(pooled.float().cpu()).numpy())
         kept += numbers
     if not kept:

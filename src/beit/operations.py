@@ -56,7 +56,7 @@ def count(settings: RunSettings) -> Work:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     forward, backward = forward // copies, (both - forward) // copies
     if isinstance(settings, PretrainSettings):  # the head, on masked patches only
-        from beit.train.pretrain import mask_sizes
+        from beit.data.pretrain_views import mask_sizes
 
         head = 2 * mask_sizes(settings, model.config)[0] * model.config.hidden_size * model.config.vocab_size
         forward, backward = forward + head, backward + 2 * head

@@ -11,6 +11,8 @@ def demo_command(arguments: list[str]) -> None:
 
     settings = parse(DemoSettings, "demo", arguments)
     require("torch", "train", "beit demo")
+    if settings.framework == "flax":
+        require("optax", "flax", "beit demo --framework flax")
     from beit.demo import run_demo
 
     report = run_demo(settings)

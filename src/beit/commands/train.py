@@ -57,11 +57,18 @@ def tokenize_command(arguments: list[str]) -> None:
     )
 
 
+def _require(framework: str, purpose: str) -> None:
+    if framework == "flax":
+        require("optax", "flax", purpose)
+    else:
+        require("torch", "train", purpose)
+
+
 def pretrain_command(arguments: list[str]) -> None:
     from beit.train.settings import PretrainSettings
 
     settings = parse(PretrainSettings, "pretrain", arguments)
-    require("torch", "train", "beit pretrain")
+    _require(settings.framework, "beit pretrain")
     from beit.train.pretrain import pretrain
 
     last = last_line(settings, pretrain(settings))
@@ -82,7 +89,7 @@ def finetune_command(arguments: list[str]) -> None:
     from beit.train.settings import FinetuneSettings
 
     settings = parse(FinetuneSettings, "finetune", arguments)
-    require("torch", "train", "beit finetune")
+    _require(settings.framework, "beit finetune")
     from beit.train.finetune import finetune
 
     history, result = finetune(settings)

@@ -15,27 +15,32 @@ def evaluate_command(arguments: list[str]) -> None:
 
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
-    require("torch", "train", "beit evaluate")
+    model = _classifier(settings.model, settings.framework, "beit evaluate")
     from beit.data.images import FolderImages
     from beit.evaluate import evaluate
-    from beit.models.pytorch_beit import BeitForImageClassification
     from beit.processing import BeitImageProcessor
 
-    model = _classifier(BeitForImageClassification, settings.model)
     classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
     images = FolderImages(settings.images, labelled=True, classes=classes)
-    result = evaluate(
-        model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size, default_device()
-    )
+    result = evaluate(model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size)
     print(result)
     say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
 
 
-def _classifier(kind: Any, folder: str) -> Any:
-    """A fine-tuned model; one without a trained classifier would only guess."""
-    model = kind.from_pretrained(folder)
+def _classifier(folder: str, framework: str, purpose: str) -> Any:
+    """A fine-tuned model, where it is to compute; one without a trained classifier would only guess."""
+    if framework == "flax":
+        require("flax", "flax", purpose)
+        from beit import FlaxBeitForImageClassification
+
+        model = FlaxBeitForImageClassification.from_pretrained(folder)
+    else:
+        require("torch", "torch", purpose)
+        from beit import BeitForImageClassification
+
+        model = BeitForImageClassification.from_pretrained(folder).to(default_device())
     if model.load_report is not None and model.load_report.needs_training:
         raise ConfigError(f"{folder} has no trained classifier. Fine-tune it first: beit finetune --model {folder} …")
     if model.config.num_labels < 2:
@@ -47,10 +52,8 @@ def predict_command(arguments: list[str]) -> None:
     from beit.cli_settings import Predict
 
     settings = parse(Predict, "predict", arguments)
-    require("torch", "torch", "beit predict")
     from beit.data.images import FolderImages
     from beit.evaluate import predict
-    from beit.models.pytorch_beit import BeitForImageClassification
     from beit.processing import BeitImageProcessor
 
     if not settings.images:
@@ -59,8 +62,7 @@ def predict_command(arguments: list[str]) -> None:
     paths: list[Any] = []
     for path in settings.images:
         paths += FolderImages(path).paths if path.is_dir() else [path]
-    model = _classifier(BeitForImageClassification, settings.model)
-    model.to(default_device())
+    model = _classifier(settings.model, settings.framework, "beit predict")
     results = predict(model, BeitImageProcessor.from_pretrained(settings.model), paths, settings.top)
     if settings.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))

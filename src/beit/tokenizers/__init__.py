@@ -1,6 +1,6 @@
 """Tokenizers: images → visual tokens and back. `from beit.tokenizers import load_tokenizer`.
 
-Each tokenizer owns its preprocessing: all of them take images in [0, 1]. Importing this package does not load torch.
+Each tokenizer owns its preprocessing: all of them take images in [0, 1]. Importing this package loads neither torch nor jax.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ import importlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.errors import CheckpointError, InputError, require
+from beit.errors import CheckpointError, ConfigError, InputError, require
 
 if TYPE_CHECKING:
-    import torch
-
-    from beit.tokenizers.dalle import DalleConfig as DalleConfig
     from beit.tokenizers.dalle import DalleLoss as DalleLoss
     from beit.tokenizers.dalle import DalleOutput as DalleOutput
     from beit.tokenizers.dalle import DalleTokenizer as DalleTokenizer
+    from beit.tokenizers.dalle_shared import DalleConfig as DalleConfig
+    from beit.tokenizers.flax_dalle import FlaxDalleTokenizer as FlaxDalleTokenizer
     from beit.tokenizers.safe_pickle import read_module_tensors as read_module_tensors
 
 _LAZY = {
-    "DalleConfig": "beit.tokenizers.dalle",
+    "DalleConfig": "beit.tokenizers.dalle_shared",
     "DalleLoss": "beit.tokenizers.dalle",
     "DalleOutput": "beit.tokenizers.dalle",
     "DalleTokenizer": "beit.tokenizers.dalle",
+    "FlaxDalleTokenizer": "beit.tokenizers.flax_dalle",
     "read_module_tensors": "beit.tokenizers.safe_pickle",
 }
-# model_type in config.json → (module, class).
-_MODEL_TYPES = {"dalle_dvae": ("beit.tokenizers.dalle", "DalleTokenizer")}
+_FRAMEWORKS = {"torch": "torch", "flax": "jax"}  # each the name of the extra → what it must bring
+# model_type in config.json → framework → class, one of those above.
+_MODEL_TYPES = {"dalle_dvae": {"torch": "DalleTokenizer", "flax": "FlaxDalleTokenizer"}}
 
 __all__ = ["CodebookUsage", "Tokenizer", "codebook_usage", "load_tokenizer", *_LAZY]
 
@@ -45,7 +46,7 @@ def __getattr__(name: str) -> Any:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What pre-training asks of a tokenizer. Images are float tensors (B, 3, H, W) in [0, 1]."""
+    """What pre-training asks of a tokenizer. Images are float tensors or arrays (B, 3, H, W) in [0, 1]."""
 
     @property
     def vocab_size(self) -> int:
@@ -56,11 +57,11 @@ class Tokenizer(Protocol):
         """The token grid (h, w) of an image of `image_size` pixels (one side of a square, or (H, W))."""
         ...
 
-    def tokens(self, images: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, h·w) int64 of images, row by row."""
+    def tokens(self, images: Any) -> Any:
+        """Tokens (B, h·w) of images, row by row; int64 in torch, int32 in jax."""
         ...
 
-    def decode(self, tokens: torch.Tensor, grid: tuple[int, int] | None = None) -> torch.Tensor:
+    def decode(self, tokens: Any, grid: tuple[int, int] | None = None) -> Any:
         """Images (B, 3, H, W) in [0, 1] from tokens (B, h·w); `grid` = (h, w), a square unless given."""
         ...
 
@@ -69,36 +70,43 @@ class Tokenizer(Protocol):
         ...
 
 
-def load_tokenizer(id_or_folder: str | os.PathLike[str], **where: Any) -> Any:
+def load_tokenizer(
+    id_or_folder: str | os.PathLike[str], framework: Literal["torch", "flax"] = "torch", **where: Any
+) -> Any:
     """Load any tokenizer: a saved folder, a Hub id, or a folder with OpenAI's `encoder.pkl` and `decoder.pkl`.
 
     Args:
         id_or_folder: what to load. config.json decides the class; without one, the two pickles are looked for.
+        framework: "torch" for tensors in and out, "flax" for jax arrays; the files are the same.
         where: `revision`, `token`, `cache_dir`, `local_files_only`, … as for `beit.hub.resolve_file`.
 
     Returns:
-        The tokenizer (see `Tokenizer`), in evaluation mode on the CPU.
+        The tokenizer (see `Tokenizer`): in evaluation mode on the CPU, or on jax's default device.
 
     Raises:
         CheckpointError: nothing there, or it is damaged, unsafe or of an unknown kind.
-        MissingExtraError: torch is not installed.
+        ConfigError: no such framework.
+        MissingExtraError: the framework is not installed.
     """
     from beit import hub
 
-    require("torch", "torch", "tokenizers")
+    if framework not in _FRAMEWORKS:
+        raise ConfigError(f"Got framework={framework!r}; wanted one of {', '.join(_FRAMEWORKS)}.")
+    require(_FRAMEWORKS[framework], framework, "tokenizers")
     folder = Path(id_or_folder)
     if (folder / "encoder.pkl").is_file() and not (folder / "config.json").is_file():
-        from beit.tokenizers.dalle import DalleTokenizer
-
-        return DalleTokenizer.from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
+        return _class_of("dalle_dvae", framework).from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
     config = hub.read_json(hub.resolve_file(id_or_folder, "config.json", **where))
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in _MODEL_TYPES:
         raise CheckpointError(
             f"{id_or_folder} has model_type {kind!r} in config.json; wanted a tokenizer: {', '.join(_MODEL_TYPES)}."
         )
-    module, name = _MODEL_TYPES[kind]
-    return getattr(importlib.import_module(module), name).from_pretrained(id_or_folder, **where)
+    return _class_of(kind, framework).from_pretrained(id_or_folder, **where)
+
+
+def _class_of(kind: str, framework: str) -> Any:
+    return __getattr__(_MODEL_TYPES[kind][framework])
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,12 @@ published model (github.com/openai/DALL-E, MIT). BEiT uses its encoder alone: to
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,75 +21,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit import hub
-from beit.errors import CheckpointError, ConfigError, InputError
-from beit.tokenizers.safe_pickle import read_module_tensors
-
-PIXEL_EPS = 0.1  # keeps pixels off 0 and 1, where the logit of the reconstruction loss is infinite
-
-
-@dataclass(frozen=True)
-class DalleConfig:
-    """What the weights are. The defaults are OpenAI's published model (÷8, 8,192 codes, 98 M parameters)."""
-
-    groups: int = 4
-    """Groups of blocks; pixels are halved between groups, so a token covers 2^(groups - 1) pixels a side."""
-    blocks_per_group: int = 2
-    """Residual blocks in a group."""
-    n_hid: int = 256
-    """Channels of the group at full resolution, a multiple of 4; doubles with every halving of the pixels."""
-    n_init: int = 128
-    """Width of a code's embedding, the decoder's first layer."""
-    vocab_size: int = 8192
-    """Number of codes."""
-    channels: int = 3
-    """Channels of the images: 3, or 1 for greyscale."""
-
-    def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            most = 16 if name in ("groups", "blocks_per_group") else 1 << 20
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise ConfigError(f"Got {name}={value!r}; wanted an integer from 1 to {most}.")
-        if self.n_hid % 4:
-            raise ConfigError(f"Got n_hid={self.n_hid}; wanted a multiple of 4.")
-
-    @property
-    def factor(self) -> int:
-        """Side of a token in pixels."""
-        return 2 ** (self.groups - 1)
-
-    @property
-    def widths(self) -> list[int]:
-        """Channels of the groups, from full resolution down."""
-        return [self.n_hid * 2**i for i in range(self.groups)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of config.json."""
-        return {"model_type": "dalle_dvae", **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
-        """Read `to_dict`'s result. Raises ConfigError for another model type or an unknown field."""
-        given = dict(values)
-        if (kind := given.pop("model_type", None)) != "dalle_dvae":
-            raise ConfigError(
-                f"Got model_type {kind!r}; wanted 'dalle_dvae'. Is this the folder of a DALL-E tokenizer?"
-            )
-        if unknown := given.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise ConfigError(
-                f"Got unknown fields {sorted(unknown)}; the folder was written by a later version of beit."
-            )
-        return cls(**given)
-
-
-def map_pixels(images: Tensor) -> Tensor:
-    """[0, 1] → [0.1, 0.9], the encoder's and the loss's range."""
-    return (1 - 2 * PIXEL_EPS) * images + PIXEL_EPS
-
-
-def unmap_pixels(images: Tensor) -> Tensor:
-    """The way back, cut to [0, 1]."""
-    return ((images - PIXEL_EPS) / (1 - 2 * PIXEL_EPS)).clamp(0, 1)
+from beit.errors import ConfigError
+from beit.tokenizers.dalle_shared import (
+    PIXEL_EPS,
+    check_grid,
+    check_images,
+    check_range,
+    check_tokens,
+    map_pixels,
+    read_folder,
+    read_openai,
+    unmap_pixels,
+    write_folder,
+)
+from beit.tokenizers.dalle_shared import DalleConfig as DalleConfig
 
 
 class Block(nn.Module):
@@ -229,31 +171,13 @@ class DalleTokenizer(nn.Module):
 
     def grid(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
         """Token grid (h, w) of `image_size` pixels, a side or (H, W). InputError where `factor` does not divide it."""
-        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        factor = self.config.factor
-        if height % factor or width % factor or height < 1 or width < 1:
-            good = tuple(max(1, round(n / factor)) * factor for n in (height, width))
-            raise InputError(
-                f"Got images of {height}×{width} pixels; this tokenizer wants multiples of {factor}. "
-                f"Resize or crop them, to {good[0]}×{good[1]} for instance."
-            )
-        return height // factor, width // factor
+        return self.config.grid(image_size)
 
     def logits(self, images: Tensor) -> Tensor:
         """Code logits (B, vocab_size, h, w). Raises InputError for images of another type, shape, size or range."""
-        if images.ndim != 4 or images.shape[1] != self.config.channels or not images.is_floating_point():
-            raise InputError(
-                f"Got images of shape {tuple(images.shape)}, {images.dtype}; wanted floats of shape "
-                f"(B, {self.config.channels}, H, W) in [0, 1]. From uint8: images.float() / 255, channels second."
-            )
-        self.grid((images.shape[2], images.shape[3]))
-        # Normalised images give tokens that look valid and mean nothing. Written so that NaN fails too.
-        low, high = (float(x) for x in torch.aminmax(images)) if images.numel() else (0.0, 0.0)
-        if not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise InputError(
-                f"Got pixels from {low:.3g} to {high:.3g}; wanted [0, 1]. Give the images as they are before "
-                "normalisation; the tokenizer maps the pixels itself."
-            )
+        check_images(self.config, images.shape, images.dtype, images.is_floating_point())
+        if images.numel():
+            check_range(*(float(x) for x in torch.aminmax(images)))
         dtype = next(self.parameters()).dtype
         return self.encoder(map_pixels(images).to(dtype=dtype, memory_format=torch.channels_last))
 
@@ -273,19 +197,9 @@ class DalleTokenizer(nn.Module):
         Raises:
             InputError: tokens out of range, or their number does not fit the grid.
         """
-        if tokens.ndim == 3 and grid is None:
-            grid = (tokens.shape[1], tokens.shape[2])
-        n = tokens.flatten(1).shape[1] if tokens.ndim in (2, 3) else -1
-        h, w = grid or (math.isqrt(max(n, 0)),) * 2
-        if h * w != n or n < 1:
-            raise InputError(
-                f"Got tokens of shape {tuple(tokens.shape)} for a grid of {h}×{w}; wanted (B, h·w). "
-                "Give grid=(h, w) where it is not square."
-            )
-        if tokens.is_floating_point() or (tokens.numel() and not 0 <= tokens.min() <= tokens.max() < self.vocab_size):
-            raise InputError(
-                f"Got tokens that are not integers from 0 to {self.vocab_size - 1}, from another tokenizer?"
-            )
+        h, w = check_grid(tokens.shape, grid)
+        least_and_greatest = (int(tokens.min()), int(tokens.max())) if tokens.numel() else ()
+        check_tokens(self.config, not tokens.is_floating_point(), *least_and_greatest)
         mean = self.decoder.from_tokens(tokens.reshape(-1, h, w).long())[:, : self.config.channels]
         return unmap_pixels(torch.sigmoid(mean.float()))
 
@@ -324,8 +238,7 @@ class DalleTokenizer(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json and model.safetensors (float32, the names of `state_dict`) to `folder`."""
         tensors = {name: tensor.detach().cpu().float().numpy() for name, tensor in self.state_dict().items()}
-        hub.write_tensors(Path(folder) / "model.safetensors", tensors)
-        hub.write_json(Path(folder) / "config.json", self.config.to_dict())
+        write_folder(folder, self.config, tensors)
 
     @classmethod
     def from_pretrained(cls, id_or_folder: str | os.PathLike[str], **where: Any) -> DalleTokenizer:
@@ -334,14 +247,7 @@ class DalleTokenizer(nn.Module):
         Raises:
             CheckpointError: a file is missing or damaged, or weights and config.json do not agree.
         """
-        path = hub.resolve_file(id_or_folder, "config.json", **where)
-        values = hub.read_json(path)
-        try:
-            config = DalleConfig.from_dict(values if isinstance(values, dict) else {})
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        tensors = hub.read_tensors(hub.resolve_file(id_or_folder, "model.safetensors", **where))
-        return _assemble(config, tensors, str(id_or_folder))
+        return _assemble(*read_folder(id_or_folder, **where))
 
     @classmethod
     def from_openai(cls, encoder_pkl: str | os.PathLike[str], decoder_pkl: str | os.PathLike[str]) -> DalleTokenizer:
@@ -352,43 +258,12 @@ class DalleTokenizer(nn.Module):
         Raises:
             CheckpointError: a file is missing, damaged, unsafe, or not this architecture; or the two do not fit.
         """
-        parts = {"encoder": read_module_tensors(Path(encoder_pkl)), "decoder": read_module_tensors(Path(decoder_pkl))}
-        source = f"{encoder_pkl} and {decoder_pkl}"
-        # The whole table of names: OpenAI's `blocks.input.w` is our `encoder.blocks.input.weight`; `.b` is `.bias`.
-        tensors = {
-            f"{part}.{re.sub(r'[.]w$', '.weight', re.sub(r'[.]b$', '.bias', name))}": tensor
-            for part, found in parts.items()
-            for name, tensor in found.items()
-        }
-        return _assemble(_infer_config(tensors, source), tensors, source)
+        return _assemble(*read_openai(encoder_pkl, decoder_pkl))
 
 
-def _infer_config(tensors: Mapping[str, np.ndarray], source: str) -> DalleConfig:
-    """Sizes from names and shapes; `_assemble` then checks every tensor against them."""
-    blocks = [name.split(".")[2] for name in tensors if re.fullmatch(r"encoder\..*\.res_path\.conv_1\.weight", name)]
-    groups = len(set(blocks))
-    try:
-        n_hid, channels, kernel, _ = tensors["encoder.blocks.input.weight"].shape
-        n_init, vocab_size, decoder_kernel, _ = tensors["decoder.blocks.input.weight"].shape
-        if (kernel, decoder_kernel) == (1, 7):
-            raise CheckpointError(f"{source}: encoder and decoder are swapped. Give the encoder's file first.")
-        return DalleConfig(groups, len(blocks) // max(groups, 1), n_hid, n_init, vocab_size, channels)
-    except (KeyError, ConfigError) as error:
-        raise CheckpointError(f"{source}: wanted the two halves of DALL-E's dVAE. {error}") from error
-
-
-def _assemble(config: DalleConfig, tensors: Mapping[str, np.ndarray], source: str) -> DalleTokenizer:
-    """A tokenizer of exactly these tensors, in evaluation mode; refuses missing, left-over and ill-shaped ones."""
+def _assemble(config: DalleConfig, tensors: Mapping[str, np.ndarray]) -> DalleTokenizer:
+    """A tokenizer of exactly these tensors, in evaluation mode."""
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced below
         model = DalleTokenizer(config)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [f"{name} missing" for name in wanted if name not in tensors]
-    wrong += [f"{name} left over" for name in tensors if name not in wanted]
-    both = [(name, tensors[name].shape, shape) for name, shape in wanted.items() if name in tensors]
-    wrong += [f"{name} is {got}, wanted {shape}" for name, got, shape in both if got != shape]
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise CheckpointError(f"{source}: the tensors do not fit {config}: {'; '.join(wrong[:4])}{more}.")
-    state = {name: torch.from_numpy(np.array(tensors[name], dtype=np.float32)) for name in wanted}
-    model.load_state_dict(state, assign=True)
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, assign=True)
     return model.to(memory_format=torch.channels_last).eval()

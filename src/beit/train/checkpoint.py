@@ -1,5 +1,5 @@
-"""Checkpoints of a run: `checkpoint-000500/` is a model folder with `optimizer.pt` and `state.json` beside the weights,
-`ema.pt` where weights are averaged, and `sharded/` instead of both where the model is split over processes.
+"""Checkpoints of a run: `checkpoint-000500/` is a model folder with `state.json` beside the weights, and what else the
+engine wants to go on: optimiser and averaged weights.
 
 A checkpoint is written under a hidden name and renamed when it is whole, so that one which exists is complete, and a
 full disk or a kill leaves the earlier ones. Everything random follows from seed and step, so step, weights, optimiser and,
@@ -15,16 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from beit import hub
 from beit.errors import CheckpointError, TrainingError
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"
-OPTIMIZER_FILE = "optimizer.pt"
-AVERAGE_FILE = "ema.pt"
-SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -82,8 +77,12 @@ def save(
     return final
 
 
-def last(output: Path) -> tuple[Path, dict[str, Any]] | None:
+def last(output: Path, check: Callable[[Path], None]) -> tuple[Path, dict[str, Any]] | None:
     """The newest checkpoint that can be read, with its state; None when there is none.
+
+    Args:
+        output: the run's folder.
+        check: raises CheckpointError when the engine's own files in a checkpoint cannot be read.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
@@ -95,30 +94,10 @@ def last(output: Path) -> tuple[Path, dict[str, Any]] | None:
             if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                 raise CheckpointError(f"{folder / STATE_FILE} does not say which step it is.")
             hub.read_weights(hub.resolve_weights(folder))
-            if not (folder / SHARDS / ".metadata").is_file():
-                read(folder / OPTIMIZER_FILE)
-            if (folder / AVERAGE_FILE).exists():
-                read(folder / AVERAGE_FILE)
+            check(folder)
             return folder, state
         except CheckpointError as error:
             errors.append(str(error))
     if errors:
         raise TrainingError("No checkpoint can be read:\n" + "\n".join(errors))
     return None
-
-
-def read(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, without running anything in it. Raises CheckpointError when it is damaged."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for nearly every kind of damage
-        raise CheckpointError(f"{path} is missing or damaged ({type(error).__name__}).") from error
-
-
-def write(path: Path, value: Any) -> None:
-    """`torch.save`, atomically. Raises OSError or CheckpointError when it cannot be written."""
-    with hub.atomic_path(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk so
-            raise OSError(28, str(error)) from error

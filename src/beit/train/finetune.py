@@ -1,113 +1,40 @@
-"""Fine-tuning: a classifier from a pre-trained model, or from scratch (BEiT, section 2.5; `beit finetune`)."""
+"""Fine-tuning: a classifier from a pre-trained model, or from scratch (BEiT, section 2.5; `beit finetune`).
+
+The outline, for any framework. Its parts are functions of `torch_finetune` and `flax_finetune`:
+
+    processes(settings), pool, check(folder), model(run, config, origin)    as in `pretrain`
+    engine(run, model)                          → an `engine.Engine` of batches `pixel_values` and `targets (B, classes)`
+    evaluation(run, processor, images)          → the `Evaluation` of the classifier in the run's output folder
+"""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import Tensor, nn
 
 from beit import geometry
 from beit.config import PRESETS, BeitConfig
-from beit.data.draw import Draw
+from beit.data.finetune_views import FinetuneViews
 from beit.data.images import BadImages, FolderImages, Images, count_of, hold_in_memory
 from beit.data.label_maps import read_classes
 from beit.data.loader import Batch, Loader, Order
 from beit.data.sources import open_images
 from beit.data.streams import Stream
-from beit.data.views import (
-    batch_jitter,
-    batch_view,
-    centre_crop,
-    crop_box,
-    erase_rectangle,
-    jitter_colours,
-    jitter_factors,
-    mirror,
-    mixup,
-    normalise,
-    pixels_of,
-    resized_crop,
-    simple_crop,
-)
-from beit.errors import ConfigError, DataError, require
-from beit.evaluate import Evaluation, evaluate
+from beit.data.views import mixup
+from beit.errors import ConfigError, DataError
 from beit.hub import has_file
-from beit.models.pytorch_beit import BeitForImageClassification
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
-from beit.train.log import Metrics
 from beit.train.loop import Job, train
-from beit.train.optim import adamw, parameter_groups
-from beit.train.pretrain import make_processor, normalisation, size_changes
-from beit.train.run import open_run
+from beit.train.pretrain import make_processor, normalisation, origin_of, size_changes
+from beit.train.run import Run, open_run
 from beit.train.settings import FinetuneSettings
 
-
-class FinetuneViews:
-    """Crop → flip → augmentation or colour jitter → normalisation → erasing, in this order (timm/data/transforms_factory.py,
-    with which the authors fine-tune). Batches are mixed in the loop."""
-
-    def __init__(
-        self, settings: FinetuneSettings, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> None:
-        self.settings, self.size, self.mean, self.std = settings, size, mean, std
-
-    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
-        """`pixel_values (3, H, W)`, `labels ()`."""
-        settings, rng = self.settings, draw.rng()
-        image = self._cropped(image, rng)
-        if rng.random() < settings.flip:
-            image = mirror(image)
-        pixels = normalise(pixels_of(self._augmented(image, rng)), self.mean, self.std)
-        if rng.random() < settings.erase:
-            erase_rectangle(pixels, rng)
-        return {"pixel_values": pixels, "labels": torch.tensor(target)}
-
-    def _cropped(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.settings
-        if settings.crop == "simple":
-            return simple_crop(image, self.size, rng)
-        if settings.crop == "centre":
-            return centre_crop(image, self.size)
-        box = crop_box(rng, image.size, settings.crop_scale, settings.crop_ratio)
-        return resized_crop(image, box, self.size, Image.Resampling.BICUBIC)
-
-    def _augmented(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        settings = self.settings
-        if settings.augment != "none":
-            from beit.data import augment  # torchvision takes a second to load, and most commands do without
-
-            if settings.augment == "rand":
-                return augment.rand_augment(image, rng, self.mean)
-            return augment.three_augment(image, rng, settings.jitter or augment.THREE_JITTER)
-        return jitter_colours(image, settings.jitter, rng) if settings.jitter else image
-
-    def batch(self, images: Tensor, labels: Tensor, draws: list[Draw]) -> Batch:
-        """The same for a batch of small images.
-
-        Augmentations and the other crops take them one by one: .14 to .32 ms an image of 32 pixels instead of .07.
-        """
-        settings, size = self.settings, (images.shape[3], images.shape[2])
-        if settings.augment != "none" or settings.crop != "resized":
-            arrays = images.mul(255).round_().byte().permute(0, 2, 3, 1).numpy()
-            each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, draws, strict=True)]
-            return {name: torch.stack([found[name] for found in each]) for name in each[0]}
-        rngs = [draw.rng() for draw in draws]
-        boxes = np.array([crop_box(rng, size, settings.crop_scale, settings.crop_ratio) for rng in rngs])
-        if settings.jitter:
-            images = batch_jitter(images, np.stack([jitter_factors(settings.jitter, rng) for rng in rngs]))
-        flips = np.array([rng.random() for rng in rngs]) < settings.flip
-        pixels = batch_view(images, boxes, flips, self.size)
-        pixels = normalise(pixels, self.mean, self.std)
-        for image, rng in zip(pixels, rngs, strict=True):
-            if rng.random() < settings.erase:
-                erase_rectangle(image, rng)
-        return {"pixel_values": pixels, "labels": labels}
+if TYPE_CHECKING:
+    from beit.evaluate import Evaluation
 
 
 def finetune(
@@ -126,12 +53,8 @@ def finetune(
     Raises:
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
-    torch.manual_seed(settings.seed)
-    if settings.jitter or settings.augment != "none":
-        require("torchvision", "train", "augmentation")
-    if validation is not None or settings.validation is not None:  # before hours of training, not after
-        require("torchmetrics", "train", "evaluation")
-    run = open_run(settings)
+    framework = importlib.import_module(f"beit.train.{settings.framework}_finetune")
+    run = open_run(settings, framework.processes(settings), framework.check)
     source = images if images is not None else _labelled(settings)
     if not source.labelled if isinstance(source, Stream) else source.labels is None:
         raise DataError("Fine-tuning needs labelled images: one subfolder a class.")
@@ -145,48 +68,49 @@ def finetune(
                 "labels_per_class is for folders and arrays: a stream would be read to its end to choose."
             )
         source = first_of_each_class(source, settings.labels_per_class)
-    model = classifier(settings, source.classes, run.checkpoint)
-    processor = _processor(settings, model.config, run.checkpoint)
+    config = classifier_config(settings, source.classes, run.checkpoint)
+    processor = _processor(settings, config, run.checkpoint)
     if isinstance(source, FolderImages | Stream):
-        source.smallest_side = max(geometry.pair(model.config.patch_size))
+        source.smallest_side = max(geometry.pair(config.patch_size))
     bad = BadImages(count_of(source))
-    source = hold_in_memory(source, bad, min(geometry.pair(model.config.image_size)))
-
-    order = Order.of(source, settings)
-    size = geometry.pair(model.config.image_size)
+    size = geometry.pair(config.image_size)
+    source = hold_in_memory(source, bad, min(size))
     views = FinetuneViews(settings, size, *normalisation(processor))
-    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
+    loader = Loader(
+        source, views, Order.of(source, settings), bad, settings.workers, run.rank, run.world, framework.pool
+    )
 
-    def optimizer() -> torch.optim.Optimizer:
-        groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, model.config.num_hidden_layers)
-        return adamw(groups, settings.beta2)
+    model = framework.model(run, config, origin_of(settings.model, run.checkpoint))
 
-    def mix(batch: Batch, step: int) -> Batch:
-        targets = F.one_hot(batch["labels"], model.config.num_labels).float()
-        rng = np.random.default_rng((settings.seed, step, run.rank, 1))
-        pixels, targets = mixup(
-            batch["pixel_values"], targets, settings.mixup, settings.cutmix, rng, settings.mix_probability
-        )
-        return {"pixel_values": pixels, "targets": targets}
-
-    def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        targets = batch["targets"]
-        logits = module(batch["pixel_values"]).logits.float()
-        value = F.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
-        return value, {"accuracy": (logits.argmax(-1) == targets.argmax(-1)).float().mean()}
-
-    def save(module: Any, folder: Path) -> None:
-        module.save_pretrained(folder)
+    def save(trained: Any, folder: Path) -> None:
+        trained.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    job = Job(model, optimizer, loader, settings.total_steps(loader.steps_per_epoch), loss, save, prepare=mix)
+    job = Job(
+        lambda run: framework.engine(run, model),
+        loader,
+        settings.total_steps(loader.steps_per_epoch),
+        save,
+        prepare=lambda batch, step: mix(batch, step, run, settings, config.num_labels),
+    )
     history = train(run, job)
     result = None
-    if validation is not None and run.accelerator.is_main_process:
-        model = BeitForImageClassification.from_pretrained(settings.output)  # what was saved, whole
-        result = evaluate(model, processor, validation, device=run.accelerator.device)
+    if validation is not None and run.main:
+        result = framework.evaluation(run, processor, validation)
         result.save(settings.output)
     return history, result
+
+
+def mix(batch: Batch, step: int, run: Run, settings: FinetuneSettings, classes: int) -> Batch:
+    """Images and labels `(B,)` → images and `targets (B, classes)`, mixed by mixup or cutmix where the settings say so."""
+    rng = np.random.default_rng((settings.seed, step, run.rank, 1))
+    labels = np.asarray(batch["labels"])
+    targets = np.zeros((len(labels), classes), np.float32)
+    targets[np.arange(len(labels)), labels] = 1
+    pixels, targets = mixup(
+        np.asarray(batch["pixel_values"]), targets, settings.mixup, settings.cutmix, rng, settings.mix_probability
+    )
+    return {"pixel_values": pixels, "targets": targets}
 
 
 def _labelled(settings: FinetuneSettings) -> Images | Stream:
@@ -194,10 +118,10 @@ def _labelled(settings: FinetuneSettings) -> Images | Stream:
     return open_images(settings.images, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
 
 
-def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path | None) -> BeitForImageClassification:
-    """The model to fine-tune: loaded, with a new head for `classes`; or new, when the settings name a size."""
+def classifier_config(settings: FinetuneSettings, classes: list[str], checkpoint: Path | None) -> BeitConfig:
+    """The config of the model to fine-tune: a head for `classes` on the model, or the size, that the settings name."""
     if checkpoint is not None:
-        return BeitForImageClassification.from_pretrained(checkpoint)
+        return BeitConfig.from_pretrained(checkpoint)
     # A classifier has nothing to mask; a parameter without a gradient would stop data-parallel training.
     changes: dict[str, Any] = {
         "use_mask_token": False,
@@ -206,13 +130,13 @@ def classifier(settings: FinetuneSettings, classes: list[str], checkpoint: Path 
     }
     if settings.model in PRESETS:
         changes |= {"use_relative_position_bias": True, **size_changes(settings.image_size, settings.patch_size)}
-        return BeitForImageClassification(BeitConfig.preset(settings.model, **changes))
+        return BeitConfig.preset(settings.model, **changes)
     if settings.image_size is not None or settings.patch_size is not None:
         raise ConfigError(f"image_size and patch_size are for training from scratch; {settings.model} has its own.")
     config = BeitConfig.from_pretrained(settings.model)
     if config.use_shared_relative_position_bias:  # pre-training shares one table; fine-tuning gives each layer a copy
         changes |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
-    return BeitForImageClassification.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
+    return BeitConfig.from_pretrained(settings.model, **changes)
 
 
 def _processor(settings: FinetuneSettings, config: BeitConfig, checkpoint: Path | None) -> BeitImageProcessor:

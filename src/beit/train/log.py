@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable
-from typing import Any
-
-from torch import Tensor
 
 from beit.errors import CheckpointError, require
+from beit.train.board import Board
+from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
 from beit.train.watch import Watch
 
 ALARMS_FILE = "alarms.jsonl"
-Metrics = dict[str, Tensor]
 _NOT_SHOWN = ("step", "epoch", "learning_rate", "gradient_norm", "data_wait", "token_entropy", "prediction_entropy")
 
 
@@ -37,31 +33,22 @@ class Log:
         self, run: Run, steps: int, steps_per_epoch: int | None, extra: Callable[[], dict[str, float]], watch: Watch
     ) -> None:
         self.run, self.steps, self.steps_per_epoch, self.extra, self.watch = run, steps, steps_per_epoch, extra, watch
-        self.sums: dict[str, Tensor] = {}
+        self.sums: Metrics = {}
         self.count = self.images = 0
         self.waited = 0.0
         self.since = time.perf_counter()
-        self.hook = threading.excepthook
         if not run.main:
             return
         output = run.settings.output
         self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
-        self.board = None
-        with contextlib.suppress(ImportError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from torch.utils.tensorboard import SummaryWriter
-
-            # Its thread would print a traceback on a full disk; the log's own error says what to do.
-            threading.excepthook = _without_disk_errors(self.hook)
-            self.board = SummaryWriter(str(output / "tensorboard"), purge_step=run.first + 1)
+        self.board = Board.of(output / "tensorboard", run.first)
         tqdm = require("tqdm", "train", "training").tqdm
         # Without a terminal a bar is noise; then every log line is printed instead.
         self.bar = tqdm(total=steps, initial=run.first, desc=output.name, unit="step", disable=None, file=sys.stderr)
 
     def add(self, metrics: Metrics, images: int, waited: float) -> None:
         """One step: means over this process's share of the batch, its images, and the seconds it waited for them."""
-        for name, value in metrics.items():
-            value = value.detach().float()
+        for name, value in metrics.items():  # summed up where they are computed: nobody waits for them here
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
         self.images += images * self.run.world
@@ -72,9 +59,7 @@ class Log:
     def write(self, step: int, rate: float, more: dict[str, float]) -> None:
         """A line: means since the last one, and `more`. Raises CheckpointError when it cannot be written."""
         now = time.perf_counter()
-        means = {name: value / self.count for name, value in self.sums.items()}
-        if self.run.world > 1:
-            means = self.run.accelerator.reduce(means, reduction="mean")
+        means = self.run.processes.mean({name: value / self.count for name, value in self.sums.items()})
         line: dict[str, float] = {"step": step}
         if self.steps_per_epoch is not None:
             line["epoch"] = round(step / self.steps_per_epoch, 3)
@@ -95,8 +80,7 @@ class Log:
                 with open(self.run.settings.output / ALARMS_FILE, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, "alarm": alarm}) + "\n")
             if self.board is not None:
-                for name, value in line.items():
-                    self.board.add_scalar(name, value, step)
+                self.board.add(line, step)
         except OSError as error:
             raise CheckpointError(
                 f"The log in {self.run.settings.output} could not be written: {error.strerror or error}. Checkpoints are "
@@ -122,15 +106,5 @@ class Log:
         self.bar.close()
         with contextlib.suppress(OSError):  # a full disk, which `write` has reported
             self.file.close()
-        with contextlib.suppress(OSError):
-            if self.board is not None:
-                self.board.close()
-        threading.excepthook = self.hook
-
-
-def _without_disk_errors(hook: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], Any]:
-    def quiet(arguments: threading.ExceptHookArgs) -> None:
-        if not issubclass(arguments.exc_type, OSError):
-            hook(arguments)
-
-    return quiet
+        if self.board is not None:
+            self.board.close()

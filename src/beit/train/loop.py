@@ -1,31 +1,29 @@
 """The training loop that tokenizer, pre-training, fine-tuning and segmentation share.
 
-    for each step: batch → in parts: loss, backward → clip → AdamW → average → log → checkpoint
+    for each step: batch → engine: in parts: loss, gradients → clip → AdamW → average → log → checkpoint
 
-What differs is a `Job`; where and in which precision it computes is the `Engine`; the folder is the `Run`.
+What differs is a `Job`; what computes, in which framework, where and in which precision is its `Engine`; the folder is the
+`Run`. Loads no framework.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import Any
 
 from beit import hub
 from beit.data.loader import Batch, Loader
 from beit.errors import Interrupted, TrainingError
 from beit.train import checkpoint
-from beit.train.engine import Engine
-from beit.train.log import Log, Metrics
+from beit.train.engine import Engine, Metrics
+from beit.train.log import Log
 from beit.train.optim import cosine, learning_rate
 from beit.train.run import LOG_FILE, Run, caught_signals, cut_log, only_run
 from beit.train.settings import SETTINGS_FILE
@@ -34,11 +32,6 @@ from beit.train.watch import Watch
 logger = logging.getLogger("beit")
 
 AVERAGED = "ema"  # folder below the output for the model with averaged weights
-
-
-def _number_of_images(batch: Batch) -> Tensor:
-    first = next(iter(batch.values()))
-    return torch.tensor(float(len(first)), device=first.device)
 
 
 def _as_it_is(batch: Batch, step: int) -> Batch:
@@ -50,30 +43,23 @@ class Job:
     """What a run trains, and how.
 
     Attributes:
-        model: what is trained.
-        optimizer: makes the optimiser over the model's parameters, in groups as `optim.parameter_groups` gives them.
+        engine: makes what computes; called when the folder is this run's.
         loader: gives the batches.
         steps: when the run ends.
-        loss: (model, batch, step) → (mean loss, metrics, also means).
-        save: writes a model into a folder, with what belongs to it.
-        extra: further metrics of a log line; called once for each.
-        weight: how many terms the mean of a batch is over, (); parts of a batch and processes count by it, so that they
-            give the mean over the whole batch.
-        prepare: (batch on the device, step) → batch, before it is cut into parts.
+        save: (model, folder): writes a model with what belongs to it.
+        extra: further metrics of a log line; called once for each, by all processes.
+        prepare: (batch in memory, step) → batch, before it goes to the engine.
         probe: (model with all its weights, step) → metrics; called every `probe_every` steps by the main process.
         probe_every: 0 for never.
     """
 
-    model: nn.Module
-    optimizer: Callable[[], torch.optim.Optimizer]
+    engine: Callable[[Run], Engine]
     loader: Loader
     steps: int
-    loss: Callable[[nn.Module, Batch, int], tuple[Tensor, Metrics]]
-    save: Callable[[nn.Module, Path], None]
+    save: Callable[[Any, Path], None]
     extra: Callable[[], dict[str, float]] = dict
-    weight: Callable[[Batch], Tensor] = _number_of_images
     prepare: Callable[[Batch, int], Batch] = _as_it_is
-    probe: Callable[[nn.Module, int], dict[str, float]] | None = None
+    probe: Callable[[Any, int], dict[str, float]] | None = None
     probe_every: int = 0
 
 
@@ -92,14 +78,14 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     """
     output = run.settings.output
     _check_data(run, job)
-    run.accelerator.wait_for_everyone()  # each process has looked at the folder before one writes in it
+    run.processes.wait()  # each process has looked at the folder before one writes in it
     with only_run(run):
         if run.main:
             for unfinished in output.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
                 shutil.rmtree(unfinished, ignore_errors=True)
             hub.write_json(output / SETTINGS_FILE, run.settings.to_dict())
             cut_log(output / LOG_FILE, run)
-        engine = Engine(run, job.model, job.optimizer)
+        engine = job.engine(run)
         if run.checkpoint is not None:
             engine.load(run.checkpoint, run.state)
         watch = Watch(job.steps, round(run.settings.warmup * job.steps))
@@ -111,58 +97,44 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
 
 
 def _steps(run: Run, job: Job, engine: Engine, log: Log, received: list[int]) -> None:
-    settings, device = run.settings, engine.device
+    settings = run.settings
     warmup = round(settings.warmup * job.steps)
-    # On a GPU, looking at the loss waits for it: once a log line is enough there.
-    look_every = 1 if device.type == "cpu" else settings.log_every
-    finite = torch.ones((), dtype=torch.bool, device=device)
+    # On an accelerator, looking at the loss waits for it: once a log line is enough there.
+    look_every = 1 if engine.immediate else settings.log_every
     good = run.first  # the last step whose loss and gradient were seen to be finite
     batches = job.loader.batches(run.first, job.steps)
-    engine.module.train()
+    engine.train_mode()
     for step in range(run.first, job.steps):
         began = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - began
-        # Dropout and drop path of a step follow from its number: a resumed run draws the same.
-        torch.manual_seed(hash((settings.seed, step, run.rank)) % 2**63)
         rate = learning_rate(
             step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule
         )
-        for group in engine.optimizer.param_groups:
-            group["lr"] = rate * group["scale"]
-            if settings.weight_decay_end is not None and group["decays"]:
-                group["weight_decay"] = cosine(step / job.steps, settings.weight_decay, settings.weight_decay_end)
-
-        batch = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-        metrics = _gradients(run, job, engine, job.prepare(batch, step), step)
-        metrics["gradient_norm"] = engine.clip(settings.clip or math.inf)
-        finite &= torch.isfinite(metrics["loss"])
-        if engine.scaler is None:  # with one, a gradient may overflow: the step is left out and the scale lowered
-            finite &= torch.isfinite(metrics["gradient_norm"])
+        decay = None
+        if settings.weight_decay_end is not None:
+            decay = cosine(step / job.steps, settings.weight_decay, settings.weight_decay_end)
+        batch = job.prepare(batch, step)
+        metrics = engine.step(batch, step, rate, decay)
+        log.add(metrics, len(next(iter(batch.values()))), waited)
 
         done = step + 1
         saves = done % settings.save_every == 0 or done == job.steps
         probes = job.probe is not None and (done % job.probe_every == 0 or done == job.steps)
         looks = saves or probes or done % look_every == 0
-        stop = run.any_process(bool(received)) if looks else run.world == 1 and bool(received)
+        stop = run.processes.any(bool(received)) if looks else run.world == 1 and bool(received)
         if looks or stop:
-            lost = engine.scaler is not None and engine.scaler.get_scale() < 1
-            if lost or not bool(finite):
-                raise _not_finite(run, good, done, rate, metrics["gradient_norm"])
+            if not engine.finite():
+                raise _not_finite(run, good, done, rate, metrics)
             good = done
-        engine.update(step)
-
-        images = len(next(iter(batch.values())))
-        log.add(metrics, images, waited)
         # A line at each checkpoint too: then the lines after a resume average the same steps. Only a stop between two
         # lines splits an average in two.
         if done % settings.log_every == 0 or saves or probes or stop:
             log.write(done, rate, _probe(run, job, engine, done) if probes else {})
         if saves or stop:
-            if (
-                not engine.finite_weights()
-            ):  # a last update can spoil what a finite gradient came from: an infinite step
-                raise _not_finite(run, done - 1, done, rate, metrics["gradient_norm"])
+            # A last update can spoil what a finite gradient came from: an infinite step.
+            if not engine.finite_weights():
+                raise _not_finite(run, done - 1, done, rate, metrics)
             _save(run, job, engine, done)
         if stop and done < job.steps:
             number = received[0] if received else signal.SIGTERM
@@ -170,35 +142,9 @@ def _steps(run: Run, job: Job, engine: Engine, log: Log, received: list[int]) ->
             raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
 
 
-def _gradients(run: Run, job: Job, engine: Engine, batch: Batch, step: int) -> Metrics:
-    """Add the gradients of the mean loss over the whole batch, over parts and processes; this process's metrics."""
-    parts = [
-        dict(zip(batch, values, strict=True))
-        for values in zip(*(value.chunk(run.settings.accumulate) for value in batch.values()), strict=True)
-    ]
-    weights = torch.stack([job.weight(part) for part in parts])
-    total = weights.sum()
-    if run.world > 1:
-        total = run.accelerator.reduce(total, reduction="mean")  # DDP and FSDP take the mean over processes
-    sums: Metrics = {}
-    for number, part in enumerate(parts):
-        share = weights[number] / total
-        with engine.autocast():
-            loss, metrics = job.loss(engine.module, part, step)
-        engine.backward(loss * share, last=number == len(parts) - 1)
-        for name, value in {"loss": loss, **metrics}.items():
-            value = value.detach().float() * share
-            sums[name] = sums[name] + value if name in sums else value
-    return sums
-
-
 def _save(run: Run, job: Job, engine: Engine, step: int) -> None:
     stream = job.loader.state()
-    streams = [stream]
-    if stream is not None and run.world > 1:
-        from accelerate.utils import gather_object
-
-        streams = gather_object([stream])
+    streams = [stream] if stream is None else run.processes.gather(stream)
 
     def write(folder: Path) -> None:
         whole = engine.whole()
@@ -210,7 +156,7 @@ def _save(run: Run, job: Job, engine: Engine, step: int) -> None:
         if run.main:
             hub.write_json(folder / checkpoint.STATE_FILE, state)
 
-    checkpoint.save(run.settings.output, step, write, run.settings.keep, run.main, run.accelerator.wait_for_everyone)
+    checkpoint.save(run.settings.output, step, write, run.settings.keep, run.main, run.processes.wait)
 
 
 def _probe(run: Run, job: Job, engine: Engine, step: int) -> dict[str, float]:
@@ -218,8 +164,8 @@ def _probe(run: Run, job: Job, engine: Engine, step: int) -> dict[str, float]:
     found: dict[str, float] = {}
     if whole is not None and job.probe is not None:
         found = job.probe(whole, step)
-        engine.module.train()
-    run.accelerator.wait_for_everyone()
+        engine.train_mode()
+    run.processes.wait()
     return found
 
 
@@ -228,15 +174,15 @@ def _finish(run: Run, job: Job, engine: Engine) -> None:
     whole = engine.whole()
     if whole is not None:
         job.save(whole, output)
-    if engine.average is not None:
-        with engine.average.applied():
+    averaged = engine.averaged()
+    if averaged is not None:
+        with averaged:
             whole = engine.whole()
             if whole is not None:
                 job.save(whole, output / AVERAGED)
-        engine.whole()  # the weights of the last step again
     if run.main and job.loader.bad:
         logger.warning("%d images were skipped:\n%s", len(job.loader.bad), job.loader.bad)
-    run.accelerator.wait_for_everyone()
+    run.processes.wait()
 
 
 def _data(run: Run, job: Job) -> str:
@@ -254,11 +200,12 @@ def _check_data(run: Run, job: Job) -> None:
         job.loader.restore(run.state["streams"][run.rank])
 
 
-def _not_finite(run: Run, good: int, done: int, rate: float, norm: Tensor) -> TrainingError:
+def _not_finite(run: Run, good: int, done: int, rate: float, metrics: Metrics) -> TrainingError:
+    norm = float(metrics["gradient_norm"])
     found = checkpoint.list_checkpoints(run.settings.output)
     where = f"The last checkpoint, {found[-1]}, is from before" if found else "There was no checkpoint yet"
     between = f"at step {done}" if done == good + 1 else f"between steps {good + 1} and {done}"
     return TrainingError(
-        f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {float(norm):.3g}). "
+        f"The loss or its gradient is not finite {between} (learning rate {rate:.2g}, gradient norm {norm:.3g}). "
         f"{where}. Try a lower learning rate, a longer warm-up or --precision fp32, in another output folder."
     )

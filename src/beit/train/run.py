@@ -9,16 +9,16 @@ import os
 import signal
 import socket
 import threading
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from beit import hub
-from beit.errors import DataError, TrainingError, require
+from beit.errors import DataError, TrainingError
 from beit.train import checkpoint
+from beit.train.processes import Processes
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
 
 logger = logging.getLogger("beit")
@@ -34,7 +34,7 @@ class Run:
     """A run's folder and where it begins.
 
     Attributes:
-        accelerator: knows device and processes.
+        processes: that share the batches.
         settings: what the run does.
         first: number of finished steps.
         checkpoint: where to go on from, or None.
@@ -42,7 +42,7 @@ class Run:
         history: lines of the log so far.
     """
 
-    accelerator: Any
+    processes: Processes
     settings: RunSettings
     first: int = 0
     checkpoint: Path | None = None
@@ -52,45 +52,38 @@ class Run:
     @property
     def rank(self) -> int:
         """Number of this process."""
-        return int(self.accelerator.process_index)
+        return self.processes.rank
 
     @property
     def world(self) -> int:
         """Number of processes."""
-        return int(self.accelerator.num_processes)
+        return self.processes.world
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes."""
-        return bool(self.accelerator.is_main_process)
-
-    def any_process(self, flag: bool) -> bool:
-        """Whether any process says so; all must ask. One that stopped alone would leave the others waiting."""
-        if self.world == 1:
-            return flag
-        import torch
-
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)) > 0)
+        return self.processes.main
 
 
-def open_run(settings: RunSettings) -> Run:
+def open_run(settings: RunSettings, processes: Processes, check: Callable[[Path], None]) -> Run:
     """Look at the output folder: start in it, or find where to go on. Nothing is written yet.
+
+    Args:
+        settings: what the run does.
+        processes: that share the batches.
+        check: raises CheckpointError when the engine's own files in a checkpoint cannot be read.
 
     Raises:
         DataError: the folder holds a run or a model already and `resume` is "never".
         TrainingError: the run to go on with has other settings (says which), or no readable checkpoint; or `resume` is
             "must" and there is none.
     """
-    accelerate = require("accelerate", "train", "training")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it warns of kernels and drivers; nothing here that a user can act on
-        accelerator = accelerate.Accelerator()
-    run = Run(accelerator, settings)
+    run = Run(processes, settings)
     output = settings.output
     if output.is_file():
         raise DataError(f"{output} is a file; give a folder for the result.")
     if settings.resume != "never":
-        found = checkpoint.last(output)
+        found = checkpoint.last(output, lambda folder: _check(folder, settings, check))
         if found is not None:
             run.checkpoint, run.state = found
             changed = differences(run.state.get("settings", {}), settings.to_dict())
@@ -111,6 +104,13 @@ def open_run(settings: RunSettings) -> Run:
     if (output / "config.json").exists():
         raise DataError(f"{output} holds a model, which would be overwritten. Choose another output folder.")
     return run
+
+
+def _check(folder: Path, settings: RunSettings, check: Callable[[Path], None]) -> None:
+    saved = hub.read_json(folder / checkpoint.STATE_FILE).get("settings", {})
+    # Of another framework's run the engine can read nothing, but it is not damaged: the settings will say what is wrong.
+    if saved.get("framework") == settings.to_dict().get("framework"):
+        check(folder)
 
 
 def _holds_a_run(output: Path) -> DataError:

@@ -21,8 +21,9 @@ from beit.data.label_maps import (
     open_segmented,
     read_classes,
 )
-from beit.data.loader import Batch, Loader, Order
+from beit.data.loader import Loader, Order
 from beit.data.segment_views import SegmentViews
+from beit.data.torch_workers import in_torch_workers
 from beit.errors import ConfigError, DataError, require
 from beit.evaluate_segmentation import SegmentationEvaluation, evaluate_segmentation
 from beit.hub import has_file
@@ -30,12 +31,13 @@ from beit.models.pytorch_segmentation import BeitForSemanticSegmentation
 from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.segmentation import Way
-from beit.train.log import Metrics
 from beit.train.loop import Job, train
-from beit.train.optim import adamw, parameter_groups
 from beit.train.pretrain import normalisation, size_changes
 from beit.train.run import Run, open_run
 from beit.train.settings import SegmentSettings
+from beit.train.torch_engine import Batch, Metrics, TorchEngine, check
+from beit.train.torch_optim import adamw, parameter_groups
+from beit.train.torch_processes import Accelerated
 
 
 def segment(
@@ -61,7 +63,8 @@ def segment(
     if measures:  # before hours of training, not after
         require("torchmetrics", "train", "evaluation")
         require("matplotlib", "train", "the pictures of a report")
-    run = open_run(settings)
+    processes = Accelerated()
+    run = open_run(settings, processes, check)
     source = (
         images if images is not None else open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
     )
@@ -72,12 +75,12 @@ def segment(
     named = _classes(settings, source, run)
     classes = named if named is not None else numbered_classes(source)
     source, validation = (_with_classes(part, classes) for part in (source, validation))
-    if run.checkpoint is None and run.accelerator.is_main_process:
+    if run.checkpoint is None and run.main:
         for part in (source, validation) if named is not None else (validation,):  # whose numbers are not known yet
             if isinstance(part, LabelledFolders):
                 check_maps(part)
     model = segmenter(settings, classes, run.checkpoint)
-    if run.world > 1 and run.accelerator.device.type == "cuda":
+    if run.world > 1 and processes.device.type == "cuda":
         # Statistics over all processes, as the authors' (torch has none for a CPU; there each process has its own).
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     config = model.config
@@ -98,7 +101,7 @@ def segment(
         distortion=settings.distortion,
         ignore_index=settings.ignore_index,
     )
-    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world)
+    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, in_torch_workers)
 
     def optimizer() -> torch.optim.Optimizer:
         groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, config.num_hidden_layers)
@@ -112,12 +115,18 @@ def segment(
         module.save_pretrained(folder)
         processor.save_pretrained(folder)
 
-    history = train(run, Job(model, optimizer, loader, settings.total_steps(loader.steps_per_epoch), loss, save))
+    job = Job(
+        lambda run: TorchEngine(run, model, optimizer, loss),
+        loader,
+        settings.total_steps(loader.steps_per_epoch),
+        save,
+    )
+    history = train(run, job)
     result = None
-    if validation is not None and run.accelerator.is_main_process:
+    if validation is not None and run.main:
         way = Way(short_side=settings.short_side)
-        model = BeitForSemanticSegmentation.from_pretrained(settings.output)  # what was saved, whole
-        result = evaluate_segmentation(model, processor, validation, way, run.accelerator.device)
+        saved = BeitForSemanticSegmentation.from_pretrained(settings.output)  # what was saved, whole
+        result = evaluate_segmentation(saved, processor, validation, way, processes.device)
         result.save(settings.output)
     return history, result
 

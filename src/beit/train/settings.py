@@ -208,6 +208,10 @@ class PretrainSettings(RunSettings):
     """Side of the images in pixels, if not the model's own."""
     patch_size: int | None = None
     """Side of the patches in pixels, if not the model's own."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX with the models in Flax."""
+    model_parallel: int = 1
+    """Devices over which each matrix of a Flax model is split; the others share the batch."""
     mask: Literal["block", "random"] = "block"
     """Masks made of rectangles, as in the paper, or of patches chosen at random."""
     mask_ratio: float = 75 / 196
@@ -242,6 +246,7 @@ class PretrainSettings(RunSettings):
         """Check all values. Raises ConfigError."""
         super().validate()
         _check_normalisation(self.mean, self.std)
+        _check_framework(self)
         if self.crops is not None and self.crops < 1:
             raise ConfigError(f"crops is {self.crops}; it must be at least 1.")
         if self.probe_every < 1:
@@ -311,6 +316,10 @@ class FinetuneSettings(RunSettings):
     """Side of the images in pixels, when training from scratch."""
     patch_size: int | None = None
     """Side of the patches in pixels, when training from scratch."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX with the models in Flax."""
+    model_parallel: int = 1
+    """Devices over which each matrix of a Flax model is split; the others share the batch."""
     layer_decay: float = 0.65
     """Learning rate of a layer as a part of that of the next."""
     label_smoothing: float = 0.1
@@ -354,6 +363,7 @@ class FinetuneSettings(RunSettings):
         super().validate()
         _check_normalisation(self.mean, self.std)
         _check_scale(self.crop_scale)
+        _check_framework(self)
         _check_parts(self, "label_smoothing", "drop_path", "flip", "jitter", "erase", "mix_probability")
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
@@ -482,6 +492,25 @@ def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> Non
         raise ConfigError(f"mean is {mean}; pixels are in [0, 1], so it must not be negative.")
     if min(std) <= 0:
         raise ConfigError(f"std is {std}; pixels are divided by it, so it must be above 0.")
+
+
+def _check_framework(settings: PretrainSettings | FinetuneSettings) -> None:
+    if settings.framework not in ("torch", "flax"):
+        raise ConfigError(f"framework is {settings.framework!r}; choose torch or flax.")
+    if settings.model_parallel < 1:
+        raise ConfigError(f"model_parallel is {settings.model_parallel}; it must be at least 1.")
+    if settings.framework == "torch":
+        if settings.model_parallel > 1:
+            raise ConfigError("model_parallel splits Flax models. With PyTorch choose --shard, or --framework flax.")
+        return
+    if settings.precision == "fp16":
+        raise ConfigError("fp16 needs a scaled loss, which Flax runs do without; choose --precision bf16.")
+    if settings.compile:
+        raise ConfigError("Flax runs are always compiled; leave out --compile.")
+    if getattr(settings, "probe", None) is not None:
+        raise ConfigError("probe looks at PyTorch models; leave it out, and after the run: beit probe OUTPUT.")
+    if settings.shard:
+        raise ConfigError("shard splits PyTorch models; of a Flax model choose --model-parallel devices.")
 
 
 def _check_parts(settings: Any, *names: str) -> None:

@@ -1,81 +1,66 @@
 """What is predicted at the masked patches: visual tokens (computed, or read from a cache), or the patches' own pixels.
 
 Tokens are BEiT's (section 2.3); pixels are what it is compared with (table 4, "recovering pixels", and He et al. 2021,
-arXiv 2111.06377, whose normalisation of each patch is taken here).
+arXiv 2111.06377, whose normalisation of each patch is taken here). The losses are in `torch_targets` and `flax_targets`;
+what does not depend on the framework is here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+import numpy as np
 
 from beit import geometry
 from beit.config import BeitConfig
 from beit.data.images import Images
-from beit.data.loader import Batch
 from beit.data.streams import Stream
 from beit.data.token_cache import TokenCache
 from beit.errors import ConfigError
 from beit.tokenizers import load_tokenizer
-from beit.train.log import Metrics
-from beit.train.run import Run
+from beit.train.processes import Processes
 from beit.train.settings import PretrainSettings
 
 
-class PixelTarget:
-    """Predicts the pixels of masked patches, each patch normalised to mean 0 and variance 1; mean squared error."""
+class Pixels:
+    """The pixels of masked patches.
+
+    Args:
+        width: numbers a patch.
+    """
 
     cache = None
 
     def __init__(self, width: int) -> None:
-        self.width = width  # numbers a patch
+        self.width = width
 
-    def view_size(self, grid: tuple[int, int]) -> None:
+    def view_size(self, grid: tuple[int, int]) -> tuple[int, int] | None:
         """No tokenizer looks."""
-        return
+        return None
 
     def check(self, settings: PretrainSettings, images: Images | Stream) -> None:
         """Nothing can be wrong."""
 
-    def to(self, device: torch.device) -> None:
-        """Nothing to move."""
-
-    def loss(self, module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """(mean squared error, metrics) of a batch."""
-        pixels, mask = batch["pixel_values"], batch["mask"]
-        labels = patch_pixels(pixels, self.width)[mask]
-        logits = module(pixels, mask, masked_logits_only=True).logits.float()
-        loss = F.mse_loss(logits, labels)
-        return loss, {"explained": 1 - loss.detach() / labels.var().clamp(min=1e-6)}
-
-    def line(self, run: Run) -> dict[str, float]:
+    def line(self, processes: Processes) -> dict[str, float]:
         """Nothing more for a line of the log."""
         return {}
 
 
-def patch_pixels(pixels: Tensor, width: int) -> Tensor:
-    """`(B, 3, H, W)` → `(B, N, width)`: the pixels of each square patch, row by row, mean 0 and variance 1 in each patch."""
-    side = round((width / pixels.shape[1]) ** 0.5)
-    patches = F.unfold(pixels, side, stride=side).transpose(1, 2)
-    mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
-
-
-class TokenTarget:
-    """Predicts visual tokens: cross-entropy over the codebook.
+class Tokens:
+    """Visual tokens.
 
     Args:
         tokenizer: any tokenizer, or None.
         cache: tokens computed before, or None; one of both is needed.
+
+    Attributes:
+        width: size of the codebook.
     """
 
     def __init__(self, tokenizer: Any, cache: TokenCache | None) -> None:
         self.tokenizer, self.cache = tokenizer, cache
         self.width = cache.vocab_size if cache is not None else int(tokenizer.vocab_size)
-        self.wanted = self.guessed = torch.zeros(self.width, dtype=torch.long)
 
     def view_size(self, grid: tuple[int, int]) -> tuple[int, int] | None:
         """Height and width in pixels of the tokenizer's view; None when tokens come from a cache."""
@@ -89,43 +74,30 @@ class TokenTarget:
         if self.cache is not None:
             self.cache.check(settings, images, self.tokenizer)
 
-    def to(self, device: torch.device) -> None:
-        """Compute there."""
-        if self.tokenizer is not None and self.cache is None:
-            self.tokenizer.to(device)
-        self.wanted, self.guessed = (torch.zeros(self.width, dtype=torch.long, device=device) for _ in range(2))
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """How often this process had to guess each token, and has guessed it, `(width,)` each, since the last call."""
+        raise NotImplementedError
 
-    def loss(self, module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """(cross-entropy, metrics) of a batch."""
-        mask = batch["mask"]
-        if "tokens" in batch:
-            labels = batch["tokens"][mask].long()
-        else:
-            with torch.autocast(mask.device.type, enabled=False):  # the same targets whatever the precision
-                labels = self.tokenizer.tokens(batch["token_pixels"])[mask]
-        output = module(batch["pixel_values"], mask, labels=labels, masked_logits_only=True)
-        guesses = output.logits.argmax(-1)
-        self.wanted += torch.bincount(labels, minlength=self.width)
-        self.guessed += torch.bincount(guesses, minlength=self.width)
-        return output.loss, {"masked_accuracy": (guesses == labels).float().mean()}
-
-    def line(self, run: Run) -> dict[str, float]:
+    def line(self, processes: Processes) -> dict[str, float]:
         """What is counted over all processes since the last line of the log."""
-        wanted, guessed = (run.accelerator.reduce(counts, reduction="sum") for counts in (self.wanted, self.guessed))
-        self.wanted.zero_()
-        self.guessed.zero_()
-        return {
-            "commonest_token": float(wanted.max() / wanted.sum()),
-            "token_entropy": entropy(wanted),
-            "prediction_entropy": entropy(guessed),
-            "codes_used": float((wanted > 0).double().mean()),
-        }
+        both = sum(processes.gather(np.stack(self.counts())))
+        return token_metrics(both[0], both[1])
 
 
-def entropy(counts: Tensor) -> float:
+def token_metrics(wanted: np.ndarray, guessed: np.ndarray) -> dict[str, float]:
+    """Of counts `(V,)` of the tokens to guess and of the guesses: how many of them there are, and how evenly."""
+    return {
+        "commonest_token": float(wanted.max() / wanted.sum()),
+        "token_entropy": entropy(wanted),
+        "prediction_entropy": entropy(guessed),
+        "codes_used": float((wanted > 0).mean()),
+    }
+
+
+def entropy(counts: np.ndarray) -> float:
     """Of frequencies `(V,)`, in nats: 0 (one value only) … log V (all alike)."""
-    p = counts.double() / counts.sum().clamp(min=1)
-    return max(-float(torch.xlogy(p, p).sum()), 0.0)
+    share = counts[counts > 0] / max(counts.sum(), 1)
+    return max(0.0, -float((share * np.log(share)).sum()))
 
 
 def patch_width(config: BeitConfig) -> int:
@@ -153,8 +125,19 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     )
 
 
-def make_target(settings: PretrainSettings, config: BeitConfig) -> PixelTarget | TokenTarget:
+def make_target(
+    settings: PretrainSettings,
+    config: BeitConfig,
+    pixels: Callable[[int], Any] = Pixels,
+    tokens: Callable[[Any, TokenCache | None], Any] = Tokens,
+) -> Any:
     """What the settings say, for a model with the patches of `config`.
+
+    Args:
+        settings: target, tokenizer, cache.
+        config: of the model.
+        pixels: a framework's class of `Pixels`.
+        tokens: a framework's class of `Tokens`.
 
     Raises:
         ConfigError: tokens are wanted and nothing gives them, or pixels and something does.
@@ -165,11 +148,12 @@ def make_target(settings: PretrainSettings, config: BeitConfig) -> PixelTarget |
     if settings.target == "pixels":
         if given:
             raise ConfigError(f"target is pixels, which needs no {given[0]}. Leave it out, or choose --target tokens.")
-        return PixelTarget(patch_width(config))
+        return pixels(patch_width(config))
     if not given:
         raise ConfigError(
             "Tokens are to be predicted, and nothing gives them. Give --tokenizer (beit tokenizer train makes one), or "
             "--token-cache, or --target pixels."
         )
     cache = None if settings.token_cache is None else TokenCache(settings.token_cache)
-    return TokenTarget(None if settings.tokenizer is None else load_tokenizer(settings.tokenizer), cache)
+    tokenizer = None if settings.tokenizer is None else load_tokenizer(settings.tokenizer, settings.framework)
+    return tokens(tokenizer, cache)

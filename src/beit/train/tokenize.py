@@ -18,13 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from beit import geometry, hub
 from beit.data.draw import Draw
 from beit.data.images import ArrayImages, BadImages, Images, count_of, decode_image, hold_in_memory
-from beit.data.loader import ignore_signals
+from beit.data.pretrain_views import Crops
 from beit.data.shards import Cut, Raw
 from beit.data.sources import open_images
 from beit.data.streams import Stream, sample_key
@@ -36,10 +35,12 @@ from beit.data.token_cache import (
     tokenizer_fingerprint,
     write_shard,
 )
-from beit.data.views import batch_view, view
+from beit.data.torch_workers import start_method
+from beit.data.views import batch_view, planes, view
+from beit.data.work import ignore_signals
 from beit.errors import ConfigError, DataError, require
 from beit.tokenizers import load_tokenizer
-from beit.train.pretrain import Crops, smallest_view, start_config
+from beit.train.pretrain import smallest_view, start_config
 from beit.train.settings import TokenizeSettings
 from beit.train.targets import token_view_size
 
@@ -61,8 +62,6 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
         DataError: the images cannot be used.
         CheckpointError: there is no such tokenizer, or the folder cannot be written.
     """
-    if settings.jitter:
-        require("torchvision", "train", "colour jitter")
     accelerate, tqdm = require("accelerate", "train", "several processes"), require("tqdm", "train", "progress").tqdm
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns of kernels and drivers; nothing here that a user can act on
@@ -203,31 +202,34 @@ class _Writer:
         tokens = np.zeros((len(keys), self.settings.crops, self.tokens), np.int64)
         kept = np.zeros(len(keys), bool)
         for rows, crop, pixels in found:
-            tokens[rows, crop] = self.tokenizer.tokens(pixels.to(self.device)).flatten(1).cpu().numpy()
+            shown = torch.from_numpy(pixels).to(self.device)
+            tokens[rows, crop] = self.tokenizer.tokens(shown).flatten(1).cpu().numpy()
             self.bar.update(int((~kept[rows]).sum()))
             kept[rows] = True
         write_shard(self.settings.output, number, keys[kept], tokens[kept], self.tokenizer.vocab_size)
 
     def _of_array(
         self, images: ArrayImages, keys: np.ndarray, crops: Crops
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(rows, number of the crop, views), as `_of_piece`."""
         for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // self.settings.batch_size)):
-            pixels = torch.from_numpy(images.array[keys[rows]]).permute(0, 3, 1, 2).float().div_(255)
+            pixels = planes(images.array[keys[rows]])
             for crop in range(self.settings.crops):
                 rngs = [Draw(self.settings.seed, crop, int(key)).rng() for key in keys[rows]]
                 coloured, boxes, flips = crops.batch(pixels, rngs)
                 yield rows, np.full(len(rows), crop), batch_view(coloured, boxes, flips, self.size)
 
-    def _of_piece(self, piece: _Piece, crops: Crops) -> Iterator[tuple[np.ndarray, np.ndarray, Tensor]]:
+    def _of_piece(self, piece: _Piece, crops: Crops) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(rows `(B,)`, number of the crop `(B,)`, views `(B, 3, h, w)`) of all good images."""
         settings = self.settings
         if not len(piece.keys):
             return
+        workers = min(settings.workers, len(piece.keys))
         loader: DataLoader[Any] = DataLoader(
             _CropsOf(piece, crops, self.size, settings.seed, settings.crops),
             batch_size=max(settings.batch_size // settings.crops, 1),
-            num_workers=min(settings.workers, len(piece.keys)),
+            num_workers=workers,
+            multiprocessing_context=start_method(workers),
             collate_fn=list,
             worker_init_fn=ignore_signals,
         )
@@ -238,7 +240,11 @@ class _Writer:
             good = [(row, pixels) for row, pixels, _ in samples if pixels is not None]
             if good:
                 rows = np.repeat([row for row, _ in good], settings.crops)
-                yield rows, np.tile(np.arange(settings.crops), len(good)), torch.cat([pixels for _, pixels in good])
+                yield (
+                    rows,
+                    np.tile(np.arange(settings.crops), len(good)),
+                    np.concatenate([pixels for _, pixels in good]),
+                )
 
 
 @dataclass
@@ -254,7 +260,7 @@ class _CropsOf(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.piece.keys)
 
-    def __getitem__(self, row: int) -> tuple[int, Tensor | None, list[str]]:
+    def __getitem__(self, row: int) -> tuple[int, np.ndarray | None, list[str]]:
         image, reasons = self.piece.read(row)
         if image is None:
             return row, None, reasons
@@ -263,4 +269,4 @@ class _CropsOf(Dataset[Any]):
         for crop in range(self.count):
             coloured, box, flip = self.crops.one(image, replace(draw, visit=crop).rng())
             views.append(view(coloured, box, self.size, Image.Resampling.LANCZOS, flip))
-        return row, torch.stack(views), reasons
+        return row, np.stack(views), reasons

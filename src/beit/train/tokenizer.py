@@ -11,41 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from beit.data.draw import Draw
 from beit.data.images import BadImages, Images, count_of, hold_in_memory
-from beit.data.loader import Batch, Loader, Order
+from beit.data.loader import Loader, Order
 from beit.data.sources import open_images
 from beit.data.streams import Stream
-from beit.data.views import batch_view, crop_box, view
+from beit.data.tokenizer_views import TokenizerViews
+from beit.data.torch_workers import in_torch_workers
+from beit.data.views import view
 from beit.errors import DataError
 from beit.tokenizers import codebook_usage
 from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
-from beit.train.log import Metrics
 from beit.train.loop import Job, train
-from beit.train.optim import adamw, parameter_groups
 from beit.train.run import open_run
 from beit.train.settings import TokenizerSettings
-
-
-class TokenizerViews:
-    """One random crop, flipped or not."""
-
-    def __init__(self, size: int, scale: tuple[float, float]) -> None:
-        self.size, self.scale = size, scale
-
-    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
-        """`images (3, H, W)` in [0, 1]."""
-        rng = draw.rng()
-        box = crop_box(rng, image.size, self.scale, (3 / 4, 4 / 3))
-        flip = bool(rng.random() < 0.5)
-        return {"images": view(image, box, (self.size, self.size), Image.Resampling.LANCZOS, flip)}
-
-    def batch(self, images: Tensor, labels: Tensor, draws: list[Draw]) -> Batch:
-        """`images (B, 3, H, W)` in [0, 1]."""
-        size, rngs = (images.shape[3], images.shape[2]), [draw.rng() for draw in draws]
-        boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for rng in rngs])
-        flips = np.array([rng.random() for rng in rngs]) < 0.5
-        return {"images": batch_view(images, boxes, flips, (self.size, self.size))}
+from beit.train.torch_engine import Batch, Metrics, TorchEngine, check
+from beit.train.torch_optim import adamw, parameter_groups
+from beit.train.torch_processes import Accelerated
 
 
 def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:
@@ -63,7 +44,8 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
     torch.manual_seed(settings.seed)
-    run = open_run(settings)
+    processes = Accelerated()
+    run = open_run(settings, processes, check)
     source = images if images is not None else open_images(settings.images, shuffle_buffer=settings.shuffle_buffer)
     bad = BadImages(count_of(source))
     source = hold_in_memory(source, bad, settings.image_size)
@@ -76,12 +58,13 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
         settings.workers,
         run.rank,
         run.world,
+        in_torch_workers,
     )
     model = new_tokenizer(settings) if run.checkpoint is None else DalleTokenizer.from_pretrained(run.checkpoint)
     model.grid(settings.image_size)  # says what to do when the factor does not divide it
     steps = settings.total_steps(loader.steps_per_epoch)
     weights = DalleLoss(usage_weight=settings.usage_weight)
-    counts = torch.zeros(model.vocab_size, dtype=torch.long, device=run.accelerator.device)
+    counts = torch.zeros(model.vocab_size, dtype=torch.long, device=processes.device)
 
     def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
         # Straight down on a log scale, as in the paper, reaching the end at 4/5 of the run: then codes can settle.
@@ -92,7 +75,7 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
         return output.loss, {"reconstruction": output.reconstruction_loss.detach()}
 
     def usage() -> dict[str, float]:
-        found = run.accelerator.reduce(counts, reduction="sum").cpu()  # over all processes
+        found = processes.accelerator.reduce(counts, reduction="sum").cpu()  # over all processes
         p = found.double() / found.sum()
         entropy = -(p * p.clamp(min=1e-12).log()).sum()
         line = {"codes_used": float((found > 0).double().mean()), "perplexity": float(entropy.exp())}
@@ -105,7 +88,7 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
     def save(module: Any, folder: Path) -> None:
         module.save_pretrained(folder)
 
-    return train(run, Job(model, optimizer, loader, steps, loss, save, usage))
+    return train(run, Job(lambda run: TorchEngine(run, model, optimizer, loss), loader, steps, save, extra=usage))
 
 
 def new_tokenizer(settings: TokenizerSettings) -> DalleTokenizer:
@@ -162,7 +145,7 @@ def evaluate_tokenizer(folder: str | Path, images: Images, size: int) -> dict[st
 
     chosen = np.linspace(0, len(images) - 1, min(len(images), 1000)).astype(int)
     bad = BadImages(len(chosen))
-    tensors = []
+    views = []
     for index in chosen:
         try:
             image = images.read(int(index))
@@ -171,5 +154,5 @@ def evaluate_tokenizer(folder: str | Path, images: Images, size: int) -> dict[st
             continue
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
-        tensors.append(view(image, (left, top, left + side, top + side), (size, size), Image.Resampling.LANCZOS, False))
-    return measure(load_tokenizer(folder), torch.stack(tensors))
+        views.append(view(image, (left, top, left + side, top + side), (size, size), Image.Resampling.LANCZOS, False))
+    return measure(load_tokenizer(folder), torch.from_numpy(np.stack(views)))

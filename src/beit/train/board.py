@@ -1,0 +1,66 @@
+"""Curves for TensorBoard, by its own writer of event files: no training framework is needed for it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Board:
+    """An event file.
+
+    Args:
+        folder: where; other event files in it are parts of the same run.
+        first: finished steps; what the run logged after them, before it was killed, is hidden.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, folder: Path, first: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self.Event, self.Summary = Event, Summary
+        # Its thread would print a traceback on a full disk; the log's own error says what to do.
+        self.hook = threading.excepthook
+        threading.excepthook = _without_disk_errors(self.hook)
+        self.writer = EventFileWriter(str(folder))
+        begins = SessionLog(status=SessionLog.START)
+        self.writer.add_event(Event(step=first + 1, wall_time=time.time(), session_log=begins))
+
+    @classmethod
+    def of(cls, folder: Path, first: int) -> Board | None:
+        """A board, or None without TensorBoard."""
+        try:
+            return cls(folder, first)
+        except ImportError:
+            return None
+
+    def add(self, line: Mapping[str, float], step: int) -> None:
+        """A point of each curve. Raises OSError when an earlier one could not be written."""
+        values = [self.Summary.Value(tag=name, simple_value=value) for name, value in line.items()]
+        self.writer.add_event(self.Event(step=step, wall_time=time.time(), summary=self.Summary(value=values)))
+
+    def close(self) -> None:
+        """Write what is left; a full disk is not said again."""
+        with contextlib.suppress(OSError):
+            self.writer.close()
+        threading.excepthook = self.hook
+
+
+def _without_disk_errors(hook: Callable[[threading.ExceptHookArgs], Any]) -> Callable[[threading.ExceptHookArgs], Any]:
+    def quiet(arguments: threading.ExceptHookArgs) -> None:
+        if not issubclass(arguments.exc_type, OSError):
+            hook(arguments)
+
+    return quiet
