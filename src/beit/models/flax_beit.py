@@ -90,7 +90,7 @@ class FlaxBeitEmbeddings(nn.Module):
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
-            x = x + positions[:, 1:]
+            x = x + positions[:, 1:].astype(x.dtype)
         if mask is not None and not self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
@@ -182,7 +182,9 @@ class FlaxBeitAttention(nn.Module):
         if bias is not None:
             bias = bias.astype(q.dtype)
         dropout = self.config.attention_probs_dropout_prob if train else 0.0
-        if need_weights or dropout:
+        # On a CPU jax has no fused attention in float16.
+        lacking = q.dtype == jnp.float16 and jax.default_backend() == "cpu"
+        if need_weights or dropout or lacking:
             y, weights = self._explicit(q, k, v, bias, dropout)
         else:
             y, weights = jax.nn.dot_product_attention(q, k, v, bias=bias), None

@@ -67,6 +67,8 @@ class FlaxPretrained:
     config_class = BeitConfig
     module_class: ClassVar[type[nn.Module]]
     own_arguments: ClassVar[tuple[str, ...]] = ()
+    # Settings by which the module draws at random in training.
+    rates: ClassVar[tuple[str, ...]] = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
     loss_method: ClassVar[str | None] = None  # of the module, where a loss needs more than the outputs: (outputs, more)
     load_report: weights.LoadReport | None = None
 
@@ -262,9 +264,9 @@ class FlaxPretrained:
         raise InputError(f"{type(self).__name__} has no head, so nothing to compare labels with. Leave them out.")
 
     def _check_key(self, train: bool, key: jax.Array | None) -> None:
-        config = self.config
-        rates = "hidden_dropout_prob attention_probs_dropout_prob drop_path_rate decode_dropout_prob".split()
-        drawn = [name for name in rates if getattr(config, name, 0)]
+        drawn = [name for name in self.rates if getattr(self.config, name)]
+        if self.config.num_hidden_layers == 1 and "drop_path_rate" in drawn:  # the first layer is never left out
+            drawn.remove("drop_path_rate")
         if train and key is None and drawn:
             raise InputError(
                 f"train=True draws at random ({', '.join(drawn)}) and there is no dropout_rng. Pass a fresh key for each step: "
@@ -373,16 +375,13 @@ class FlaxPretrained:
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         disk = self.disk_tensors(params)
-        name = type(self).__name__
         if safe_serialization:
             hub.write_weights(path, disk, hub.as_bytes(max_shard_size))
         else:
             write_msgpack(path / hub.MSGPACK, disk)
             hub.remove_other_weights(path, hub.MSGPACK)
-        # A safetensors folder belongs to no framework; transformers' PyTorch classes go by this name.
-        self.config.replace(architectures=[name.removeprefix("Flax") if safe_serialization else name]).save_pretrained(
-            path
-        )
+        # A folder belongs to no framework: transformers writes this name too, and its pipelines go by it.
+        self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
 
     def push_to_hub(self, repo_id: str, params: Params = None, **keywords: Any) -> str:
         """Upload the model to the Hub; see `BeitModel.push_to_hub`."""
@@ -436,6 +435,8 @@ def _arithmetic(dtype: Any) -> Any:
         raise ConfigError(f"dtype is {dtype!r}; choose float32, bfloat16, float16 or float64.") from error
     if not jnp.issubdtype(found, jnp.floating):
         raise ConfigError(f"dtype is {dtype!r}; choose float32, bfloat16, float16 or float64.")
+    if found == jnp.float64 and not jax.config.jax_enable_x64:
+        raise ConfigError('JAX has float64 switched off. Switch it on: jax.config.update("jax_enable_x64", True).')
     return found
 
 

@@ -258,6 +258,7 @@ class FlaxBeitForSemanticSegmentation(FlaxBeitPreTrainedModel):
 
     module_class: ClassVar[type[nn.Module]] = FlaxBeitForSemanticSegmentationModule
     loss_method: ClassVar[str | None] = "both_heads"
+    rates: ClassVar[tuple[str, ...]] = (*FlaxBeitPreTrainedModel.rates, "decode_dropout_prob")
 
     def _checked(self, config: BeitConfig) -> BeitConfig:
         return checks.segmentation_config(config)[0]
