@@ -89,7 +89,7 @@ def test_views_are_random_crops_that_follow_from_seed_and_image(model):
     rng = Draw(5, 1, 3).rng()  # the second view of the fourth image
     image = images.read(3)
     box = crop_box(rng, image.size, (0.08, 1.0), (3 / 4, 4 / 3))
-    crop = view(image, box, (16, 16), Image.Resampling.BICUBIC, bool(rng.random() < 0.5))
+    crop = torch.from_numpy(view(image, box, (16, 16), Image.Resampling.BICUBIC, bool(rng.random() < 0.5)))
     with torch.no_grad():
         states = model.beit(((crop - 0.5) / 0.5)[None], output_hidden_states=True).hidden_states
     torch.testing.assert_close(found.views[1, 3, 0, 32:].float(), states[1][0, 1:].mean(0), atol=1e-3, rtol=1e-3)

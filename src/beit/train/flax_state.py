@@ -8,6 +8,7 @@ import errno
 import gc
 import logging
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ def write(folder: Path, state: Any) -> None:
         except (OSError, ValueError) as error:  # the second is how its storage reports a full disk
             failure = OSError(errno.ENOSPC, getattr(error, "strerror", None) or str(error).splitlines()[0])
         if failure is not None:
-            gc.collect()
+            _let_it_end()
     if failure is not None:
         raise failure
 
@@ -66,8 +67,14 @@ def _restored(folder: Path, *shapes: Any) -> tuple[Any, str]:
             lines = str(error).splitlines()
             failure = f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
         if failure:
-            gc.collect()
+            _let_it_end()
     return found, failure
+
+
+def _let_it_end() -> None:
+    """After a failure: garbage is collected, and threads of the storage report to an event loop that is gone."""
+    gc.collect()
+    time.sleep(0.5)
 
 
 @contextlib.contextmanager
