@@ -435,7 +435,7 @@ def _arithmetic(dtype: Any) -> Any:
         raise ConfigError(f"dtype is {dtype!r}; choose float32, bfloat16, float16 or float64.") from error
     if not jnp.issubdtype(found, jnp.floating):
         raise ConfigError(f"dtype is {dtype!r}; choose float32, bfloat16, float16 or float64.")
-    if found == jnp.float64 and not jax.config.jax_enable_x64:
+    if found == jnp.float64 and jax.dtypes.canonicalize_dtype(found) != found:
         raise ConfigError('JAX has float64 switched off. Switch it on: jax.config.update("jax_enable_x64", True).')
     return found
 
