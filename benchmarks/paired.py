@@ -32,8 +32,20 @@ def turns(about: dict[str, Any]) -> Iterator[None]:
         began = time.perf_counter()
         yield
         seconds = time.perf_counter() - began
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
+        print(json.dumps({"seconds": seconds, "peak": peak_mib()}), flush=True)
+
+
+def peak_mib() -> float:
+    """The most memory that this process has had.
+
+    Not `ru_maxrss` where Linux can be asked: a new process begins with its parent's there, so a parent that has built a model
+    would hide what a worker needs.
+    """
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 from beit import BeitConfig
+from fixtures_runs import tiny_config
 
 try:
     import torch
@@ -57,22 +58,17 @@ def _loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 def tiny() -> Callable[..., BeitConfig]:
     """Settings of a model of a few thousand numbers on 16x16 images; keywords override."""
 
-    def make(**overrides: Any) -> BeitConfig:
-        values: dict[str, Any] = {
-            "hidden_size": 16,
-            "num_attention_heads": 2,
-            "num_hidden_layers": 2,
-            "intermediate_size": 24,
-            "image_size": 16,
-            "patch_size": 4,
-            "vocab_size": 11,
-            "use_mask_token": True,
-            "use_shared_relative_position_bias": True,
-            "num_labels": 3,
-        }
-        return BeitConfig(**{**values, **overrides})
+    return tiny_config
 
-    return make
+
+@pytest.fixture(scope="module")
+def quick_compiles() -> Iterator[None]:
+    """Most of what JAX's compiler does is for a speed that tiny models do not need."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

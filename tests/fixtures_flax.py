@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
 
 import beit
 from beit import BeitConfig, flax_layout
+from fixtures_runs import tiny_config
 from golden import make_segmentation as golden
 
 # Tiny models spend their time in the compiler: without this way of fusing it is twice as fast. Read once, when jax first
@@ -25,12 +24,9 @@ CLOSE = 2e-5
 FLATTEN = golden.base.flatten
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compiles() -> Iterator[None]:
-    """Most of what the compiler does is for a speed that nobody needs here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def small(**changes: Any) -> BeitConfig:
+    """As the fixture `tiny`, with four patches and nothing that draws at random."""
+    return tiny_config(**{"patch_size": 8, "drop_path_rate": 0.0, **changes})
 
 
 def pair(kind: str, config: BeitConfig, seed: int = 0, **arguments: Any) -> tuple[Any, Any, Any]:

@@ -49,6 +49,25 @@ def save_tokenizer(folder: Path, vocab_size: int = 16, groups: int = 3, seed: in
     return folder
 
 
+def tiny_config(**overrides: Any) -> Any:
+    """A model of a few thousand numbers on 16x16 images; keywords override."""
+    from beit import BeitConfig
+
+    values: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 2,
+        "intermediate_size": 24,
+        "image_size": 16,
+        "patch_size": 4,
+        "vocab_size": 11,
+        "use_mask_token": True,
+        "use_shared_relative_position_bias": True,
+        "num_labels": 3,
+    }
+    return BeitConfig(**{**values, **overrides})
+
+
 def small_config(**changes: Any) -> Any:
     """A model of a few thousand numbers on 16x16 images with 4x4 patches."""
     from beit import BeitConfig

@@ -35,12 +35,13 @@ from fixtures_flax import (  # noqa: E402
     pair,
     params_of,
     pixels,
-    quick_compiles,  # noqa: F401
     same_gradients,
     same_outputs,
+    small,
     some_mask,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 KINDS = ("BeitModel", "BeitForMaskedImageModeling", "BeitForImageClassification")
 LARGEST = {"outputs": 0.0}
 BIASES = {
@@ -49,24 +50,6 @@ BIASES = {
     "own": {"use_shared_relative_position_bias": False, "use_relative_position_bias": True},
     "both": {"use_shared_relative_position_bias": True, "use_relative_position_bias": True},
 }
-
-
-def small(**changes: Any) -> BeitConfig:
-    """As the fixture `tiny`, with four patches and nothing that draws at random."""
-    values: dict[str, Any] = {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 2,
-        "intermediate_size": 24,
-        "image_size": 16,
-        "patch_size": 8,
-        "vocab_size": 11,
-        "use_mask_token": True,
-        "use_shared_relative_position_bias": True,
-        "num_labels": 3,
-        "drop_path_rate": 0.0,
-    }
-    return BeitConfig(**{**values, **changes})
 
 
 def key(seed: int = 0) -> Any:

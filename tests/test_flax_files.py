@@ -22,6 +22,7 @@ from hypothesis import strategies as st  # noqa: E402
 from hypothesis.extra import numpy as hnp  # noqa: E402
 
 import beit  # noqa: E402
+import fixtures_flax  # noqa: E402
 from beit import (  # noqa: E402
     BeitConfig,
     BeitForImageClassification,
@@ -34,28 +35,17 @@ from beit import (  # noqa: E402
     msgpack_file,
     weights,
 )
-from fixtures_flax import close, pair, pixels, quick_compiles, same_outputs  # noqa: E402, F401
+from fixtures_flax import close, pair, pixels, same_outputs  # noqa: E402
 from golden import make_flax as golden  # noqa: E402
 from test_imports import run  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 KINDS = ("BeitModel", "BeitForMaskedImageModeling", "BeitForImageClassification", "BeitForSemanticSegmentation")
 
 
 def small(**changes: Any) -> BeitConfig:
-    values: dict[str, Any] = {
-        "hidden_size": 16,
-        "num_attention_heads": 2,
-        "num_hidden_layers": 1,
-        "intermediate_size": 24,
-        "image_size": 16,
-        "patch_size": 8,
-        "vocab_size": 11,
-        "use_mask_token": True,
-        "use_relative_position_bias": True,
-        "num_labels": 3,
-        "drop_path_rate": 0.0,
-    }
-    return BeitConfig(**{**values, **changes})
+    tables = {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
+    return fixtures_flax.small(**{"num_hidden_layers": 1, **tables, **changes})
 
 
 def same_params(a: Any, b: Any) -> None:

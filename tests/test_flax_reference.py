@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +86,7 @@ def test_cases_cover_all_switches() -> None:
     assert {case["call"]["mask"] for case in DRAWN} == {None, "bool", "int"}
 
 
-@pytest.fixture
-def quick_compiler() -> Iterator[None]:
-    """These models are compiled once and run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick_compiler")
+@pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize("case", DRAWN, ids=name_of)
 def test_numbers_of_the_reference(case: dict[str, Any]) -> None:
     model = CLASSES[case["kind"]](BeitConfig(**case["config"], **AS_FLAX), _do_init=False, **case["arguments"])

@@ -26,11 +26,11 @@ from fixtures_flax import (  # noqa: E402
     close,
     pair,
     pixels,
-    quick_compiles,  # noqa: F401
     same_gradients,
     same_outputs,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compiles")
 KIND = "BeitForSemanticSegmentation"
 
 

@@ -40,6 +40,26 @@ def num_relative_distances(grid: tuple[int, int]) -> int:
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
+def cubic_weights(places: np.ndarray, length: int) -> np.ndarray:
+    """Weights of the `length` pixels of a line in what is read at `places (…)`: Keys' cubic convolution with a = -0.75, as
+    torch and OpenCV have it; the border goes on outside.
+
+    Returns:
+        float32 `(…, length)`; each row adds up to 1.
+    """
+    a = -0.75
+    before = np.floor(places).astype(np.int64)
+    part = places - before
+    weights = np.zeros((places.size, length), np.float32)
+    row = np.arange(places.size)
+    for offset in (-1, 0, 1, 2):
+        d = np.abs(part - offset)
+        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
+        # At a border several of the four are one pixel, and one after the other adds to it.
+        weights[row, np.clip(before + offset, 0, length - 1).reshape(-1)] += np.where(d <= 1, near, far).reshape(-1)
+    return weights.reshape(*places.shape, length)
+
+
 @lru_cache(maxsize=32)
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
     """Row of the relative-position table for every pair (query token, key token), cls token first.

@@ -116,9 +116,9 @@ def _config(settings: Any) -> BeitConfig:
         changes["num_labels"] = len(FolderImages(settings.images, labelled=True).classes)
     config = start.replace(**changes)
     if isinstance(settings, PretrainSettings):
-        from beit.train.targets import make_target
+        from beit.train.targets import target_width
 
-        config = config.replace(vocab_size=make_target(settings, config).width)
+        config = config.replace(vocab_size=target_width(settings, config))
     return config
 
 

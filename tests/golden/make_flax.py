@@ -77,13 +77,7 @@ _SAVED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 def draw_cases() -> list[dict[str, Any]]:
     """Settings of all cases: kind, config, call, and of some the folder in which the model was saved."""
     rng = np.random.RandomState(20211129)
-
-    def one(*choices: Any) -> Any:
-        return choices[rng.randint(len(choices))]
-
-    def chance(p: float) -> bool:
-        return bool(rng.rand() < p)
-
+    one, chance = base.choosing(rng)
     cases = []
     for number in range(CASES):
         kind = base.KINDS[number % 3]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,8 @@ def draw_weights(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, np.
     return tensors
 
 
-def draw_cases() -> list[dict[str, Any]]:
-    """Settings of all cases: kind, config, call."""
-    rng = np.random.RandomState(20220622)
+def choosing(rng: np.random.RandomState) -> tuple[Callable[..., Any], Callable[[float], bool]]:
+    """(one of its arguments at random, True with a probability)."""
 
     def one(*choices: Any) -> Any:
         return choices[rng.randint(len(choices))]
@@ -55,6 +55,13 @@ def draw_cases() -> list[dict[str, Any]]:
     def chance(p: float) -> bool:
         return bool(rng.rand() < p)
 
+    return one, chance
+
+
+def draw_cases() -> list[dict[str, Any]]:
+    """Settings of all cases: kind, config, call."""
+    rng = np.random.RandomState(20220622)
+    one, chance = choosing(rng)
     cases = []
     for number in range(CASES):
         kind = KINDS[number % 3]

@@ -40,13 +40,7 @@ def draw_weights(shapes: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
 def draw_cases() -> list[dict[str, Any]]:
     """Settings of all cases: kind, config, call."""
     rng = np.random.RandomState(20231204)
-
-    def one(*choices: Any) -> Any:
-        return choices[rng.randint(len(choices))]
-
-    def chance(p: float) -> bool:
-        return bool(rng.rand() < p)
-
+    one, chance = base.choosing(rng)
     cases = []
     for number in range(SEGMENTATION + BACKBONES):
         kind = "BeitForSemanticSegmentation" if number < SEGMENTATION else "BeitBackbone"

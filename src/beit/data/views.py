@@ -12,6 +12,8 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from beit import geometry
+
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
@@ -190,18 +192,8 @@ def _bicubic(first: np.ndarray, last: np.ndarray, length: int, count: int) -> np
     Returns:
         float32 `(B, count, length)`; each row adds up to 1.
     """
-    a = -0.75  # Keys' cubic convolution, with the constant of torch and OpenCV
     places = first[:, None] + (np.arange(count) + 0.5) * ((last - first) / count)[:, None] - 0.5  # (B, count)
-    before = np.floor(places).astype(np.int64)
-    part = places - before
-    weights = np.zeros((*places.shape, length), np.float32)
-    image, new = np.ogrid[: places.shape[0], :count]
-    for offset in (-1, 0, 1, 2):
-        d = np.abs(part - offset)
-        near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
-        # The border goes on outside: there, several of the four are one pixel, and one after the other adds to it.
-        weights[image, new, np.clip(before + offset, 0, length - 1)] += np.where(d <= 1, near, far)
-    return weights
+    return geometry.cubic_weights(places, length)
 
 
 def jitter_factors(amount: float, rng: np.random.Generator) -> np.ndarray:

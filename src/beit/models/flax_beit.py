@@ -114,16 +114,7 @@ class FlaxBeitEmbeddings(nn.Module):
 @functools.lru_cache(maxsize=32)
 def _bicubic(have: int, want: int) -> np.ndarray:
     """Weights `(want, have)` of bicubic interpolation as PyTorch has it: a = -0.75, edges repeated, no filter."""
-    place = (np.arange(want) + 0.5) * (have / want) - 0.5
-    first = np.floor(place).astype(int)
-    weights = np.zeros((want, have), np.float32)
-    for shift in (-1, 0, 1, 2):
-        distance = np.abs(place - (first + shift))
-        near = (1.25 * distance - 2.25) * distance**2 + 1
-        far = ((-0.75 * distance + 3.75) * distance - 6) * distance + 3
-        column = np.clip(first + shift, 0, have - 1)
-        np.add.at(weights, (np.arange(want), column), np.where(distance <= 1, near, far))
-    return weights
+    return geometry.cubic_weights((np.arange(want) + 0.5) * (have / want) - 0.5, have)
 
 
 class FlaxBeitRelativePosition(nn.Module):

@@ -7,6 +7,7 @@ what does not depend on the framework is here.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +48,7 @@ class Pixels:
         return {}
 
 
-class Tokens:
+class Tokens(ABC):
     """Visual tokens.
 
     Args:
@@ -60,7 +61,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, cache: TokenCache | None) -> None:
         self.tokenizer, self.cache = tokenizer, cache
-        self.width = cache.vocab_size if cache is not None else int(tokenizer.vocab_size)
+        self.width = codebook_size(tokenizer, cache)
 
     def view_size(self, grid: tuple[int, int]) -> tuple[int, int] | None:
         """Height and width in pixels of the tokenizer's view; None when tokens come from a cache."""
@@ -74,9 +75,9 @@ class Tokens:
         if self.cache is not None:
             self.cache.check(settings, images, self.tokenizer)
 
+    @abstractmethod
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """How often this process had to guess each token, and has guessed it, `(width,)` each, since the last call."""
-        raise NotImplementedError
 
     def line(self, processes: Processes) -> dict[str, float]:
         """What is counted over all processes since the last line of the log."""
@@ -125,11 +126,16 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     )
 
 
+def codebook_size(tokenizer: Any, cache: TokenCache | None) -> int:
+    """Number of tokens that there are."""
+    return cache.vocab_size if cache is not None else int(tokenizer.vocab_size)
+
+
 def make_target(
     settings: PretrainSettings,
     config: BeitConfig,
-    pixels: Callable[[int], Any] = Pixels,
-    tokens: Callable[[Any, TokenCache | None], Any] = Tokens,
+    pixels: Callable[[int], Any],
+    tokens: Callable[[Any, TokenCache | None], Any],
 ) -> Any:
     """What the settings say, for a model with the patches of `config`.
 
@@ -140,6 +146,22 @@ def make_target(
         tokens: a framework's class of `Tokens`.
 
     Raises:
+        As `source_of`.
+    """
+    source = source_of(settings)
+    return pixels(patch_width(config)) if source is None else tokens(*source)
+
+
+def target_width(settings: PretrainSettings, config: BeitConfig) -> int:
+    """How many numbers a model with the patches of `config` answers for each: pixels, or tokens. Raises as `source_of`."""
+    source = source_of(settings)
+    return patch_width(config) if source is None else codebook_size(*source)
+
+
+def source_of(settings: PretrainSettings) -> tuple[Any, TokenCache | None] | None:
+    """(tokenizer, cache) that the settings name; None where pixels are predicted.
+
+    Raises:
         ConfigError: tokens are wanted and nothing gives them, or pixels and something does.
         CheckpointError: there is no such tokenizer.
         DataError: there is no such cache.
@@ -148,7 +170,7 @@ def make_target(
     if settings.target == "pixels":
         if given:
             raise ConfigError(f"target is pixels, which needs no {given[0]}. Leave it out, or choose --target tokens.")
-        return pixels(patch_width(config))
+        return None
     if not given:
         raise ConfigError(
             "Tokens are to be predicted, and nothing gives them. Give --tokenizer (beit tokenizer train makes one), or "
@@ -156,4 +178,4 @@ def make_target(
         )
     cache = None if settings.token_cache is None else TokenCache(settings.token_cache)
     tokenizer = None if settings.tokenizer is None else load_tokenizer(settings.tokenizer, settings.framework)
-    return tokens(tokenizer, cache)
+    return tokenizer, cache
