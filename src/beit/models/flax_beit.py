@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from beit import checks, geometry
+from beit import checks, geometry, resize
 from beit.config import BeitConfig
 from beit.models.flax_files import FlaxPretrained, check_classes, whole_numbers
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
@@ -106,15 +106,11 @@ class FlaxBeitEmbeddings(nn.Module):
         if self.position is None or grid == self.config.grid:
             return self.position
         patches = self.position[0, 1:].reshape(*self.config.grid, -1)
-        rows, columns = (jnp.asarray(_bicubic(have, want)) for have, want in zip(self.config.grid, grid, strict=True))
+        rows, columns = (
+            jnp.asarray(resize.bicubic_weights(have, want)) for have, want in zip(self.config.grid, grid, strict=True)
+        )
         patches = jnp.einsum("yh,xw,hwc->yxc", rows, columns, patches, precision="highest")
         return jnp.concatenate((self.position[:, :1], patches.reshape(1, -1, patches.shape[-1])), axis=1)
-
-
-@functools.lru_cache(maxsize=32)
-def _bicubic(have: int, want: int) -> np.ndarray:
-    """Weights `(want, have)` of bicubic interpolation as PyTorch has it: a = -0.75, edges repeated, no filter."""
-    return geometry.cubic_weights((np.arange(want) + 0.5) * (have / want) - 0.5, have)
 
 
 class FlaxBeitRelativePosition(nn.Module):
