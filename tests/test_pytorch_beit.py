@@ -335,7 +335,9 @@ def test_bias_is_kept_when_not_training(tiny: Any, monkeypatch: pytest.MonkeyPat
     model = loud(BeitModel(tiny()))
     built = []
     build_ = pytorch_beit.BeitRelativePosition._build
-    monkeypatch.setattr(pytorch_beit.BeitRelativePosition, "_build", lambda self: built.append(1) or build_(self))
+    monkeypatch.setattr(
+        pytorch_beit.BeitRelativePosition, "_build", lambda self, grid: built.append(1) or build_(self, grid)
+    )
     with torch.no_grad():
         for _ in range(3):
             model(pixels(model.config))
@@ -662,11 +664,13 @@ def test_refused_pixels(tiny: Any) -> None:
     refused(lambda: model(), "No pixel_values", "(batch, 3, 16, 16)", "BeitImageProcessor")
     refused(lambda: model(torch.zeros(3, 16, 16)), "(3, 16, 16)", "(batch, 3, 16, 16)", "pixel_values[None]")
     refused(lambda: model(torch.zeros(1, 1, 16, 16)), "1 channels", "takes 3", 'convert("RGB")', "num_channels=1")
-    refused(lambda: model(torch.zeros(1, 3, 32, 32)), "32x32", "16x16", "relative-position", "size=16")
-    free = BeitModel(tiny(use_shared_relative_position_bias=False))
-    assert free(torch.zeros(1, 3, 8, 24)).last_hidden_state.shape == (1, 13, 16)
-    refused(lambda: free(torch.zeros(1, 3, 18, 16)), "18x16", "patches are 4x4")
-    refused(lambda: free(torch.zeros(1, 3, 0, 16)), "0x16")
+    for free in (model, BeitModel(tiny(use_shared_relative_position_bias=False))):
+        assert free(torch.zeros(1, 3, 8, 24)).last_hidden_state.shape == (1, 13, 16)
+        refused(
+            lambda free=free: free(torch.zeros(1, 3, 18, 16)), "18x16", "4x4", "16x16 and 20x16", "pad_to_patch=True"
+        )
+        refused(lambda free=free: free(torch.zeros(1, 3, 0, 16)), "0x16", "sizes are 4x16. Resize")
+        refused(lambda free=free: free(torch.zeros(1, 3, 19, 3)), "19x3", "sizes are 20x4. Resize")
 
 
 def test_refused_masks(tiny: Any) -> None:

@@ -17,7 +17,10 @@ Shape = Sequence[int]
 
 
 def check_pixels(shape: Shape | None, config: BeitConfig) -> None:
-    """Images `(B, channels, H, W)` that a model of `config` takes; None for no images. Raises InputError."""
+    """Images `(B, channels, H, W)` that a model of `config` takes; None for no images.
+
+    Any size will do that the patch divides, or with `pad_to_patch` any at all. Raises InputError.
+    """
     height, width = geometry.pair(config.image_size)
     wanted = f"(batch, {config.num_channels}, {height}, {width})"
     if shape is None:
@@ -34,13 +37,25 @@ def check_pixels(shape: Shape | None, config: BeitConfig) -> None:
             'images (PIL: image.convert("RGB")) or build a model with num_channels='
             f"{channels}."
         )
-    fixed = config.use_relative_position_bias or config.use_shared_relative_position_bias
     patch = geometry.pair(config.patch_size)
-    if tuple(size) != (height, width) and (fixed or size[0] % patch[0] or size[1] % patch[1] or min(size) < 1):
-        reason = "its relative-position tables belong to this size" if fixed else f"patches are {patch[0]}x{patch[1]}"
+    if min(size) < 1 or (not config.pad_to_patch and any(side % p for side, p in zip(size, patch, strict=True))):
+        below = [side // p * p for side, p in zip(size, patch, strict=True)]
+        above = [max(-(-side // p), 1) * p for side, p in zip(size, patch, strict=True)]
+        near = " and ".join(f"{rows}x{columns}" for rows, columns in (below, above) if rows and columns)
         raise InputError(
-            f"Images are {size[0]}x{size[1]} pixels; this model takes {height}x{width} ({reason}). Resize them, for "
-            f"example with BeitImageProcessor(size={height}, crop_size={height})."
+            f"Images are {size[0]}x{size[1]} pixels; this model takes whole patches of {patch[0]}x{patch[1]}, the nearest "
+            f"sizes are {near}. Resize or crop the images, for example with BeitImageProcessor(size={height}, "
+            f"crop_size={height}), or load the model with pad_to_patch=True, which pads them with zeros."
+        )
+
+
+def check_pyramid(pixels: Shape, config: BeitConfig) -> None:
+    """Images of shape `pixels` have patches enough for a feature pyramid. Raises InputError."""
+    grid, patch = config.grid_of(pixels[2:]), geometry.pair(config.patch_size)
+    if min(grid) < 2:
+        raise InputError(
+            f"Images are {pixels[2]}x{pixels[3]} pixels, {grid[0]}x{grid[1]} patches; the pyramid halves them, so it needs two "
+            f"each way. Give images of at least {2 * patch[0]}x{2 * patch[1]} pixels."
         )
 
 
@@ -50,8 +65,7 @@ def check_mask(shape: Shape, pixels: Shape, config: BeitConfig) -> None:
         raise InputError(
             "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
         )
-    patch = geometry.pair(config.patch_size)
-    grid = pixels[2] // patch[0], pixels[3] // patch[1]
+    grid = config.grid_of(pixels[2:])
     patches = grid[0] * grid[1]
     if tuple(shape) not in ((pixels[0], patches), (pixels[0], *grid)):
         raise InputError(
@@ -106,6 +120,24 @@ def check_label_maps(labels: Shape, dtype: object, whole_numbers: bool, batch: i
             f"labels is {tuple(labels)} of {dtype}; wanted class numbers (int64) of shape "
             f"({batch}, height, width), one map an image, as BeitImageProcessor(images, maps) gives them."
         )
+
+
+def label_padding(labels: Shape, size: Shape, config: BeitConfig) -> tuple[int, int]:
+    """Rows below and columns on the right that label maps `(B, H', W')` lack, where images of `size` pixels are padded.
+
+    Raises:
+        InputError: the images are padded, and the maps have neither their size nor the padded one.
+    """
+    patch = geometry.pair(config.patch_size)
+    padded = tuple(count * p for count, p in zip(config.grid_of(size), patch, strict=True))
+    if tuple(size) == padded or tuple(labels[1:]) == padded:
+        return 0, 0
+    if tuple(labels[1:]) != tuple(size):
+        raise InputError(
+            f"labels are {labels[1]}x{labels[2]} for images of {size[0]}x{size[1]} pixels, which are padded to "
+            f"{padded[0]}x{padded[1]}. Give label maps of one of these two sizes, so that it is clear what they cover."
+        )
+    return padded[0] - size[0], padded[1] - size[1]
 
 
 def outside_classes(values: Sequence[int], number: int, setting: str, ignore: int) -> InputError:

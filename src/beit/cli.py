@@ -26,6 +26,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "embed": ("use", "features of images, to .npy or .parquet"),
     "probe": ("probe", "what features are worth without fine-tuning: a linear probe of every layer"),
     "knn": ("probe", "the same by nearest neighbours, in seconds"),
+    "models": ("checkpoints", "the published checkpoints: names, sizes, accuracies, where they are"),
+    "inspect": ("checkpoints", "what a checkpoint is: settings, size, classes, what was guessed, what is missing"),
+    "convert": ("checkpoints", "write a checkpoint for transformers, timm, Flax, the authors' code or OpenMMLab"),
+    "resize": ("checkpoints", "write a model for images of another size"),
     "recipes": ("recipes", "the published runs and small ones, by name: settings and command lines"),
     "plan": ("plan", "time, memory and disk of a run, before it starts"),
 }

@@ -238,3 +238,65 @@ class Plan:
     """Devices that will share a batch. One does its part here; sending gradients between them is not counted."""
     json: bool = False
     """Print JSON instead of text."""
+
+
+@dataclass(kw_only=True)
+class Models:
+    """The published checkpoints, under names that every command takes for a model."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Checkpoint to show; all of them in a table if not given."""
+    task: Literal["pretrained", "classify", "segment"] | None = None
+    """Only those for this task."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(kw_only=True)
+class _Unstated:
+    """What weight files do not state, where the guess is wrong."""
+
+    image_size: tuple[int, ...] | None = None
+    """Side of the images in pixels, or height and width. Positions are resized where it is not the checkpoint's own."""
+    num_attention_heads: int | None = None
+    """Heads of each attention, where no relative-position table shows them."""
+    layer_norm_eps: float | None = None
+    """Epsilon of the layer norms."""
+    pixels: Literal["half", "imagenet"] | None = None
+    """Mean and deviation that pixels are normalised with: 0.5, or ImageNet's."""
+
+
+@dataclass(kw_only=True)
+class Inspect(_Unstated):
+    """Say what a checkpoint is: whose, which class, its settings, what was guessed, what is missing or left over."""
+
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    tensors: bool = False
+    """List every tensor too: name, type, shape."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+@dataclass(kw_only=True)
+class Convert(_Unstated):
+    """Write a checkpoint in another layout, and compare what both compute on photographs."""
+
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write (hf, timm, flax), or file (unilm, openmmlab)."""
+    to: Literal["hf", "unilm", "timm", "flax", "openmmlab"]
+    """Layout: transformers (and beit), the authors' code, timm, transformers' Flax, mmpretrain and mmsegmentation."""
+    check: bool = True
+    """Compute both on embedded photographs, and fail where they differ."""
+
+
+@dataclass(kw_only=True)
+class Resize(_Unstated):
+    """Write a model folder for images of another size: positions bicubically, relative-position tables as the authors do it."""
+
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write."""

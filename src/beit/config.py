@@ -10,10 +10,13 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from beit import geometry
 from beit.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from beit.checkpoints import Checkpoint
 
 CONFIG_FILE = "config.json"
 ACTIVATIONS = ("gelu", "relu", "selu", "gelu_new")
@@ -71,6 +74,8 @@ _BOOKKEEPING = frozenset(
 )
 
 
+_DATA2VEC = "data2vec-vision"  # the reference's name for BEiT's network trained by data2vec
+
 _FLOATS = [
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -91,6 +96,21 @@ def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]
     chosen = changes.get("out_indices") is not None or changes.get("out_features") is not None
     dropped = ("out_indices", "out_features") if default or chosen else ()
     return {name: value for name, value in values.items() if name not in dropped}
+
+
+def _without_gaps(id2label: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """The same names numbered from 0 on, in the order of their numbers.
+
+    The Hub's models of ImageNet-22k name 21,841 of 21,843 classes and keep the numbers of all; their classifiers count without
+    the two (timm has the same names in this order).
+    """
+    try:
+        numbers = sorted(id2label, key=int)
+    except (TypeError, ValueError):
+        return id2label  # refused later, in words
+    if len({int(number) for number in numbers}) < len(numbers) or not numbers or int(numbers[0]) < 0:
+        return id2label
+    return {place: id2label[number] for place, number in enumerate(numbers)}
 
 
 @dataclass(init=False, eq=True)
@@ -136,6 +156,9 @@ class BeitConfig:
         mask_keeps_position: a masked patch becomes mask token + its absolute position, as the authors have it. The
             reference replaces the position too (False, the default, for folders written by it); with absolute
             positions alone such a patch cannot know where it is, so models that `beit` trains set it to True.
+        pad_to_patch: whether images whose sides the patch does not divide are padded, below and on the right, with zeros (the
+            mean colour after normalisation) up to the next multiple; False refuses them. Such a model sees the padded image:
+            masks, maps and segmentation logits are of its grid, and mean pooling counts the padded patches too.
         segmentation_layers: the four layers whose output the segmentation heads see, counted from 1 (0 = embeddings). The
             authors train on 4, 6, 8, 12 of 12 (`authors_segmentation_layers`), the default of new models. With
             `out_indices` given and this None, as in folders of the reference, it is what the reference makes of them:
@@ -185,6 +208,7 @@ class BeitConfig:
     add_fpn: bool = False
     reshape_hidden_states: bool = True
     mask_keeps_position: bool = False
+    pad_to_patch: bool = False
     segmentation_layers: list[int] | None = None
     decode_dropout_prob: float = 0.0
     id2label: dict[int, str] = field(default_factory=lambda: {0: "LABEL_0", 1: "LABEL_1"})
@@ -326,9 +350,9 @@ class BeitConfig:
         return geometry.patch_grid(self.image_size, self.patch_size)
 
     def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
-        """Patches `(h, w)` of an image of `size` (height, width) in pixels, whole multiples of the patch."""
+        """Patches `(h, w)` of an image of `size` (height, width) in pixels; a part of a patch is one, see `pad_to_patch`."""
         patch = geometry.pair(self.patch_size)
-        return size[0] // patch[0], size[1] // patch[1]
+        return -(-size[0] // patch[0]), -(-size[1] // patch[1])
 
     @property
     def num_patches(self) -> int:
@@ -457,11 +481,16 @@ class BeitConfig:
             CheckpointError: `values` describes another architecture.
         """
         found = values.get("model_type", "beit")
-        if found != cls.model_type:
+        if found not in (cls.model_type, _DATA2VEC):
             raise CheckpointError(
-                f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit'."
+                f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit' or {_DATA2VEC!r}, which is "
+                "the same."
             )
+        if found == _DATA2VEC and "ForSemanticSegmentation" in str(values.get("architectures")):
+            values = {"out_indices": [3, 5, 7, 11], **values}  # its default in the reference, which files leave out
         merged = _without_default_stage(values, overrides)
+        if isinstance(merged.get("id2label"), Mapping):
+            merged["id2label"] = _without_gaps(merged["id2label"])
         if "num_labels" in overrides and "id2label" not in overrides:
             if len(merged.get("id2label") or ()) != overrides["num_labels"]:
                 merged.pop("id2label", None)  # the names of other classes
@@ -471,10 +500,10 @@ class BeitConfig:
 
     @classmethod
     def from_pretrained(cls, id_or_folder: str | os.PathLike[str], **keywords: Any) -> BeitConfig:
-        """Read config.json of a model folder or a Hub id.
+        """The config of any BEiT checkpoint: of its config.json, or inferred from its tensors.
 
         Args:
-            id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
+            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where from; all others override fields.
 
         Raises:
@@ -482,13 +511,15 @@ class BeitConfig:
             ConfigError: a value is impossible.
         """
         from beit import hub
+        from beit.checkpoints import Checkpoint
 
         where, overrides = hub.split_hub_keywords(keywords)
-        path = hub.resolve_file(id_or_folder, CONFIG_FILE, **where)
-        values = hub.read_json(path)
-        if not isinstance(values, dict):
-            raise CheckpointError(f"{path} holds no settings (a JSON object).")
-        return cls.from_dict(values, **overrides)
+        return cls.of(Checkpoint(id_or_folder, overrides, **where), **overrides)
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, **overrides: Any) -> BeitConfig:
+        """The config of a checkpoint that is open, with `overrides` on top; see `from_pretrained`."""
+        return cls.from_dict(checkpoint.settings, **overrides)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, atomically.

@@ -8,12 +8,14 @@ under a temporary name, synced and renamed, so that a full disk or a kill leaves
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -74,7 +76,7 @@ def resolve_file(
         return path
     name = str(id_or_folder)
     if folder.is_file():
-        raise CheckpointError(f"{name} is a file. Give the folder that holds it, with its config.json.")
+        raise CheckpointError(f"{name} is a file; wanted the folder that holds {filename}.")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
         raise CheckpointError(f"No such folder: {name}. Give an existing model folder or a Hub id like owner/name.")
 
@@ -217,32 +219,79 @@ def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     return out
 
 
+def load_pickle(path: str | os.PathLike[str]) -> Any:
+    """What `torch.save` was given, read with `weights_only=True`: no code in the file is run.
+
+    Tensors, plain values and containers, and `argparse.Namespace`, which the authors of BEiT save; nothing else.
+
+    Raises:
+        CheckpointError: the file is damaged, or asks for anything else.
+        MissingExtraError: torch is not installed.
+    """
+    torch = require("torch", "torch", f"reading {Path(path).name}")
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of pickles of another protocol, which it then reads or refuses
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for nearly every kind of damage
+        asked = re.search(r"GLOBAL (\w[\w.]*)", str(error))
+        if asked:
+            raise CheckpointError(
+                f"{path} asks for {asked[1]}, which no weights need, so it is refused; nothing in it was run. Ask for a "
+                "safetensors file. Where you trust the sender, save the weights alone, by "
+                "torch.save({'model': torch.load(file, weights_only=False)['model']}, new), on a machine you can spare."
+            ) from error
+        raise CheckpointError(
+            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, "
+            "which is refused. Download it again, or use a safetensors file."
+        ) from error
+
+
+def is_tensor(value: object) -> bool:
+    """Whether `value`, out of a pickle, is a tensor of PyTorch."""
+    return type(value).__module__.startswith("torch") and hasattr(value, "is_floating_point")
+
+
+def as_arrays(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """PyTorch's tensors as arrays; bfloat16, which numpy lacks, comes as float32 (exact). Raises CheckpointError."""
+    arrays = {}
+    for name, value in tensors.items():
+        try:
+            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+            arrays[name] = value.detach().contiguous().numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, eight-bit
+            raise CheckpointError(f"{path} holds tensors of a kind that cannot be read here: {error}.") from error
+    return arrays
+
+
 def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a `pytorch_model.bin`, read with `weights_only=True`: no code in the file is run.
+    """All tensors of a `pytorch_model.bin`; see `load_pickle`.
 
     Raises:
         CheckpointError: the file is damaged, or holds something other than tensors.
         MissingExtraError: torch is not installed.
     """
-    torch = require("torch", "torch", f"reading {Path(path).name}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for nearly every kind of damage
-        raise CheckpointError(
-            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, "
-            "which is refused. Use a safetensors file."
-        ) from error
+    state = load_pickle(path)
     if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+        isinstance(name, str) and is_tensor(value) for name, value in state.items()
     ):
         raise CheckpointError(f"{path} does not hold a table of named tensors (a state dict).")
-    try:
-        return {
-            name: (value.float() if value.dtype == torch.bfloat16 else value).detach().contiguous().numpy()
-            for name, value in state.items()
-        }
-    except (TypeError, RuntimeError) as error:  # sparse, quantised, eight-bit
-        raise CheckpointError(f"{path} holds tensors of a kind that cannot be read here: {error}.") from error
+    return as_arrays(path, state)
+
+
+def diagnose(head: bytes) -> str:
+    """What is wrong with a weight file that begins with `head`: the downloads that users report; "" if nothing shows."""
+    again = "Download the file itself again and compare its size with the server's."
+    text = head.decode("utf-8", errors="ignore")
+    if not head:
+        return f"is empty. {again}"
+    if text.startswith("version https://git-lfs"):
+        return "is a git-lfs pointer, not the weights. Run `git lfs pull` in its repository."
+    if text.lstrip("\ufeff \r\n\t").startswith("<"):
+        return f"is a web page, not weights (a dead link, or a log-in page?). {again}"
+    if len(text.encode()) > len(head) - 4 and all(c.isprintable() or c in "\r\n\t" for c in text):
+        return f"is text that begins with {text[:40]!r}: the log of a download, or an error message? {again}"
+    return ""
 
 
 def read_weights(paths: list[Path]) -> dict[str, np.ndarray]:
@@ -413,36 +462,25 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
 
 
 def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
-    """Load a model folder or Hub id as the class that belongs to it.
+    """Load any BEiT checkpoint as the class that belongs to it.
 
     The class is the one that config.json names under `architectures`; without that, the tensors tell.
 
     Args:
-        id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
+        id_or_folder: a folder, a weight file, an id, a URL, a name of the catalogue: see `BeitModel.from_pretrained`.
         **keywords: as for `BeitModel.from_pretrained`.
 
     Raises:
         CheckpointError: as `from_pretrained`; or a class that is not here.
     """
     import beit
+    from beit.checkpoints import Checkpoint
 
-    where, _ = split_hub_keywords(keywords)
-    values = read_json(resolve_file(id_or_folder, "config.json", **where))
-    architectures = values.get("architectures") if isinstance(values, dict) else None
-    named = str(architectures[0]) if isinstance(architectures, list) and architectures else None
-    if named is None:
-        names = read_weights(resolve_weights(id_or_folder, **where)).keys()
-        if any(name.startswith("decode_head.") for name in names):
-            named = "BeitForSemanticSegmentation"
-        elif any(name.startswith("lm_head.") for name in names):
-            named = "BeitForMaskedImageModeling"
-        elif any(name.startswith("classifier.") for name in names):
-            named = "BeitForImageClassification"
-        else:
-            named = "BeitModel"
-    named = named.removeprefix("Flax")
+    where, overrides = split_hub_keywords(keywords)
+    checkpoint = Checkpoint(id_or_folder, overrides, **where)
+    named = checkpoint.architecture
     if named not in _MODELS:
-        kind = values.get("model_type") if isinstance(values, dict) else None
+        kind = checkpoint.settings.get("model_type")
         raise CheckpointError(
             f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: {', '.join(_MODELS)}."
         )

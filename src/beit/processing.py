@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from beit import hub
+from beit import checkpoints, hub
 from beit.errors import CheckpointError, ConfigError, InputError
 from beit.image_input import FIRST, LAST, NONE, as_list, read_label_map, read_picture
 from beit.tensors import BatchFeature as BatchFeature
@@ -278,9 +278,10 @@ class BeitImageProcessor:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """A processor from a model folder, the JSON file itself or an id on the Hub.
+        """A processor from a model folder, the JSON file itself, an id on the Hub, or any other BEiT checkpoint.
 
-        Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json.
+        Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
+        file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
         `kwargs` say where the file comes from (as in `hub.resolve_file`), or are as in `from_dict`.
 
         Raises:
@@ -288,16 +289,25 @@ class BeitImageProcessor:
         """
         where, kwargs = hub.split_hub_keywords(kwargs)
         path = Path(pretrained_model_name_or_path)
-        if not path.is_file():
-            names = (FILE_NAME, "processor_config.json")
-            name = next((n for n in names if hub.has_file(pretrained_model_name_or_path, n, **where)), FILE_NAME)
-            path = hub.resolve_file(pretrained_model_name_or_path, name, **where)
-        settings = hub.read_json(path)
-        if isinstance(settings, dict) and path.name == "processor_config.json":
-            settings = settings.get("image_processor")
-        if not isinstance(settings, dict):
-            raise CheckpointError(f"{path} holds no settings of an image processor. Save or download it again.")
+        if path.is_file() and path.suffix == ".json":
+            settings = checkpoints.pixels_in(path)
+        else:
+            try:
+                found = checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
+            except CheckpointError:
+                if not path.is_dir():
+                    raise
+                found = None
+            if found is None:  # a folder without: says what it holds
+                hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
+            settings = found or {}
         return cls.from_dict(settings, **kwargs)
+
+    @classmethod
+    def stored_in(cls, checkpoint: str | os.PathLike[str]) -> Any:
+        """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
+        settings = checkpoints.Checkpoint(checkpoint).pixels
+        return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write preprocessor_config.json, for transformers too; returns its path. May `push_to_hub` as well, to `repo_id`."""

@@ -26,6 +26,7 @@ from beit.models.flax_files import FlaxPretrained, check_classes, whole_numbers
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
 Array = jax.Array
+Grid = tuple[int, int]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "relu": nn.relu,
@@ -84,7 +85,7 @@ class FlaxBeitEmbeddings(nn.Module):
 
     def __call__(self, pixel_values: Array, mask: Array | None = None, train: bool = False) -> Array:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → `(B, 1+N, C)`."""
-        x = self.patch(pixel_values)
+        x = self.patch(self._whole_patches(pixel_values))
         positions = self._positions(self.config.grid_of(pixel_values.shape[2:]))
         # Before or after the positions: see BeitConfig.mask_keeps_position.
         if mask is not None and self.config.mask_keeps_position:
@@ -96,6 +97,14 @@ class FlaxBeitEmbeddings(nn.Module):
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
         cls = jnp.broadcast_to(cls.astype(x.dtype), (x.shape[0], 1, x.shape[2]))
         return self.dropout(jnp.concatenate((cls, x), axis=1), deterministic=not train)
+
+    def _whole_patches(self, pixel_values: Array) -> Array:
+        """Padded with zeros, below and on the right, if `BeitConfig.pad_to_patch` says so."""
+        height, width = geometry.pair(self.config.patch_size)
+        below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
+        if not self.config.pad_to_patch or below == right == 0:
+            return pixel_values
+        return jnp.pad(pixel_values, ((0, 0), (0, 0), (0, below), (0, right)))
 
     def _swap_in_mask_token(self, x: Array, mask: Array) -> Array:
         assert self.mask_token is not None  # checked with a message for the user
@@ -114,18 +123,32 @@ class FlaxBeitEmbeddings(nn.Module):
 
 
 class FlaxBeitRelativePosition(nn.Module):
-    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like)."""
+    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like).
+
+    The table belongs to images of the configured size; for those of another it is resized, see `resize.py`.
+    """
 
     config: BeitConfig
 
     @nn.compact
-    def __call__(self) -> Array:
-        """`(1, heads, 1+N, 1+N)`."""
-        grid, heads = self.config.grid, self.config.num_attention_heads
-        table = self.param("table", _start, (geometry.num_relative_distances(grid), heads))
+    def __call__(self, grid: Grid | None = None) -> Array:
+        """`(1, heads, 1+N, 1+N)` for images of `grid` patches, the configured ones by default."""
+        heads = self.config.num_attention_heads
+        table = self.param("table", _start, (geometry.num_relative_distances(self.config.grid), heads))
+        grid = self.config.grid if grid is None else grid
+        table = table if grid == self.config.grid else self._resized(table, grid)
         index = geometry.relative_position_index(grid)
         # Whole rows of the table are copied, and their gradient added, several times faster than single numbers.
         return table[index.reshape(-1)].reshape(*index.shape, heads).transpose(2, 0, 1)[None]
+
+    def _resized(self, table: Array, grid: Grid) -> Array:
+        rows, columns = (resize.table_weights(have, want) for have, want in zip(self.config.grid, grid, strict=True))
+        # In half precision neighbours would become alike.
+        x = table[: -resize.OTHERS].astype(jnp.promote_types(table.dtype, jnp.float32))
+        x = x.reshape(rows.shape[1], columns.shape[1], -1)
+        x = jnp.einsum("yh,xw,hwc->yxc", jnp.asarray(rows), jnp.asarray(columns), x, precision="highest")
+        x = x.reshape(-1, table.shape[1]).astype(table.dtype)
+        return jnp.concatenate((x, table[-resize.OTHERS :]))
 
 
 class FlaxBeitQKV(nn.Module):
@@ -156,15 +179,20 @@ class FlaxBeitAttention(nn.Module):
         self.relative_position = FlaxBeitRelativePosition(config) if config.use_relative_position_bias else None
         self.proj = dense(config.hidden_size, self.dtype)
 
-    def __call__(self, x: Array, bias: Array | None, train: bool, need_weights: bool) -> tuple[Array, Array | None]:
-        """`x (B, T, C)`, shared `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
+    def __call__(
+        self, x: Array, bias: Array | None, train: bool, need_weights: bool, grid: Grid | None = None
+    ) -> tuple[Array, Array | None]:
+        """`x (B, T, C)`, shared `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`.
+
+        `grid`: patches `(h, w)` of these images; the configured ones by default.
+        """
         batch, tokens, width = x.shape
         heads = self.config.num_attention_heads
         qkv_bias = jnp.stack((self.q_bias, jnp.zeros_like(self.q_bias), self.v_bias))
         qkv = self.qkv(x) + qkv_bias.astype(self.dtype)
         q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, width // heads), 2, 0)  # each (B, T, heads, D)
         if self.relative_position is not None:
-            own = self.relative_position()
+            own = self.relative_position(grid)
             bias = own if bias is None else bias + own
         if bias is not None:
             bias = bias.astype(q.dtype)
@@ -223,10 +251,10 @@ class FlaxBeitLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def __call__(
-        self, x: Array, bias: Array | None, train: bool = False, need_weights: bool = False
+        self, x: Array, bias: Array | None, train: bool = False, need_weights: bool = False, grid: Grid | None = None
     ) -> tuple[Array, Array | None]:
         """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `FlaxBeitAttention`."""
-        y, weights = self.attn(self.norm1(x), bias, train, need_weights)
+        y, weights = self.attn(self.norm1(x), bias, train, need_weights, grid)
         x = self._add(x, self.dropout(y, deterministic=not train), self.gamma1, train)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.dropout(y, deterministic=not train), self.gamma2, train), weights
@@ -254,7 +282,7 @@ class FlaxBeitEncoder(nn.Module):
         self.relative_position = FlaxBeitRelativePosition(config) if config.use_shared_relative_position_bias else None
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        layer: Any = nn.remat(FlaxBeitLayer, static_argnums=(3, 4)) if self.gradient_checkpointing else FlaxBeitLayer
+        layer: Any = nn.remat(FlaxBeitLayer, static_argnums=(3, 4, 5)) if self.gradient_checkpointing else FlaxBeitLayer
         self.layers = [layer(config, rate, self.dtype) for rate in rates]
 
     def __call__(
@@ -264,12 +292,17 @@ class FlaxBeitEncoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         depth: int | None = None,
+        grid: Grid | None = None,
     ) -> BaseModelOutput:
-        """`x (B, 1+N, C)` → the output of the last layer and what was asked for; `depth`: layers to run, all by default."""
-        bias = None if self.relative_position is None else self.relative_position()
+        """`x (B, 1+N, C)` → the output of the last layer and what was asked for.
+
+        `depth`: how many layers to run; all by default. `grid`: patches `(h, w)` of these images; the configured ones by
+        default.
+        """
+        bias = None if self.relative_position is None else self.relative_position(grid)
         hidden_states, attentions = [x], []
         for layer in self.layers[:depth]:
-            x, weights = layer(x, bias, train, output_attentions)
+            x, weights = layer(x, bias, train, output_attentions, grid)
             hidden_states.append(x)
             attentions.append(weights)
         return BaseModelOutput(
@@ -318,7 +351,8 @@ class FlaxBeitModule(nn.Module):
     ) -> BeitModelOutputWithPooling:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → the outputs."""
         x = self.embeddings(pixel_values, mask, train)
-        encoded = self.encoder(x, train, output_attentions, output_hidden_states)
+        grid = self.config.grid_of(pixel_values.shape[2:])
+        encoded = self.encoder(x, train, output_attentions, output_hidden_states, grid=grid)
         sequence = encoded.last_hidden_state
         if self.layernorm is not None:
             sequence = self.layernorm(sequence)

@@ -26,6 +26,7 @@ import numpy as np
 from jax.scipy.special import erfinv
 
 from beit import checks, flax_layout, geometry, hub, outputs, weights
+from beit.checkpoints import Checkpoint
 from beit.config import BeitConfig
 from beit.errors import CheckpointError, ConfigError, InputError
 from beit.models.initial import start_of
@@ -285,16 +286,17 @@ class FlaxPretrained:
         dtype: Any = jnp.float32,
         **keywords: Any,
     ) -> Any:
-        """Load a model from a folder or from the Hub, whichever framework wrote it.
+        """Load a model from any BEiT checkpoint, whichever framework and project wrote it.
 
         Args:
-            id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
-            config: used instead of the folder's config.json.
+            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue.
+            config: used instead of the checkpoint's own.
             ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
             dtype: type of the arithmetic; parameters are float32 whatever the file has.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is
-                accepted and not needed; all others override fields of the config (`num_labels=10`).
+                accepted and not needed; all others override fields of the config (`num_labels=10`). With another
+                `image_size`, positions are resized: see `beit/resize.py`.
 
         Returns:
             The model; with `_do_init=False` (model, params).
@@ -308,13 +310,18 @@ class FlaxPretrained:
         keep = overrides.pop("_do_init", True)
         own = {*inspect.signature(FlaxPretrained.__init__).parameters, *cls.own_arguments} - {"self", "config", "own"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
+        checkpoint = Checkpoint(id_or_folder, overrides if config is None else config.to_dict(), **where)
         if config is None:
-            config = BeitConfig.from_pretrained(id_or_folder, **where, **overrides)
+            config = BeitConfig.of(checkpoint, **overrides)
         elif overrides:
             config = config.replace(**overrides)
-        tensors = hub.read_weights(hub.resolve_weights(id_or_folder, **where))
         model = cls(config, dtype=dtype, _do_init=False, **arguments)
-        params = model.fill(tensors, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        params = model.fill(
+            checkpoint.tensors,
+            dialect=checkpoint.dialect,
+            grid=checkpoint.grid,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training else logging.INFO
@@ -324,8 +331,17 @@ class FlaxPretrained:
         model._params = params
         return model
 
-    def fill(self, disk: dict[str, np.ndarray], *, ignore_mismatched_sizes: bool = False) -> Params:
-        """Parameters from tensors in the disk dialect; what they lack starts at random; leaves a `load_report`.
+    def fill(
+        self,
+        disk: dict[str, np.ndarray],
+        *,
+        dialect: weights.Dialect = "hf",
+        grid: tuple[int, int] | None = None,
+        ignore_mismatched_sizes: bool = False,
+    ) -> Params:
+        """Parameters from tensors by their names in `dialect`; what they lack starts at random; leaves a `load_report`.
+
+        Positions of another `grid` of patches than the config's are resized.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
@@ -337,7 +353,12 @@ class FlaxPretrained:
             if name.endswith("running_var"):
                 wanted[name.removesuffix("running_var") + "num_batches_tracked"] = ()
         found, self.load_report = weights.fit(
-            disk, wanted, model=type(self).__name__, ignore_mismatched_sizes=ignore_mismatched_sizes
+            disk,
+            wanted,
+            model=type(self).__name__,
+            dialect=dialect,
+            grids=None if grid is None else (grid, self.config.grid),
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         tree = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), flax_layout.to_tree(found))
         return self.init_weights(jax.random.key(self.seed), params=tree)

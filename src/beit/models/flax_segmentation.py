@@ -10,6 +10,7 @@ Papers: Bao et al., BEiT, 2021 (arXiv 2106.08254, section 3.2); Xiao et al., Uni
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -180,6 +181,22 @@ def _size(x: Array) -> tuple[int, int]:
 # --- models --------------------------------------------------------------------------------------------------------
 
 
+@dataclass
+class ForLoss:
+    """What the loss needs besides the outputs.
+
+    Attributes:
+        auxiliary: logits `(B, num_labels, h, w)` of the auxiliary head, if there is one.
+        size: height and width of the images before any padding, in pixels.
+    """
+
+    auxiliary: Array | None
+    size: tuple[int, ...]
+
+
+jax.tree_util.register_dataclass(ForLoss, ["auxiliary"], ["size"])
+
+
 class FlaxBeitForSemanticSegmentationModule(nn.Module):
     """Gives every pixel a class by UPerNet on four layers (section 3.2)."""
 
@@ -214,14 +231,15 @@ class FlaxBeitForSemanticSegmentationModule(nn.Module):
         train: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-    ) -> tuple[SemanticSegmenterOutput, Array | None]:
-        """The outputs, and the logits `(B, num_labels, h, w)` of the auxiliary head, if there is one."""
+    ) -> tuple[SemanticSegmenterOutput, ForLoss]:
+        """The outputs, and what the loss needs besides."""
+        checks.check_pyramid(pixel_values.shape, self.config)
         layers = checks.segmentation_config(self.config)[1]
         x = self.beit.embeddings(pixel_values, mask, train)
         # Layers above the highest that the heads see would be computed for nobody.
         needed = None if output_attentions or output_hidden_states else max(layers)
-        encoded = self.beit.encoder(x, train, output_attentions, True, needed)
         grid = self.config.grid_of(pixel_values.shape[2:])
+        encoded = self.beit.encoder(x, train, output_attentions, True, needed, grid)
         states = encoded.hidden_states
         assert states is not None
         maps = self._pyramid([as_map(states[layer], grid) for layer in layers], train)
@@ -229,7 +247,7 @@ class FlaxBeitForSemanticSegmentationModule(nn.Module):
         auxiliary = None if self.auxiliary_head is None else _channels_first(self.auxiliary_head(maps, train))
         hidden = states if output_hidden_states else None
         output = SemanticSegmenterOutput(None, _channels_first(logits), hidden, encoded.attentions)
-        return output, auxiliary
+        return output, ForLoss(auxiliary, pixel_values.shape[2:])
 
     def _pyramid(self, maps: list[Array], train: bool) -> list[Array]:
         """Four maps `(B, h, w, C)` → 4, 2, 1 and 1/2 times their sides."""
@@ -250,7 +268,9 @@ class FlaxBeitForSemanticSegmentation(FlaxBeitPreTrainedModel):
 
     `labels`: `(B, H', W')` class numbers, of any size: logits are resized to it. Pixels with
     `config.semantic_loss_ignore_index` do not count. The loss is the mean cross-entropy of the other pixels, plus
-    `auxiliary_loss_weight` times that of the auxiliary head; 0, with a warning, when all are ignored.
+    `auxiliary_loss_weight` times that of the auxiliary head; 0, with a warning, when all are ignored. Where images are padded
+    (`config.pad_to_patch`), logits cover the padded image; labels of the image's own size are padded likewise, with pixels that
+    do not count, and labels of other sizes are refused.
 
     Raises:
         ConfigError: `out_indices` name no four layers, or fewer than two classes.
@@ -263,10 +283,13 @@ class FlaxBeitForSemanticSegmentation(FlaxBeitPreTrainedModel):
     def _checked(self, config: BeitConfig) -> BeitConfig:
         return checks.segmentation_config(config)[0]
 
-    def _loss(self, output: SemanticSegmenterOutput, auxiliary: Array | None, labels: Array) -> Array:
+    def _loss(self, output: SemanticSegmenterOutput, more: ForLoss, labels: Array) -> Array:
         logits = output.logits
         checks.check_label_maps(labels.shape, labels.dtype, whole_numbers(labels), logits.shape[0])
         ignore = self.config.semantic_loss_ignore_index
+        below, right = checks.label_padding(labels.shape, more.size, self.config)
+        if below or right:
+            labels = jnp.pad(jnp.asarray(labels, jnp.int32), ((0, 0), (0, below), (0, right)), constant_values=ignore)
         check_classes(labels, logits.shape[1], "num_labels", ignore)
         counted = labels != ignore
         if not isinstance(labels, jax.core.Tracer) and not bool(counted.any()):
@@ -280,4 +303,5 @@ class FlaxBeitForSemanticSegmentation(FlaxBeitPreTrainedModel):
             return jnp.sum(cross_entropy(scores, classes), where=counted) / jnp.maximum(counted.sum(), 1)
 
         loss = mean(logits)
+        auxiliary = more.auxiliary
         return loss if auxiliary is None else loss + self.config.auxiliary_loss_weight * mean(auxiliary)

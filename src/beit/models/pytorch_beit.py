@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from beit import checks, geometry
+from beit import checks, geometry, resize
 from beit.config import BeitConfig
 from beit.errors import InputError
 from beit.models.initial import start_of
@@ -28,6 +29,7 @@ from beit.models.pytorch_files import PretrainedModule
 from beit.models.pytorch_linear import Linear, linear
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
+Grid = tuple[int, int]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
@@ -55,7 +57,7 @@ class BeitEmbeddings(nn.Module):
 
     def forward(self, pixel_values: Tensor, mask: Tensor | None = None) -> Tensor:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → `(B, 1+N, C)`."""
-        x = self.patch(pixel_values.to(self.patch.weight.dtype))
+        x = self.patch(self._whole_patches(pixel_values).to(self.patch.weight.dtype))
         grid = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         positions = self._positions(grid)
@@ -70,6 +72,14 @@ class BeitEmbeddings(nn.Module):
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
         return self.dropout(torch.cat((cls.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1))
 
+    def _whole_patches(self, pixel_values: Tensor) -> Tensor:
+        """Padded with zeros, below and on the right, if `BeitConfig.pad_to_patch` says so."""
+        height, width = self.patch.kernel_size
+        below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
+        if not self.config.pad_to_patch or below == right == 0:
+            return pixel_values
+        return F.pad(pixel_values, (0, right, 0, below))
+
     def _swap_in_mask_token(self, x: Tensor, mask: Tensor) -> Tensor:
         assert self.mask_token is not None  # checked by BeitModel, with a message for the user
         return torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
@@ -83,15 +93,32 @@ class BeitEmbeddings(nn.Module):
         return torch.cat((self.position[:, :1], patches), dim=1)
 
 
+_KEPT_BIASES = 4  # of one table, for images of as many sizes, …
+_KEPT_NUMBERS = 1 << 24  # … while they take 64 MiB together: of large ones only the newest
+
+
 @functools.lru_cache(maxsize=8)
-def _relative_position_index(grid: tuple[int, int]) -> Tensor:
+def _relative_position_index(grid: Grid, device: torch.device) -> Tensor:
     """`geometry.relative_position_index` as a tensor, one for all layers: at 640 pixels it takes 20 MB."""
     with torch.inference_mode(False):  # whoever asks first, others may want gradients through it
-        return torch.from_numpy(geometry.relative_position_index(grid).copy())
+        return _index_constant(grid).to(device)
+
+
+@torch.compiler.assume_constant_result  # compilers look at the numbers, not at how numpy made them
+def _index_constant(grid: Grid) -> Tensor:
+    return torch.tensor(geometry.relative_position_index(grid), device="cpu")
+
+
+@torch.compiler.assume_constant_result
+def _table_weights(have: int, want: int) -> Tensor:
+    return torch.tensor(resize.table_weights(have, want), device="cpu")
 
 
 class BeitRelativePosition(nn.Module):
-    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like)."""
+    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like).
+
+    The table belongs to images of the configured size; for those of another it is resized, see `resize.py`.
+    """
 
     index: Tensor
 
@@ -101,32 +128,68 @@ class BeitRelativePosition(nn.Module):
         self.table = nn.Parameter(torch.empty(geometry.num_relative_distances(self.grid), config.num_attention_heads))
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.reset_buffers()
-        self._kept: tuple[Tensor, Tensor] | None = None  # the table and the bias built from it
+        self._kept: tuple[Tensor, dict[Grid, Tensor]] | None = None  # the table and the biases built from it
 
     def reset_buffers(self) -> None:
         """Set the index again on the table's device (a model is loaded onto no device at first)."""
-        self.index = _relative_position_index(self.grid).to(self.table.device)
+        self.index = _relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
 
-    def forward(self) -> Tensor:
-        """`(1, heads, 1+N, 1+N)`. Without gradients, on a CPU, it is built once and kept until the table changes."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or self.table.device.type != "cpu":
-            return self._build()
+    def forward(self, grid: Grid | None = None) -> Tensor:
+        """`(1, heads, 1+N, 1+N)` for images of `grid` patches, the configured ones by default.
+
+        Without gradients, on a CPU, it is built once for a grid and kept until the table changes.
+        """
+        grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
+        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if torch.is_grad_enabled() or traced or self.table.device.type != "cpu":
+            return self._build(grid)
         # The numbers are compared, because nothing else tells: fused optimisers and writes through `.data` leave a
         # tensor's version as it is. Elsewhere than on a CPU the comparison would wait for the device and cost more
         # than it saves.
         kept = self._kept
-        if kept is None or kept[0].dtype != self.table.dtype or not torch.equal(kept[0], self.table):
+        if kept is not None and (kept[0].dtype != self.table.dtype or not torch.equal(kept[0], self.table)):
+            kept = None
+        if kept is None or grid not in kept[1]:
             with torch.inference_mode(False), torch.no_grad():
-                kept = self._kept = self.table.clone(), self._build()
-        return kept[1]
+                table, biases = (self.table.clone(), {}) if kept is None else kept
+                biases = {**biases, grid: self._build(grid)}  # a new one: other threads may read the old
+            while len(biases) > 1 and (
+                len(biases) > _KEPT_BIASES or sum(map(Tensor.numel, biases.values())) > _KEPT_NUMBERS
+            ):
+                del biases[next(iter(biases))]
+            kept = self._kept = table, biases
+        return kept[1][grid]
 
-    def _build(self) -> Tensor:
-        tokens = self.index.shape[0]
+    def resized(self, grid: Grid | None) -> Tensor:
+        """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`; itself for the configured ones (or None)."""
+        if grid is None or grid == self.grid:
+            return self.table
+        rows, columns = (_table_weights(have, int(want)) for have, want in zip(self.grid, grid, strict=True))
+        exact = torch.promote_types(self.table.dtype, torch.float32)  # in half precision neighbours would become alike
+        with _without_autocast(self.table.device.type):
+            x = self.table[: -resize.OTHERS].to(exact).unflatten(0, (rows.shape[1], columns.shape[1]))
+            x = torch.einsum("yh,hwc->ywc", rows.to(x), x)
+            x = torch.einsum("xw,ywc->yxc", columns.to(x), x)
+        return torch.cat((x.flatten(0, 1).to(self.table.dtype), self.table[-resize.OTHERS :]))
+
+    def _build(self, grid: Grid) -> Tensor:
+        table, index = self.resized(grid), self.index if grid == self.grid else self._index(grid)
+        tokens = index.shape[0]
         # One gather a head on the transposed table leaves the heads in front without a second copy.
-        return self.table.t().index_select(1, self.index.view(-1)).view(1, -1, tokens, tokens)
+        return table.t().index_select(1, index.view(-1)).view(1, -1, tokens, tokens)
+
+    def _index(self, grid: Grid) -> Tensor:
+        if torch.compiler.is_compiling():  # what a tracer makes must not be kept
+            return _index_constant(grid).to(self.table.device)
+        return _relative_position_index(grid, self.table.device)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and pickles build their own
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    available = torch.amp.is_autocast_available(device)  # on the meta device there is none
+    return torch.autocast(device, enabled=False) if available else nullcontext()
 
 
 class BeitAttention(nn.Module):
@@ -145,21 +208,28 @@ class BeitAttention(nn.Module):
         self.proj = Linear(width, width)
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool, by_head: bool = False
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        head_mask: Tensor | None,
+        need_weights: bool,
+        by_head: bool = False,
+        grid: Grid | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`x (B, T, C)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`.
 
-        `bias` is what all layers share, `(1, heads, T, T)`; `by_head`, the table it comes from instead.
+        `bias` is what all layers share, `(1, heads, T, T)`; `by_head`, the table it comes from instead, resized for `grid`,
+        the patches `(h, w)` of these images (the configured ones by default).
         """
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
         qkv = linear(x, self.qkv.weight, qkv_bias)
         qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
         if self.relative_position is not None:
-            own = self.relative_position.table if by_head else self.relative_position()
+            own = self.relative_position.resized(grid) if by_head else self.relative_position(grid)
             bias = own if bias is None else bias + own
         if by_head:
-            return self.proj(attend(qkv, bias, self.grid)), None
+            return self.proj(attend(qkv, bias, self.grid if grid is None else grid)), None
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
         if bias is not None:
             bias = bias.to(q.dtype)
@@ -219,10 +289,16 @@ class BeitLayer(nn.Module):
         self.drop_path = drop_path
 
     def forward(
-        self, x: Tensor, bias: Tensor | None, head_mask: Tensor | None, need_weights: bool, by_head: bool = False
+        self,
+        x: Tensor,
+        bias: Tensor | None,
+        head_mask: Tensor | None,
+        need_weights: bool,
+        by_head: bool = False,
+        grid: Grid | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `BeitAttention`."""
-        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights, by_head)
+        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights, by_head, grid)
         x = self._add(x, self.dropout(y), self.gamma1)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.dropout(y), self.gamma2), weights
@@ -257,19 +333,21 @@ class BeitEncoder(nn.Module):
         output_attentions: bool = False,
         output_hidden_states: bool = False,
         depth: int | None = None,
+        grid: Grid | None = None,
     ) -> BaseModelOutput:
         """`x (B, 1+N, C)`, `head_mask (L, 1, heads, 1, 1)` → the output of the last layer and what was asked for.
 
-        `depth`: how many layers to run; all by default.
+        `depth`: how many layers to run; all by default. `grid`: patches `(h, w)` of these images; the configured ones by
+        default.
         """
         by_head = head_by_head(x) and not output_attentions and head_mask is None
         by_head = by_head and not (self.training and self.dropout)
         bias = None
         if self.relative_position is not None:
-            bias = self.relative_position.table if by_head else self.relative_position()
+            bias = self.relative_position.resized(grid) if by_head else self.relative_position(grid)
         hidden_states, attentions = [x], []
         for i, layer in enumerate(self.layers[:depth]):
-            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions, by_head)
+            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions, by_head, grid)
             if self.gradient_checkpointing and self.training:
                 x, weights = checkpoint(layer, *arguments, use_reentrant=False)
             else:
@@ -425,7 +503,8 @@ class BeitModel(BeitPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: `(B, channels, H, W)`, normalised as the image processor does.
+            pixel_values: `(B, channels, H, W)`, normalised as the image processor does. Any sides that the patch divides
+                (all others too with `config.pad_to_patch`): positions are resized for another size than `image_size`.
             bool_masked_pos: `(B, N)` or `(B, h, w)`, bool or 0/1: the patches that the mask token replaces.
             head_mask: `(heads,)` or `(L, heads)`: 1 keeps a head, 0 switches it off.
             output_attentions: return attention weights (takes the explicit attention path).
@@ -439,7 +518,8 @@ class BeitModel(BeitPreTrainedModel):
         pixel_values = self._check_pixels(pixel_values)
         mask = self._check_mask(bool_masked_pos, pixel_values)
         x = self.embeddings(pixel_values, mask)
-        encoded = self.encoder(x, self._expand_head_mask(head_mask, x), attentions, hidden)
+        grid = self.config.grid_of(pixel_values.shape[2:])
+        encoded = self.encoder(x, self._expand_head_mask(head_mask, x), attentions, hidden, grid=grid)
         sequence = self.layernorm(encoded.last_hidden_state)
         output = BeitModelOutputWithPooling(
             last_hidden_state=sequence,

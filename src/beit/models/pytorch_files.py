@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from beit import hub, outputs, weights
+from beit.checkpoints import Checkpoint
 from beit.config import BeitConfig
 from beit.errors import CheckpointError, ConfigError
 
@@ -70,34 +71,41 @@ class PretrainedModule(nn.Module):
         torch_dtype: torch.dtype | str | None = None,
         **keywords: Any,
     ) -> Self:
-        """Load a model from a folder or from the Hub; it comes in evaluation mode.
+        """Load a model from any BEiT checkpoint; it comes in evaluation mode.
 
         Args:
-            id_or_folder: a folder, or an id like `microsoft/beit-base-patch16-224`.
-            config: used instead of the folder's config.json.
+            id_or_folder: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax; an id on the Hub
+                like `microsoft/beit-base-patch16-224`; a URL; or a name of the catalogue (`beit models`). `beit inspect` shows
+                what it is and which settings were guessed.
+            config: used instead of the checkpoint's own.
             ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
             torch_dtype: type of the parameters: float32 by default whatever the file has; "auto" for what config.json
                 names. `dtype` is accepted as well.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`add_pooling_layer`) go there; all others override
-                fields of the config (`num_labels=10`).
+                fields of the config (`num_labels=10`). With another `image_size`, positions are resized: see `beit/resize.py`.
 
         Raises:
-            CheckpointError: no such folder or id; damaged or incomplete files; another architecture; other shapes.
+            CheckpointError: no such folder or id; damaged, unsafe or incomplete files; another architecture; other shapes.
             ConfigError: an override is impossible.
         """
         torch_dtype = keywords.pop("dtype", torch_dtype)
         where, overrides = hub.split_hub_keywords(keywords)
         own = set(inspect.signature(cls.__init__).parameters) - {"self", "config"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
+        checkpoint = Checkpoint(id_or_folder, overrides if config is None else config.to_dict(), **where)
         if config is None:
-            config = BeitConfig.from_pretrained(id_or_folder, **where, **overrides)
+            config = BeitConfig.of(checkpoint, **overrides)
         elif overrides:
             config = config.replace(**overrides)
-        tensors = hub.read_weights(hub.resolve_weights(id_or_folder, **where))
         with torch.device("meta"):
             model = cls(config, **arguments)
-        model.fill(tensors, ignore_mismatched_sizes=ignore_mismatched_sizes)
+        model.fill(
+            checkpoint.tensors,
+            dialect=checkpoint.dialect,
+            grid=checkpoint.grid,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
         dtype = _as_dtype(torch_dtype, config)
         report = model.load_report
         if report:
@@ -105,8 +113,17 @@ class PretrainedModule(nn.Module):
             logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
         return model.to(dtype).eval()
 
-    def fill(self, disk: dict[str, np.ndarray], *, ignore_mismatched_sizes: bool = False) -> None:
-        """Take parameters from tensors in the disk dialect, initialise the rest, and leave a `load_report`.
+    def fill(
+        self,
+        disk: dict[str, np.ndarray],
+        *,
+        dialect: weights.Dialect = "hf",
+        grid: tuple[int, int] | None = None,
+        ignore_mismatched_sizes: bool = False,
+    ) -> None:
+        """Take parameters from tensors by their names in `dialect`, initialise the rest, and leave a `load_report`.
+
+        Positions of another `grid` of patches than the config's are resized.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
@@ -114,7 +131,12 @@ class PretrainedModule(nn.Module):
         own = self.state_dict()  # with the statistics of batch norms
         wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
         found, report = weights.fit(
-            disk, wanted, model=type(self).__name__, ignore_mismatched_sizes=ignore_mismatched_sizes
+            disk,
+            wanted,
+            model=type(self).__name__,
+            dialect=dialect,
+            grids=None if grid is None else (grid, self.config.grid),
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         state = {
             name: torch.from_numpy(np.require(array, requirements="W")).to(

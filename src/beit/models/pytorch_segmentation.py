@@ -11,6 +11,7 @@ instead of the plain formulas below stands in `pytorch_upernet.py`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
@@ -181,11 +182,13 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         """Segment images.
 
         Args:
-            pixel_values: `(B, channels, H, W)`.
+            pixel_values: `(B, channels, H, W)`, of two patches each way at least.
             head_mask: `(heads,)` or `(L, heads)`.
             labels: `(B, H', W')` class numbers, of any size: logits are resized to it. Pixels with
                 `config.semantic_loss_ignore_index` do not count. The loss is the mean cross-entropy of the other pixels,
                 plus `auxiliary_loss_weight` times that of the auxiliary head; 0, with a warning, when all are ignored.
+                Where images are padded (`config.pad_to_patch`), logits cover the padded image; labels of the image's own
+                size are padded likewise, with pixels that do not count, and labels of other sizes are refused.
             output_attentions: return attention weights.
             output_hidden_states: return the embeddings and the output of each layer.
             return_dict: return an output object (default) or a plain tuple.
@@ -195,12 +198,13 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         pixels = self._check_pixels(pixel_values)
+        checks.check_pyramid(pixels.shape, self.config)
         x = self.beit.embeddings(pixels)
+        grid = self.config.grid_of(pixels.shape[2:])
         # Layers above the highest that the heads see would be computed for nobody.
         needed = None if attentions or hidden else max(self.layers)
-        encoded = self.beit.encoder(x, self._expand_head_mask(head_mask, x), attentions, True, needed)
+        encoded = self.beit.encoder(x, self._expand_head_mask(head_mask, x), attentions, True, needed, grid)
         tokens = [encoded.hidden_states[layer] for layer in self.layers]
-        grid = self.config.grid_of(pixels.shape[2:])
         if labels is None and self.fast and pytorch_upernet.applies(self, tokens[0], (BeitUperHead, ConvModule)):
             logits, auxiliary = self._evaluating(self, tokens, grid), None
         else:
@@ -208,7 +212,7 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
             logits = self.decode_head(maps)
             # Its output never changes the logits.
             auxiliary = None if labels is None or self.auxiliary_head is None else self.auxiliary_head(maps)
-        loss = None if labels is None else self._loss(logits, auxiliary, labels)
+        loss = None if labels is None else self._loss(logits, auxiliary, labels, pixels.shape[2:])
         output = SemanticSegmenterOutput(
             loss, logits, encoded.hidden_states if hidden else None, encoded.attentions if attentions else None
         )
@@ -224,12 +228,13 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         self._evaluating.kept = None
         return super()._apply(fn, recurse)
 
-    def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor) -> Tensor:
+    def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor, size: Sequence[int]) -> Tensor:
         check_is_tensor("labels", labels)
         whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
         checks.check_label_maps(labels.shape, labels.dtype, whole, logits.shape[0])
         ignore = self.config.semantic_loss_ignore_index
-        labels = labels.to(logits.device).long()
+        below, right = checks.label_padding(labels.shape, size, self.config)
+        labels = F.pad(labels.to(logits.device).long(), (0, right, 0, below), value=ignore)
         check_classes(labels, logits.shape[1], "num_labels", ignore)
         counted = (labels != ignore).sum()
         if not torch.compiler.is_compiling() and int(counted) == 0:
@@ -328,7 +333,7 @@ class BeitBackbone(BeitPreTrainedModel):
         """Feature maps of images.
 
         Args:
-            pixel_values: `(B, channels, H, W)`.
+            pixel_values: `(B, channels, H, W)`; with `add_fpn` of two patches each way at least.
             output_hidden_states: return the embeddings and the output of each layer.
             output_attentions: return attention weights.
             return_dict: return an output object (default) or a plain tuple.
@@ -338,12 +343,15 @@ class BeitBackbone(BeitPreTrainedModel):
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         pixels = self._check_pixels(pixel_values)
+        if self.config.add_fpn:
+            checks.check_pyramid(pixels.shape, self.config)
+        grid = self.config.grid_of(pixels.shape[2:])
         chosen = [self.stage_names.index(name) for name in self.out_features]
         needed = None if attentions or hidden else max(chosen)
-        encoded = self.encoder(self.embeddings(pixels), None, attentions, True, needed)
+        encoded = self.encoder(self.embeddings(pixels), None, attentions, True, needed, grid)
         features = [encoded.hidden_states[number] for number in chosen]
         if self.config.reshape_hidden_states:
-            features = [as_map(x, self.config.grid_of(pixels.shape[2:])) for x in features]
+            features = [as_map(x, grid) for x in features]
         if self.config.add_fpn:
             features = pyramid(self, features)
         output = BackboneOutput(

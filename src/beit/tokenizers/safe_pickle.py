@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from beit import hub
 from beit.errors import CheckpointError
 
 # Together these bound the time that a forged file can take. OpenAI's own files stay far below each.
@@ -76,7 +77,11 @@ def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
             return _read_zip(path)
         if head.startswith(b"\x80\x02"):
             return _read_legacy(path)
-        _refuse(_diagnose(head))
+        again = "Download the file itself again and compare its size with the server's."
+        _refuse(
+            hub.diagnose(head)
+            or f"was not written by torch.save (wanted a zip archive or a protocol-2 pickle). {again}"
+        )
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from None
     except OSError as error:
@@ -89,21 +94,6 @@ def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
 
 def _refuse(why: str) -> NoReturn:
     raise CheckpointError(why)  # read_module_tensors puts the file's name in front
-
-
-def _diagnose(head: bytes) -> str:
-    """Name a file that is no pickle: the downloads that users report."""
-    again = "Download the file itself again and compare its size with the server's."
-    text = head.decode("utf-8", errors="ignore")
-    if not head:
-        return f"is empty. {again}"
-    if text.startswith("version https://git-lfs"):
-        return "is a git-lfs pointer, not the weights. Run `git lfs pull` in its repository."
-    if text.lstrip("\ufeff \r\n\t").startswith("<"):
-        return f"is a web page, not weights (a dead link, or a log-in page?). {again}"
-    if len(text.encode()) > len(head) - 4 and all(c.isprintable() or c in "\r\n\t" for c in text):
-        return f"is text that begins with {text[:40]!r}: the log of a download, or an error message? {again}"
-    return f"was not written by torch.save (wanted a zip archive or a protocol-2 pickle). {again}"
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:

@@ -25,8 +25,6 @@ from beit.data.sources import open_images
 from beit.data.streams import Stream
 from beit.data.views import mixup
 from beit.errors import ConfigError, DataError
-from beit.hub import has_file
-from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.train.loop import Job, train
 from beit.train.pretrain import make_processor, normalisation, origin_of, size_changes
@@ -131,8 +129,9 @@ def classifier_config(settings: FinetuneSettings, classes: list[str], checkpoint
     if settings.model in PRESETS:
         changes |= {"use_relative_position_bias": True, **size_changes(settings.image_size, settings.patch_size)}
         return BeitConfig.preset(settings.model, **changes)
-    if settings.image_size is not None or settings.patch_size is not None:
-        raise ConfigError(f"image_size and patch_size are for training from scratch; {settings.model} has its own.")
+    if settings.patch_size is not None:
+        raise ConfigError(f"patch_size is for training from scratch; {settings.model} has its own. Leave it out.")
+    changes |= size_changes(settings.image_size, None)  # positions are resized
     config = BeitConfig.from_pretrained(settings.model)
     if config.use_shared_relative_position_bias:  # pre-training shares one table; fine-tuning gives each layer a copy
         changes |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
@@ -142,9 +141,10 @@ def classifier_config(settings: FinetuneSettings, classes: list[str], checkpoint
 def _processor(settings: FinetuneSettings, config: BeitConfig, checkpoint: Path | None) -> BeitImageProcessor:
     if checkpoint is not None:
         return BeitImageProcessor.from_pretrained(checkpoint)
-    if settings.model not in PRESETS and has_file(settings.model, PROCESSOR_FILE):
-        return BeitImageProcessor.from_pretrained(settings.model)
-    return make_processor(config, settings.mean, settings.std)
+    stored = None if settings.model in PRESETS else BeitImageProcessor.stored_in(settings.model)
+    if stored is None:
+        return make_processor(config, settings.mean, settings.std)
+    return stored if settings.image_size is None else make_processor(config, *normalisation(stored))
 
 
 def first_of_each_class(images: Images, count: int) -> Images:

@@ -30,8 +30,6 @@ from beit.data.pretrain_views import PretrainViews
 from beit.data.sources import open_images
 from beit.data.streams import Stream
 from beit.errors import ConfigError
-from beit.hub import has_file
-from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.train.loop import Job, train
 from beit.train.run import open_run
@@ -60,8 +58,9 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     origin = origin_of(settings.model, run.checkpoint)
     target = framework.make_target(settings, _patches(settings, run.checkpoint))
     config = _config(settings, target.width, run.checkpoint)
-    if origin is not None and has_file(origin, PROCESSOR_FILE):  # go on with the pixels that the model knows
-        mean, std = normalisation(BeitImageProcessor.from_pretrained(origin))
+    stored = None if origin is None else BeitImageProcessor.stored_in(origin)
+    if stored is not None:  # go on with the pixels that the model knows
+        mean, std = normalisation(stored)
         settings = replace(settings, mean=mean, std=std)
     processor = make_processor(config, settings.mean, settings.std)
 
@@ -130,20 +129,18 @@ def origin_of(model: str, checkpoint: Path | None) -> str | Path | None:
 
 
 def start_config(model: str, image_size: int | None, patch_size: int | None) -> BeitConfig:
-    """The config of a size in `PRESETS`, with these sizes; or of a model folder, which has sizes of its own.
+    """The config of a size in `PRESETS`, with these sizes; or of a checkpoint, whose patches stay as they are.
 
     Raises:
-        ConfigError: a folder, and a size.
-        CheckpointError: no such folder.
+        ConfigError: a checkpoint, and a size of patches.
+        CheckpointError: no such checkpoint.
     """
     changes = size_changes(image_size, patch_size)
     if model in PRESETS:
         return BeitConfig.preset(model, **changes)
-    if changes:
-        raise ConfigError(
-            f"{model} has a size of its own: image_size and patch_size are for models from scratch. Leave them out."
-        )
-    return BeitConfig.from_pretrained(model)
+    if patch_size is not None:
+        raise ConfigError(f"{model} has patches of its own: patch_size is for models from scratch. Leave it out.")
+    return BeitConfig.from_pretrained(model, **changes)
 
 
 def size_changes(image_size: int | None, patch_size: int | None) -> dict[str, int]:

@@ -26,9 +26,7 @@ from beit.data.segment_views import SegmentViews
 from beit.data.torch_workers import in_torch_workers
 from beit.errors import ConfigError, DataError, require
 from beit.evaluate_segmentation import SegmentationEvaluation, evaluate_segmentation
-from beit.hub import has_file
 from beit.models.pytorch_segmentation import BeitForSemanticSegmentation
-from beit.processing import FILE_NAME as PROCESSOR_FILE
 from beit.processing import BeitImageProcessor
 from beit.segmentation import Way
 from beit.train.loop import Job, train
@@ -187,11 +185,9 @@ def segmenter(settings: SegmentSettings, classes: list[str], checkpoint: Path | 
         changes = {"use_relative_position_bias": True, **sizes, **_changes(settings, classes)}
         model = BeitForSemanticSegmentation(BeitConfig.preset(settings.model, **changes))
     else:
-        if settings.image_size is not None or settings.patch_size is not None:
-            raise ConfigError(
-                f"image_size and patch_size are for training from scratch; {settings.model} has its own. Leave them out."
-            )
-        changes = _changes(settings, classes)
+        if settings.patch_size is not None:
+            raise ConfigError(f"patch_size is for training from scratch; {settings.model} has its own. Leave it out.")
+        changes = {**_changes(settings, classes), **size_changes(settings.image_size, None)}  # positions are resized
         config = BeitConfig.from_pretrained(settings.model)
         if (
             config.use_shared_relative_position_bias
@@ -224,8 +220,9 @@ def _processor(settings: SegmentSettings, config: BeitConfig, checkpoint: Path |
     if checkpoint is not None:
         return BeitImageProcessor.from_pretrained(checkpoint)
     mean, std = settings.mean, settings.std
-    if settings.model not in PRESETS and has_file(settings.model, PROCESSOR_FILE):
-        mean, std = normalisation(BeitImageProcessor.from_pretrained(settings.model))
+    stored = None if settings.model in PRESETS else BeitImageProcessor.stored_in(settings.model)
+    if stored is not None:
+        mean, std = normalisation(stored)
     height, width = geometry.pair(config.image_size)
     return BeitImageProcessor(
         size={"height": height, "width": width},

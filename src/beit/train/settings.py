@@ -313,7 +313,7 @@ class FinetuneSettings(RunSettings):
     labels_per_class: int | None = None
     """Use only the first so many images of each class."""
     image_size: int | None = None
-    """Side of the images in pixels, when training from scratch."""
+    """Side of the images in pixels, if not the model's own; a trained model's positions are resized."""
     patch_size: int | None = None
     """Side of the patches in pixels, when training from scratch."""
     framework: Literal["torch", "flax"] = "torch"
@@ -400,7 +400,7 @@ class SegmentSettings(RunSettings):
     reduce_labels: bool = False
     """Maps count classes from 1, and 0 means no label, as in ADE20K."""
     image_size: int | None = None
-    """Side of the crops in pixels, when training from scratch."""
+    """Side of the crops in pixels, if not the model's own; a trained model's positions are resized."""
     patch_size: int | None = None
     """Side of the patches in pixels, when training from scratch."""
     short_side: int | None = None

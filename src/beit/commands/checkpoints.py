@@ -1,0 +1,125 @@
+"""`beit models`, `beit inspect`, `beit convert`, `beit resize`: checkpoints that others trained, in any layout."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from beit.commands.shared import parse
+from beit.errors import CheckpointError, ConfigError
+
+
+def models_command(arguments: list[str]) -> None:
+    from beit.checkpoints import published
+    from beit.cli_settings import Models
+
+    settings = parse(Models, "models", arguments)
+    if settings.name is not None:
+        entry = published.find(settings.name)
+        if entry is None:
+            raise ConfigError(f"No published checkpoint is called {settings.name!r}. beit models lists them.")
+        print(json.dumps(asdict(entry), indent=2) if settings.json else published.page(entry))
+        return
+    entries = [entry for entry in published.PUBLISHED if settings.task in (None, entry.task)]
+    if settings.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+    else:
+        print(published.table(entries))
+
+
+def _overrides(settings: Any) -> dict[str, Any]:
+    """Fields of the config that the caller states."""
+    given: dict[str, Any] = {}
+    if settings.image_size is not None:
+        if len(settings.image_size) not in (1, 2):
+            raise ConfigError(f"image_size is {settings.image_size}; give one side, or height and width.")
+        given["image_size"] = settings.image_size[0] if len(settings.image_size) == 1 else settings.image_size
+    for name in ("num_attention_heads", "layer_norm_eps"):
+        if getattr(settings, name) is not None:
+            given[name] = getattr(settings, name)
+    return given
+
+
+def _pixels(checkpoint: Any, config: Any, choice: str | None) -> dict[str, Any] | None:
+    """Settings of the image processor, for the size of `config`."""
+    from beit.checkpoints import infer
+    from beit.checkpoints.resized import pixels_for
+
+    pixels = pixels_for(checkpoint.pixels, config)
+    if choice is not None:
+        mean, std = infer.IMAGENET if choice == "imagenet" else infer.HALF
+        pixels = {**(pixels or {}), "image_mean": list(mean), "image_std": list(std)}
+    return pixels
+
+
+def inspect_command(arguments: list[str]) -> None:
+    from beit.cli_settings import Inspect
+
+    settings = parse(Inspect, "inspect", arguments)
+    from beit.checkpoints import Checkpoint
+    from beit.checkpoints.describe import describe, tensors_of, text_of
+
+    given = _overrides(settings)
+    checkpoint = Checkpoint(settings.model, given)
+    about = describe(checkpoint, **given)
+    if settings.json:
+        more = {"tensors": tensors_of(checkpoint)} if settings.tensors else {}
+        print(json.dumps({**about, **more}, indent=2, ensure_ascii=False))
+        return
+    print(text_of(about))
+    if settings.tensors:
+        print("\nTensors")
+        print("\n".join(f"  {name:70} {kind:8} {shape}" for name, kind, shape in tensors_of(checkpoint)))
+
+
+def convert_command(arguments: list[str]) -> None:
+    from beit.cli_settings import Convert
+
+    settings = parse(Convert, "convert", arguments)
+    _write(settings, settings.to, settings.check)
+
+
+def resize_command(arguments: list[str]) -> None:
+    from beit.cli_settings import Resize
+
+    settings = parse(Resize, "resize", arguments)
+    if settings.image_size is None:
+        raise ConfigError("beit resize needs --image-size: one side in pixels, or height and width.")
+    _write(settings, "hf", check=True)
+
+
+def _write(settings: Any, to: Any, check: bool) -> None:
+    from beit.checkpoints import Checkpoint
+    from beit.checkpoints.resized import model_of
+    from beit.checkpoints.write import write
+    from beit.config import BeitConfig
+
+    output = Path(settings.output)
+    given = _overrides(settings)
+    checkpoint = Checkpoint(settings.model, given)
+    config = BeitConfig.of(checkpoint, **given).replace(architectures=[checkpoint.architecture])
+    if any(
+        output.absolute() == path.absolute() or output.absolute() == path.parent.absolute() for path in checkpoint.files
+    ):
+        raise ConfigError(f"{output} is what is to be read. Write to another place.")
+    memory, changes = model_of(checkpoint, config)
+    pixels = _pixels(checkpoint, config, settings.pixels)
+    extra = {name: checkpoint.tensors[name] for name in checkpoint.left_over}
+    lost = write(output, to, memory, config, pixels, extra)
+    print(
+        f"{settings.model}: {checkpoint.architecture}, {sum(a.size for a in memory.values()) / 1e6:.1f} million numbers"
+    )
+    for guess in (*checkpoint.guesses, *checkpoint.pixel_guesses):
+        print(f"  guessed {guess.name} = {guess.value}: {guess.why}")
+    for line in (*changes, *lost):
+        print(f"  {line}")
+    print(f"Wrote {output} ({to}).")
+    if check:
+        from beit.checkpoints.parity import compare
+
+        result = compare(checkpoint, output, config, pixels)
+        print(result)
+        if not result.equal:
+            raise CheckpointError(f"{output} does not give the source's numbers: see above. Please report it.")
