@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 pytest.importorskip("msgpack")
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+import torch
 
 from beit import BeitConfig, BeitForImageClassification, hub, weights
 from beit.checkpoints import Checkpoint
@@ -136,6 +137,14 @@ DAMAGES: tuple[Callable[[bytes, np.random.Generator], bytes], ...] = (
 )
 
 
+def refusal(path: Path) -> str:
+    try:
+        opened(path)
+    except BeitError as error:
+        return str(error)
+    return ""
+
+
 @pytest.mark.filterwarnings("ignore")  # torch and numpy have opinions on some of these
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged(sound: dict[str, bytes], tmp_path: Path, kind: str) -> None:
@@ -145,11 +154,10 @@ def test_damaged(sound: dict[str, bytes], tmp_path: Path, kind: str) -> None:
         damage = DAMAGES[number % len(DAMAGES)]
         path.write_bytes(damage(sound[kind], rng))
         with no_longer_than(SECONDS):
-            try:
-                opened(path)
-            except BeitError as error:
-                refused += 1
-                assert str(path) in str(error) or "BeitForImageClassification" in str(error), (damage, str(error))
+            message = refusal(path)
+        if message:
+            refused += 1
+            assert str(path) in message or "BeitForImageClassification" in message, damage
     assert refused > EACH // 3  # a flipped bit of a weight is a weight
 
 

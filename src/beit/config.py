@@ -158,7 +158,8 @@ class BeitConfig:
             positions alone such a patch cannot know where it is, so models that `beit` trains set it to True.
         pad_to_patch: whether images whose sides the patch does not divide are padded, below and on the right, with zeros (the
             mean colour after normalisation) up to the next multiple; False refuses them. Such a model sees the padded image:
-            masks, maps and segmentation logits are of its grid, and mean pooling counts the padded patches too.
+            masks and maps are of its grid, segmentation logits cover it whole (cut them before they are brought to the size of
+            the picture), and mean pooling counts the padded patches too.
         segmentation_layers: the four layers whose output the segmentation heads see, counted from 1 (0 = embeddings). The
             authors train on 4, 6, 8, 12 of 12 (`authors_segmentation_layers`), the default of new models. With
             `out_indices` given and this None, as in folders of the reference, it is what the reference makes of them:
@@ -486,8 +487,11 @@ class BeitConfig:
                 f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit' or {_DATA2VEC!r}, which is "
                 "the same."
             )
-        if found == _DATA2VEC and "ForSemanticSegmentation" in str(values.get("architectures")):
-            values = {"out_indices": [3, 5, 7, 11], **values}  # its default in the reference, which files leave out
+        if found == _DATA2VEC:
+            # [3, 5, 7, 11] is its default in the reference, whatever the depth; files may leave it out. Only segmentation reads it.
+            segments = "ForSemanticSegmentation" in str(values.get("architectures"))
+            default = {"out_indices": [3, 5, 7, 11]}
+            values = {**default, **values} if segments else {k: v for k, v in values.items() if k not in default}
         merged = _without_default_stage(values, overrides)
         if isinstance(merged.get("id2label"), Mapping):
             merged["id2label"] = _without_gaps(merged["id2label"])

@@ -292,12 +292,9 @@ class BeitImageProcessor:
         if path.is_file() and path.suffix == ".json":
             settings = checkpoints.pixels_in(path)
         else:
-            try:
-                found = checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
-            except CheckpointError:
-                if not path.is_dir():
-                    raise
-                found = None
+            known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
+            nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
+            found = None if nothing else checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
             if found is None:  # a folder without: says what it holds
                 hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
             settings = found or {}

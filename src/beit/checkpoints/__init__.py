@@ -148,8 +148,7 @@ class Checkpoint:
         return values, guesses
 
     def _refuse_other_blocks(self) -> None:
-        strange = [name for name in self.left_over if "blocks." in name or name.startswith("backbone.layers.")]
-        strange = [name for name in strange if not name.startswith("cls_pt_layers.")]
+        strange = [name for name in self.left_over if name.startswith(("blocks.", "backbone.layers.", "beit.encoder."))]
         if strange:
             raise CheckpointError(
                 f"{self.source} is no BEiT: its layers have {strange[0]} and {len(strange) - 1} more tensors that a BEiT lacks. "

@@ -93,8 +93,9 @@ class BeitEmbeddings(nn.Module):
         return torch.cat((self.position[:, :1], patches), dim=1)
 
 
-_KEPT_BIASES = 4  # of one table, for images of as many sizes, …
-_KEPT_NUMBERS = 1 << 24  # … while they take 64 MiB together: of large ones only the newest
+# Biases that one table keeps for images of several sizes, while they take 16 MiB together: of large ones only the newest, since
+# each layer may have a table.
+_KEPT_BIASES, _KEPT_NUMBERS = 4, 1 << 22
 
 
 @functools.lru_cache(maxsize=8)
