@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from beit import BeitConfig, BeitForMaskedImageModeling, assets, hub
+from beit import BeitConfig, BeitForMaskedImageModeling, assets, hub, weight_files
 from beit.cli import main
 from beit.data.images import ArrayImages, BadImages, FolderImages, hold_in_memory
 from beit.errors import CheckpointError, ConfigError, DataError, TrainingError
@@ -53,7 +53,7 @@ def test_no_checkpoint_holds_nan(labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="not finite"):
         finetune(settings(labelled, tmp_path / "run", learning_rate=1e38, warmup=0.0, save_every=1))
     for folder in (tmp_path / "run").glob("checkpoint-*"):
-        tensors = hub.read_weights(hub.resolve_weights(folder))
+        tensors = weight_files.read_files(hub.resolve_weights(folder)).tensors
         assert all(np.isfinite(array).all() for array in tensors.values())
 
 
@@ -88,7 +88,7 @@ def test_a_pipe_is_no_image(labelled: Path, tmp_path: Path, capsys: pytest.Captu
 def test_a_model_of_nan_is_refused(labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finetune(settings(labelled, tmp_path / "run"))
     path = tmp_path / "run" / hub.SAFETENSORS
-    tensors = hub.read_tensors(path)
+    tensors = weight_files.read_tensors(path)
     hub.write_tensors(path, {name: np.full_like(array, np.nan) for name, array in tensors.items()})
     for command in (
         ["predict", str(labelled / "boot" / "0.png"), "--model", str(tmp_path / "run")],

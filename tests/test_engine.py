@@ -23,7 +23,7 @@ pytest.importorskip("accelerate")
 
 from torch import nn  # noqa: E402
 
-from beit import hub  # noqa: E402
+from beit import hub, weight_files  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import ConfigError, DataError, Interrupted, TrainingError  # noqa: E402
 from beit.train import checkpoint, torch_engine  # noqa: E402
@@ -53,7 +53,7 @@ def run(parts: dict[str, Any], name: str, **changes: Any) -> tuple[list[dict[str
 
 def difference(a: Path, b: Path) -> float:
     """The largest difference between two folders' weights."""
-    first, second = (hub.read_tensors(folder / "model.safetensors") for folder in (a, b))
+    first, second = (weight_files.read_tensors(folder / "model.safetensors") for folder in (a, b))
     return max(float(abs(first[name] - second[name]).max()) for name in first)
 
 
@@ -114,8 +114,8 @@ def test_a_compiled_model_learns_the_same(parts):
     compiled, folder = run(parts, "compiled", steps=2, compile=True)
     for a, b in zip(plain, compiled, strict=True):
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
-    assert set(hub.read_tensors(folder / "model.safetensors")) == set(
-        hub.read_tensors(Path(parts["model"]) / "model.safetensors")
+    assert set(weight_files.read_tensors(folder / "model.safetensors")) == set(
+        weight_files.read_tensors(Path(parts["model"]) / "model.safetensors")
     )
 
 

@@ -38,7 +38,7 @@ pytest.importorskip("orbax.checkpoint")
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental.compilation_cache import compilation_cache  # noqa: E402
 
-from beit import hub  # noqa: E402
+from beit import hub, weight_files  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import CheckpointError, ConfigError, Interrupted, TrainingError  # noqa: E402
 from beit.flax_layout import from_tree  # noqa: E402
@@ -85,7 +85,7 @@ def stirred(folder: Path) -> Path:
     path, rng = folder / "model.safetensors", np.random.default_rng(0)
     tensors = {
         name: value + rng.normal(0, 0.2, value.shape).astype(np.float32)
-        for name, value in hub.read_tensors(path).items()
+        for name, value in weight_files.read_tensors(path).items()
     }
     hub.write_tensors(path, tensors)
     return folder
@@ -118,7 +118,7 @@ def trajectory(output: Path) -> list[dict[str, Any]]:
 
 
 def start_of(folder: Path) -> dict[str, np.ndarray]:
-    return hub.read_tensors(folder / "model.safetensors")
+    return weight_files.read_tensors(folder / "model.safetensors")
 
 
 def assert_same(flax: Path, torch: Path, start: Path) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import beit
-from beit import BeitConfig, CheckpointError, hub
+from beit import BeitConfig, CheckpointError, hub, weight_files
 
 resource = pytest.importorskip("resource")
 
@@ -83,7 +83,7 @@ def test_failed_write_leaves_the_old_file(
             write()
         assert ("Free some space" in str(caught.value)) == (code == errno.ENOSPC)
     monkeypatch.undo()
-    assert same(hub.read_tensors(tmp_path / "model.safetensors"), arrays(0))
+    assert same(weight_files.read_tensors(tmp_path / "model.safetensors"), arrays(0))
     assert hub.read_json(tmp_path / "config.json") == {"a": 1}
     assert files(tmp_path) == ["config.json", "model.safetensors"]
 
@@ -96,7 +96,7 @@ def test_full_disk(tmp_path: Path) -> None:
             hub.write_tensors(tmp_path / "model.safetensors", big)
         with pytest.raises(CheckpointError, match="could not be written"):
             hub.write_json(tmp_path / "config.json", {"a": "x" * 100_000})
-    assert same(hub.read_tensors(tmp_path / "model.safetensors"), arrays(0))
+    assert same(weight_files.read_tensors(tmp_path / "model.safetensors"), arrays(0))
     assert files(tmp_path) == ["model.safetensors"]
 
 
@@ -107,7 +107,7 @@ def test_full_disk_among_shards(tmp_path: Path) -> None:
     hub.write_weights(tmp_path, old, 400)
     with no_file_above(50_000), pytest.raises(CheckpointError, match="could not be written"):
         hub.write_weights(tmp_path, new, 400)
-    assert same(hub.read_weights(hub.resolve_weights(tmp_path)), old)
+    assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, old)
     assert len(files(tmp_path)) == 3
 
 
@@ -145,7 +145,7 @@ def test_shards(most: int, shards: int, tmp_path: Path) -> None:
     hub.write_weights(tmp_path, arrays(), most)
     found = hub.resolve_weights(tmp_path)
     assert len(found) == shards
-    assert same(hub.read_weights(found), arrays())
+    assert same(weight_files.read_files(found).tensors, arrays())
     if shards > 1:
         index = hub.read_json(tmp_path / hub.SAFETENSORS_INDEX)
         assert index["metadata"]["total_size"] == sum(array.nbytes for array in arrays().values())
@@ -159,7 +159,7 @@ def test_saving_again_leaves_no_stale_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     for seed, most in enumerate((1, 420, 10**9, 420)):
         hub.write_weights(tmp_path, arrays(seed), most)
-        assert same(hub.read_weights(hub.resolve_weights(tmp_path)), arrays(seed))
+        assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, arrays(seed))
     hub.write_weights(tmp_path, arrays(9))
     assert files(tmp_path) == ["model.safetensors", "notes.txt"]
 
@@ -203,10 +203,10 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
     for size in (0, 1, 7, 8, 9, 50, 300, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match="damaged"):
-            hub.read_tensors(path)
+            weight_files.read_tensors(path)
     path.write_bytes(whole + b"x")
     with pytest.raises(CheckpointError, match="damaged"):
-        hub.read_tensors(path)
+        weight_files.read_tensors(path)
 
 
 def test_flipped_header_bytes(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_flipped_header_bytes(tmp_path: Path) -> None:
         damaged[at] ^= 0x15
         path.write_bytes(damaged)
         try:
-            tensors = hub.read_tensors(path)
+            tensors = weight_files.read_tensors(path)
         except CheckpointError as error:
             assert "damaged" in str(error)  # noqa: PT017
             refused += 1
@@ -235,16 +235,16 @@ def test_not_safetensors(tmp_path: Path) -> None:
     for content in (b"<html>404</html>" * 10, b"\xff" * 64, b"version https://git-lfs.github.com/spec/v1\n"):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="damaged or not a safetensors file"):
-            hub.read_tensors(path)
+            weight_files.read_tensors(path)
     with pytest.raises(CheckpointError):
-        hub.read_tensors(tmp_path / "absent.safetensors")
+        weight_files.read_tensors(tmp_path / "absent.safetensors")
 
 
 def test_arrays_are_writable(tmp_path: Path) -> None:
     hub.write_tensors(tmp_path / "m.safetensors", arrays())
-    tensors = hub.read_tensors(tmp_path / "m.safetensors")
+    tensors = weight_files.read_tensors(tmp_path / "m.safetensors")
     tensors["t0"][:] = 1
-    assert not same(tensors, hub.read_tensors(tmp_path / "m.safetensors"))
+    assert not same(tensors, weight_files.read_tensors(tmp_path / "m.safetensors"))
 
 
 def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_bfloat16_is_read_exactly(tmp_path: Path) -> None:
     save_file(
         {"a": values, "scalar": torch.tensor(1.5).bfloat16(), "s": special, "p": plain}, tmp_path / "m.safetensors"
     )
-    tensors = hub.read_tensors(tmp_path / "m.safetensors")
+    tensors = weight_files.read_tensors(tmp_path / "m.safetensors")
     assert tensors["a"].dtype == np.float32
     np.testing.assert_array_equal(tensors["a"], values.float().numpy())
     np.testing.assert_array_equal(tensors["s"].view("u4"), special.float().numpy().view("u4"))
@@ -273,10 +273,10 @@ def test_eight_bit_floats_are_refused_in_words(tmp_path: Path) -> None:
     eight = torch.ones(4).to(torch.float8_e4m3fn)
     save_file({"a": eight}, tmp_path / "m.safetensors")
     with pytest.raises(CheckpointError, match="kind that cannot be read"):
-        hub.read_tensors(tmp_path / "m.safetensors")
+        weight_files.read_tensors(tmp_path / "m.safetensors")
     torch.save({"a": eight}, tmp_path / "m.bin")
     with pytest.raises(CheckpointError, match="kind that cannot be read"):
-        hub.read_bin(tmp_path / "m.bin")
+        weight_files.read_file(tmp_path / "m.bin")
 
 
 def test_bin(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_bin(tmp_path: Path) -> None:
         "c": torch.full((2,), 1.5).bfloat16(),
     }
     torch.save(state, path)
-    read = hub.read_weights(hub.resolve_weights(tmp_path))
+    read = weight_files.read_files(hub.resolve_weights(tmp_path)).tensors
     np.testing.assert_array_equal(read["a"], [[0, 3], [1, 4], [2, 5]])
     np.testing.assert_array_equal(read["b"], [1, 1])
     assert read["c"].dtype == np.float32
@@ -296,10 +296,14 @@ def test_bin(tmp_path: Path) -> None:
     for content in ([1, 2], {"a": 1}, {1: torch.ones(1)}, torch.ones(1)):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match="named tensors"):
-            hub.read_bin(path)
-    path.write_bytes(b"no zip")
+            weight_files.read_file(path)
+    path.write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(CheckpointError, match="cannot be read safely"):
-        hub.read_bin(path)
+        weight_files.read_file(path)
+    for content, why in ((b"", "is empty"), (b"<html>", "web page"), (b"\x07" * 99, "no weight file")):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=why):
+            weight_files.read_file(path)
 
 
 class Evil:
@@ -320,14 +324,14 @@ def test_code_in_a_bin_is_not_run(tmp_path: Path) -> None:
     (tmp_path / "plain.bin").write_bytes(pickle.dumps(Evil(mark)))
     for name in ("new.bin", "old.bin", "plain.bin"):
         with pytest.raises(CheckpointError, match="refused"):
-            hub.read_bin(tmp_path / name)
+            weight_files.read_file(tmp_path / name)
     assert not mark.exists()
 
 
 def test_safetensors_come_before_bin(tmp_path: Path) -> None:
     hub.write_weights(tmp_path, arrays(1))
     (tmp_path / hub.BIN).write_bytes(b"evil")
-    assert same(hub.read_weights(hub.resolve_weights(tmp_path)), arrays(1))
+    assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, arrays(1))
 
 
 # --- names that are neither folder nor id ------------------------------------------------------------------------

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 import beit  # noqa: E402
-from beit import hub  # noqa: E402
+from beit import weight_files  # noqa: E402
 from beit.cli import main  # noqa: E402
 
 SAME = ("loss", "gradient_norm", "masked_accuracy", "commonest_token", "token_entropy", "prediction_entropy")
@@ -35,7 +35,7 @@ def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 def weights_differ(a: Path, b: Path) -> float:
     """The largest difference between the weights of two model folders, relative to the largest weight of each tensor."""
-    first, second = (hub.read_tensors(folder / "model.safetensors") for folder in (a, b))
+    first, second = (weight_files.read_tensors(folder / "model.safetensors") for folder in (a, b))
     assert first.keys() == second.keys()
     # A table of zeros that Adam has moved by its rate in the direction of a gradient that is nothing but rounding is
     # left out by the floor.

@@ -23,7 +23,7 @@ from fixtures_runs import log_lines, save_small_model, save_tokenizer, small_run
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from beit import hub  # noqa: E402
+from beit import hub, weight_files  # noqa: E402
 from beit.cli import main  # noqa: E402
 from beit.data.images import ArrayImages  # noqa: E402
 from beit.errors import CheckpointError, DataError, TrainingError  # noqa: E402
@@ -324,7 +324,7 @@ def test_files_that_the_system_refuses_to_write(parts, limit, victim, capsys):
 
 
 def all_finite(folder: Path) -> bool:
-    return all(np.isfinite(array).all() for array in hub.read_tensors(folder / "model.safetensors").values())
+    return all(np.isfinite(array).all() for array in weight_files.read_tensors(folder / "model.safetensors").values())
 
 
 def test_a_run_that_diverges_stops_and_says_where(parts):

@@ -79,7 +79,9 @@ def test_whole_reference_model(bare: bool) -> None:
     disk = some_disk(13, bare)
     memory, unknown = weights.to_memory(disk)
     assert unknown == []
-    assert all(name.startswith("beit.") or name.split(".")[0] in ("layernorm", "lm_head", "classifier") for name in memory)
+    assert all(
+        name.startswith("beit.") or name.split(".")[0] in ("layernorm", "lm_head", "classifier") for name in memory
+    )
     qkv = memory["beit.encoder.layers.12.attn.qkv.weight"]
     prefix = "" if bare else "beit."
     for i, part in enumerate(("query", "key", "value")):

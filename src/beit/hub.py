@@ -8,21 +8,19 @@ under a temporary name, synced and renamed, so that a full disk or a kill leaves
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from beit.errors import CheckpointError, ConfigError, require
+from beit.errors import CheckpointError, ConfigError
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -162,9 +160,6 @@ def _is_missing_file(error: CheckpointError) -> bool:
     return (error.__cause__ is None and " has no " in str(error)) or isinstance(error.__cause__, EntryNotFoundError)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------
-
-
 def read_json(path: str | os.PathLike[str]) -> Any:
     """A JSON file's content. Raises CheckpointError when it is not JSON (says where it breaks)."""
     try:
@@ -173,140 +168,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise CheckpointError(f"{path} is not valid JSON: {error}. Download or save it again.") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors file as writable arrays; bfloat16, which numpy lacks, comes as float32 (exact).
-
-    Raises:
-        CheckpointError: the file is damaged or not a safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    tensors: dict[str, np.ndarray] = {}
-    try:
-        with safe_open(os.fspath(path), framework="numpy") as file:
-            of_flax = (file.metadata() or {}).get("format") == "flax"
-            narrow = [name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"]  # noqa: SIM118
-            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-                if name not in narrow:
-                    tensors[name] = file.get_tensor(name)
-        if narrow:
-            tensors.update(_read_bfloat16(Path(path), narrow))
-    except AttributeError as error:  # numpy.float8_e4m3fn and the like
-        raise CheckpointError(f"{path} holds tensors of a kind that cannot be read here: {error}.") from error
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or not a safetensors file ({error}). Download or save it again."
-        ) from error
-    if of_flax:  # transformers' Flax models keep their own names and layouts in safetensors, and say so
-        from beit import flax_layout
-
-        tensors = flax_layout.from_reference({name.replace(".", "/"): array for name, array in tensors.items()})
-    return tensors
-
-
-def _read_bfloat16(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    """bfloat16 is the upper half of float32: read 16 bits, shift up. The library has validated the header already."""
-    raw = np.memmap(path, dtype=np.uint8, mode="r")
-    header_size = int(raw[:8].view("<u8")[0])
-    header = json.loads(bytes(raw[8 : 8 + header_size]))
-    out = {}
-    for name in names:
-        begin, end = (8 + header_size + offset for offset in header[name]["data_offsets"])
-        bits = np.frombuffer(bytes(raw[begin:end]), dtype="<u2").astype(np.uint32) << 16
-        out[name] = bits.view(np.float32).reshape(header[name]["shape"])
-    return out
-
-
-def load_pickle(path: str | os.PathLike[str]) -> Any:
-    """What `torch.save` was given, read with `weights_only=True`: no code in the file is run.
-
-    Tensors, plain values and containers, and `argparse.Namespace`, which the authors of BEiT save; nothing else.
-
-    Raises:
-        CheckpointError: the file is damaged, or asks for anything else.
-        MissingExtraError: torch is not installed.
-    """
-    torch = require("torch", "torch", f"reading {Path(path).name}")
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of pickles of another protocol, which it then reads or refuses
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for nearly every kind of damage
-        asked = re.search(r"GLOBAL (\w[\w.]*)", str(error))
-        if asked:
-            raise CheckpointError(
-                f"{path} asks for {asked[1]}, which no weights need, so it is refused; nothing in it was run. Ask for a "
-                "safetensors file. Where you trust the sender, save the weights alone, by "
-                "torch.save({'model': torch.load(file, weights_only=False)['model']}, new), on a machine you can spare."
-            ) from error
-        raise CheckpointError(
-            f"{path} cannot be read safely ({type(error).__name__}). It is damaged, or a pickle that wants to run code, "
-            "which is refused. Download it again, or use a safetensors file."
-        ) from error
-
-
-def is_tensor(value: object) -> bool:
-    """Whether `value`, out of a pickle, is a tensor of PyTorch."""
-    return type(value).__module__.startswith("torch") and hasattr(value, "is_floating_point")
-
-
-def as_arrays(path: str | os.PathLike[str], tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """PyTorch's tensors as arrays; bfloat16, which numpy lacks, comes as float32 (exact). Raises CheckpointError."""
-    arrays = {}
-    for name, value in tensors.items():
-        try:
-            value = value.float() if str(value.dtype) == "torch.bfloat16" else value
-            arrays[name] = value.detach().contiguous().numpy()
-        except (TypeError, RuntimeError) as error:  # sparse, quantised, eight-bit
-            raise CheckpointError(f"{path} holds tensors of a kind that cannot be read here: {error}.") from error
-    return arrays
-
-
-def read_bin(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """All tensors of a `pytorch_model.bin`; see `load_pickle`.
-
-    Raises:
-        CheckpointError: the file is damaged, or holds something other than tensors.
-        MissingExtraError: torch is not installed.
-    """
-    state = load_pickle(path)
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and is_tensor(value) for name, value in state.items()
-    ):
-        raise CheckpointError(f"{path} does not hold a table of named tensors (a state dict).")
-    return as_arrays(path, state)
-
-
-def diagnose(head: bytes) -> str:
-    """What is wrong with a weight file that begins with `head`: the downloads that users report; "" if nothing shows."""
-    again = "Download the file itself again and compare its size with the server's."
-    text = head.decode("utf-8", errors="ignore")
-    if not head:
-        return f"is empty. {again}"
-    if text.startswith("version https://git-lfs"):
-        return "is a git-lfs pointer, not the weights. Run `git lfs pull` in its repository."
-    if text.lstrip("\ufeff \r\n\t").startswith("<"):
-        return f"is a web page, not weights (a dead link, or a log-in page?). {again}"
-    if len(text.encode()) > len(head) - 4 and all(c.isprintable() or c in "\r\n\t" for c in text):
-        return f"is text that begins with {text[:40]!r}: the log of a download, or an error message? {again}"
-    return ""
-
-
-def read_weights(paths: list[Path]) -> dict[str, np.ndarray]:
-    """The tensors of all given weight files, by name."""
-    tensors: dict[str, np.ndarray] = {}
-    for path in paths:
-        if path.suffix == ".safetensors":
-            tensors.update(read_tensors(path))
-        elif path.suffix == ".msgpack":
-            from beit.msgpack_file import read_msgpack
-
-            tensors.update(read_msgpack(path))
-        else:
-            tensors.update(read_bin(path))
-    return tensors
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

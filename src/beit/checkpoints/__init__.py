@@ -1,6 +1,6 @@
 """Every BEiT checkpoint there is → named arrays, settings, and what had to be guessed.
 
-    name, folder or file → places.py (where it lies) → read.py (arrays) → dialects.py (whose names) → infer.py (settings that
+    name, folder or file → places.py (where it lies) → beit/weight_files.py (arrays) → dialects.py (whose names) → infer.py (settings that
     no file states) → `Checkpoint`, which the models' `from_pretrained`, `BeitConfig` and `BeitImageProcessor` read
 
     and back: write.py (one of the layouts) → parity.py (do both give the same numbers?)
@@ -21,8 +21,8 @@ import numpy as np
 from beit import hub, weights
 from beit.checkpoints import dialects, infer, places
 from beit.checkpoints.infer import Guess
-from beit.checkpoints.read import Raw, read_file
 from beit.errors import CheckpointError, ConfigError
+from beit.weight_files import Raw, read_files
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -72,8 +72,7 @@ class Checkpoint:
 
     @functools.cached_property
     def _raw(self) -> Raw:
-        raws = [read_file(path) for path in self.files]
-        return raws[0]._replace(tensors={name: array for raw in raws for name, array in raw.tensors.items()})
+        return read_files(self.files)
 
     @functools.cached_property
     def _found(self) -> dialects.Found:

@@ -19,6 +19,7 @@ import numpy as np
 from beit import hub
 from beit.errors import CheckpointError, ConfigError, InputError
 from beit.tokenizers.safe_pickle import read_module_tensors
+from beit.weight_files import read_tensors
 
 PIXEL_EPS = 0.1  # keeps pixels off 0 and 1, where the logit of the reconstruction loss is infinite
 
@@ -189,7 +190,7 @@ def read_folder(id_or_folder: str | os.PathLike[str], **where: Any) -> tuple[Dal
         config = DalleConfig.from_dict(values if isinstance(values, dict) else {})
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    tensors = hub.read_tensors(hub.resolve_file(id_or_folder, "model.safetensors", **where))
+    tensors = read_tensors(hub.resolve_file(id_or_folder, "model.safetensors", **where))
     return config, _fitting(config, tensors, str(id_or_folder))
 
 

@@ -23,8 +23,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from beit import hub
 from beit.errors import CheckpointError
+from beit.weight_files import diagnose
 
 # Together these bound the time that a forged file can take. OpenAI's own files stay far below each.
 MAX_STEPS, MAX_PICKLE_BYTES, MAX_MODULES, MAX_DEPTH, MAX_ENTRIES = 100_000, 16 << 20, 2_000, 32, 500
@@ -79,8 +79,7 @@ def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
             return _read_legacy(path)
         again = "Download the file itself again and compare its size with the server's."
         _refuse(
-            hub.diagnose(head)
-            or f"was not written by torch.save (wanted a zip archive or a protocol-2 pickle). {again}"
+            diagnose(head) or f"was not written by torch.save (wanted a zip archive or a protocol-2 pickle). {again}"
         )
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from None

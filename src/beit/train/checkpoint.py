@@ -17,6 +17,7 @@ from typing import Any
 
 from beit import hub
 from beit.errors import CheckpointError, TrainingError
+from beit.weight_files import read_files
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"
@@ -93,7 +94,7 @@ def last(output: Path, check: Callable[[Path], None]) -> tuple[Path, dict[str, A
             state = hub.read_json(folder / STATE_FILE)
             if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                 raise CheckpointError(f"{folder / STATE_FILE} does not say which step it is.")
-            hub.read_weights(hub.resolve_weights(folder))
+            read_files(hub.resolve_weights(folder))
             check(folder)
             return folder, state
         except CheckpointError as error:
