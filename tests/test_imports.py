@@ -10,7 +10,25 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src"
-ROOMS = ("config", "errors", "geometry", "hub", "masking", "outputs", "processing", "image_input", "tensors", "weights")
+ROOMS = (
+    "config",
+    "errors",
+    "geometry",
+    "hub",
+    "masking",
+    "outputs",
+    "processing",
+    "image_input",
+    "tensors",
+    "weights",
+    "weight_files",
+    "resize",
+    "checkpoints",
+    "checkpoints.describe",
+    "checkpoints.write",
+    "checkpoints.resized",
+    "checkpoints.published",
+)
 BLOCK = """
 import importlib.abc, sys
 class Block(importlib.abc.MetaPathFinder):
