@@ -168,7 +168,7 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
 
 
 def test_no_positions_no_size(tmp_path: Path) -> None:
-    model = BeitForImageClassification(tiny_config(use_absolute_position_embeddings=False))
+    model = BeitForImageClassification(tiny_config(use_shared_relative_position_bias=False))
     hub.write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
     assert BeitConfig.from_pretrained(tmp_path / "x.safetensors", num_attention_heads=2).image_size == 224
 

@@ -305,7 +305,7 @@ def test_models_and_settings_that_do_not_fit(tmp_path, folders, training, model,
     refused(capsys, ["evaluate", "--model", model, *data, "--mode", "whole", "--scales", "0.5"], "scales are for")
     names = write_names(tmp_path / "two.txt", ("a", "b"))
     refused(capsys, ["evaluate", "--model", model, *data, "--classes", names], "names 2 classes")
-    refused(capsys, [*training, "--image-size", "32"], "for training from scratch")
+    refused(capsys, [*training, "--patch-size", "8"], "for training from scratch")
     refused(capsys, [*training, "--batch-size", "1"], "batch norm needs at least 2", status=2)
     refused(capsys, [*training, "--validation-images", folders[0]], "--validation-maps")
     assert not (tmp_path / "run").exists()

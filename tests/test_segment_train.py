@@ -228,7 +228,10 @@ def test_starting_from_every_kind_of_model(tmp_path, parts):
     model = segmenter(SegmentSettings(**images, model="tiny", auxiliary_weight=0.0), list(NAMES), None)
     assert model.auxiliary_head is None
     with pytest.raises(ConfigError, match=r"for training from scratch; .*own has its own"):
-        segmenter(SegmentSettings(**images, model=str(own), image_size=32), list(NAMES), None)
+        segmenter(SegmentSettings(**images, model=str(own), patch_size=16), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model=str(own), image_size=64), list(NAMES), None)
+    assert model.config.image_size == 64
+    assert "were resized" in str(model.load_report)
 
 
 def test_where_the_classes_come_from(tmp_path, parts):

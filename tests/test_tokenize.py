@@ -188,5 +188,5 @@ def test_the_command(parts, tmp_path, capsys):
     refused(capsys, [*bad, "--crops", "0"], "crops is 0; it must be at least 1", status=2)
     refused(capsys, [*bad, "--images", str(tmp_path / "none")], "is not a folder")
     refused(capsys, [*bad, "--tokenizer", str(tmp_path / "images")], "config.json")
-    refused(capsys, [*bad, "--image-size", "32"], "has a size of its own")
+    refused(capsys, [*bad, "--patch-size", "8"], "has patches of its own")
     refused(capsys, [*arguments, "--output", str(tmp_path / "images" / "000.png")], "is a file")

@@ -398,8 +398,8 @@ def test_finetuning_refuses_what_it_cannot_learn_from(tmp_path):
     one = ArrayImages(stripes(4)[0], np.zeros(4, int), ["cat"])
     with pytest.raises(DataError, match="only one class, cat"):
         finetune(tuning(tmp_path), one)
-    with pytest.raises(ConfigError, match="image_size and patch_size are for training from scratch"):
-        finetune(tuning(tmp_path, image_size=32), array_images())
+    with pytest.raises(ConfigError, match="patch_size is for training from scratch"):
+        finetune(tuning(tmp_path, patch_size=8), array_images())
     with pytest.raises(DataError, match="12 images; 13 were asked for"):
         finetune(tuning(tmp_path, labels_per_class=13), array_images())
     write_images(tmp_path / "images", 8, labelled=True)

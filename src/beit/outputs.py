@@ -127,7 +127,8 @@ class SemanticSegmenterOutput(ModelOutput):
     Attributes:
         loss: scalar, when labels were given.
         logits: `(B, num_labels, 4·h, 4·w)` for a patch grid `(h, w)`: a quarter of the image's sides for patches of 16.
-            `BeitImageProcessor.post_process_semantic_segmentation` brings them to the size of the image.
+            `BeitImageProcessor.post_process_semantic_segmentation` brings them to the size of the image. With
+            `BeitConfig.pad_to_patch` they cover the padded image: cut them first.
         hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
         attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.
     """

@@ -148,10 +148,8 @@ def finetune_base_384(
     Hardware: 8 V100 of 16 GB, 16 images each in 4 parts.
     Time: 19 hours (estimated: 332 gigaflop an image).
     Published: 86.8 top-1 (the authors' table of models).
-    Needs: the start's relative-position tables at 384 pixels, 47 x 47 + 3 rows resampled from 27 x 27 + 3. Until a model can
-        be loaded at another size the run refuses to start rather than train at 224.
 
-    The authors say no more than to change the size, so the other values are those at 224. Arguments as `finetune_base`.
+    The start's relative-position tables are resized for 384 pixels, from 27 x 27 + 3 rows to 47 x 47 + 3. The authors say no more than to change the size, so the other values are those at 224. Arguments as `finetune_base`.
     """
     return _from_labels(
         images, output, model, validation, batch_size, devices, 16, image_size=384, layer_decay=0.85, drop_path=0.1
@@ -173,7 +171,6 @@ def finetune_large_384(
     Hardware: 8 V100 of 16 GB, 8 images each in 8 parts.
     Time: 65 hours (estimated: 1,145 gigaflop an image).
     Published: 88.4 top-1 (the authors' table of models).
-    Needs: relative-position tables at 384 pixels, as finetune-base-384.
 
     Arguments as `finetune_base`.
     """
@@ -197,7 +194,6 @@ def finetune_large_512(
     Hardware: 8 V100 of 16 GB, 4 images each in 16 parts.
     Time: 5 days (estimated: 2,170 gigaflop an image).
     Published: 88.6 top-1 (the authors' table of models).
-    Needs: relative-position tables at 512 pixels, 63 x 63 + 3 rows, as finetune-base-384.
 
     Arguments as `finetune_base`.
     """

@@ -1,8 +1,7 @@
 """Recipes of semantic segmentation: functions that return a run's settings.
 
 Those of ADE20K are the authors' (microsoft/unilm, beit/semantic_segmentation; Bao et al., 2021, table 7). Their times are
-estimated as in `pretrain_recipes`. A model must have the size at which it is to be trained: its relative-position tables
-resampled, which this package does not do yet.
+estimated as in `pretrain_recipes`. The model's positions are resized for the size at which it is trained.
 """
 
 from __future__ import annotations
@@ -17,51 +16,48 @@ from beit.train.settings import SegmentSettings
 def ade20k_base(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
     """BEiT-B on ADE20K at 512 pixels from self-supervised pre-training. Rate 7e-4, layer decay .65.
 
-    Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base --model runs/base-512 --output
+    Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base --model runs/base --output
         runs/ade-base
     Hardware: 8 V100 of 32 GB, 2 images each.
     Time: 14 hours (estimated: 3.6 teraflop an image).
     Published: 45.6 mIoU with the head of SETR (table 3); none for this head.
-    Needs: a model of 512 pixels.
 
     Args:
         data: ADEChallengeData2016 as it is unpacked: images/{training,validation}, annotations/{training,validation},
             objectInfo150.txt.
         output: folder for the result.
-        model: the pre-trained model, of the size at which it is to be trained.
+        model: the pre-trained model.
         batch_size: images a step; the learning rate goes with it, and the number of steps against it.
     """
-    return _ade20k(data, output, model, batch_size, learning_rate=7e-4, layer_decay=0.65, drop_path=0.1)
+    return _ade20k(data, output, model, batch_size, image_size=512, learning_rate=7e-4, layer_decay=0.65, drop_path=0.1)
 
 
 def ade20k_base_labels(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
     """BEiT-B on ADE20K at 640 pixels from a model fine-tuned on the labels of ImageNet-22k. Rate 3e-5, layer decay .9.
 
-    Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base-labels --model runs/base-640
-        --output runs/ade-base-labels
+    Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base-labels --model
+        beit-base-patch16-224-pt22k-ft22k --output runs/ade-base-labels
     Hardware: 8 V100 of 32 GB, 2 images each.
     Time: 22 hours (estimated: 5.8 teraflop an image).
     Published: 53.6 mIoU at 640 pixels, 54.2 with several scales and flips (table 7).
-    Needs: a model of 640 pixels.
 
     Arguments as `ade20k_base`.
     """
-    return _ade20k(data, output, model, batch_size, learning_rate=3e-5, layer_decay=0.9, drop_path=0.1)
+    return _ade20k(data, output, model, batch_size, image_size=640, learning_rate=3e-5, layer_decay=0.9, drop_path=0.1)
 
 
 def ade20k_large_labels(data: Path, output: Path, model: str, batch_size: int = 16) -> SegmentSettings:
     """BEiT-L on ADE20K at 640 pixels from a model fine-tuned on the labels of ImageNet-22k. Rate 2e-5, layer decay .95.
 
     Command: torchrun --nnodes 2 --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-large-labels --model
-        runs/large-640 --output runs/ade-large-labels
+        beit-large-patch16-224-pt22k-ft22k --output runs/ade-large-labels
     Hardware: 16 V100 of 32 GB, 1 image each.
     Time: 22 hours (estimated: 12 teraflop an image).
     Published: 56.7 mIoU at 640 pixels, 57.0 with several scales and flips (table 7).
-    Needs: a model of 640 pixels.
 
     Arguments as `ade20k_base`.
     """
-    return _ade20k(data, output, model, batch_size, learning_rate=2e-5, layer_decay=0.95, drop_path=0.2)
+    return _ade20k(data, output, model, batch_size, image_size=640, learning_rate=2e-5, layer_decay=0.95, drop_path=0.2)
 
 
 def _ade20k(
