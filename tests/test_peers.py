@@ -19,3 +19,14 @@ def test_transformers(tmp_path: Path) -> None:
     rows = check_transformers.check(tmp_path)
     assert len(rows) >= 100
     assert {row for row in rows if row[-1] > check_transformers.TOLERANCE} == set()
+
+
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_timm_opens_what_is_written_for_it(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("timm", reason="timm is not installed: nothing to compare with", exc_type=ImportError)
+    from peers import check_layouts
+
+    rows = list(check_layouts.check_timm(tmp_path))
+    assert len(rows) == 6
+    assert {row for row in rows if row[-1] > check_layouts.TOLERANCE} == set()

@@ -374,7 +374,7 @@ def _note(row: _Row) -> str:
         if "hf" in kinds:  # its conversion script deletes two of 21,843 names and does not number the rest anew
             notes.append(
                 "In the Hub's config the names of classes skip the numbers 9205 and 15027: from 9205 on each stands "
-                "one or two too high."
+                "one or two too high. beit numbers them anew."
             )
     if "800e" in row.stages and row.family == "beit":
         notes.append(

@@ -134,12 +134,13 @@ def _write_timm(
         "use_rel_pos_bias": config.use_relative_position_bias,
         "use_shared_rel_pos_bias": config.use_shared_relative_position_bias,
         "init_values": config.layer_scale_init_value or None,
+        "global_pool": "avg" if config.use_mean_pooling else "token",
     }
     about: dict[str, Any] = {
         "architecture": f"beit_{size}_patch16_224",
         "num_classes": classes,
         "num_features": config.hidden_size,
-        "global_pool": "avg" if config.use_mean_pooling else "token",
+        "global_pool": arguments["global_pool"],
         "model_args": arguments,
         "pretrained_cfg": {
             "input_size": [config.num_channels, height, width],

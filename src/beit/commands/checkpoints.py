@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import textwrap
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,13 @@ def models_command(arguments: list[str]) -> None:
     if settings.name is not None:
         entry = published.find(settings.name)
         if entry is None:
-            raise ConfigError(f"No published checkpoint is called {settings.name!r}. beit models lists them.")
+            near = difflib.get_close_matches(
+                settings.name.lower(), [entry.name for entry in published.PUBLISHED], n=3, cutoff=0.5
+            )
+            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            raise ConfigError(
+                f"No published checkpoint is called {settings.name!r}.{hint} beit models lists them, and what was never published."
+            )
         print(json.dumps(asdict(entry), indent=2) if settings.json else published.page(entry))
         return
     entries = [entry for entry in published.PUBLISHED if settings.task in (None, entry.task)]
@@ -27,6 +35,14 @@ def models_command(arguments: list[str]) -> None:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
     else:
         print(published.table(entries))
+        if settings.task is None:
+            print("\nNot published:")
+            print(
+                "\n".join(
+                    textwrap.fill(f"{what}: {why}", 118, initial_indent="  ", subsequent_indent="    ")
+                    for what, why in published.NOT_PUBLISHED
+                )
+            )
 
 
 def _overrides(settings: Any) -> dict[str, Any]:
