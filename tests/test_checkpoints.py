@@ -165,6 +165,17 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"image_size=\(height, width\)"):
         BeitConfig.from_pretrained(tmp_path / "without.safetensors")
     assert BeitConfig.from_pretrained(tmp_path / "without.safetensors", image_size=(8, 24)).grid == model.config.grid
+    arguments = ["convert", str(tmp_path / "without.safetensors"), str(tmp_path / "new"), "--to", "hf", "--image-size"]
+    assert main([*arguments, "8", "24"]) == 0
+    assert BeitConfig.from_pretrained(tmp_path / "new").image_size == (8, 24)
+
+
+def test_two_norms_are_refused(tmp_path: Path) -> None:
+    disk = weights.to_disk(memory_of(tiny_classifier()), "openmmlab")
+    disk |= {f"backbone.ln1.{kind}": np.ones(16, "f4") for kind in ("weight", "bias")}
+    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    with pytest.raises(CheckpointError, match="another after pooling"):
+        BeitConfig.from_pretrained(tmp_path / "x.safetensors")
 
 
 def test_no_positions_no_size(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ TABLE = _rows()
 _DERIVED = re.compile(r"(.*\.)?relative_position_index$")
 # The segmentation heads keep transformers' names in memory, and have no prefix in any model.
 _SEGMENTATION = re.compile(r"(decode_head|auxiliary_head|fpn\d)\.")
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)|(?<=^blocks\.)\d+")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 # Of segmentation, (memory, disk) by dialect: their classifiers and pyramids are called otherwise, all else alike.
 _SEGMENTATION_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "hf": (),

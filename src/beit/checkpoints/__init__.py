@@ -170,7 +170,8 @@ class Checkpoint:
         from beit.config import BeitConfig
 
         if self.stated is None or self.of_timm:
-            return infer.grid_of(self.memory, self.tensors)
+            # Where tensors leave it open, the caller has said it: else there are no settings.
+            return infer.grid_of(self.memory, self.tensors) or BeitConfig.from_dict(self.settings, **self.given).grid
         try:
             return BeitConfig.from_dict(self.stated).grid
         except (ConfigError, CheckpointError):

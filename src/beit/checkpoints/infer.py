@@ -87,6 +87,11 @@ def settings_of(
         "use_shared_relative_position_bias": f"beit.encoder{_TABLE}" in memory,
         "use_mean_pooling": "beit.layernorm.weight" not in memory,
     }
+    if "beit.layernorm.weight" in memory and "beit.pooler.layernorm.weight" in memory:
+        raise CheckpointError(
+            f"{source} has a norm after its last layer and another after pooling (OpenMMLab's final_norm with avg_featmap?). No "
+            "BEiT has both, so none here could give its numbers."
+        )
     tables = [array for name, array in memory.items() if name.endswith(_TABLE)]
     if tables:
         values["num_attention_heads"] = tables[0].shape[-1]

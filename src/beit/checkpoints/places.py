@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,12 +163,21 @@ def download(url: str) -> Path:
             with temporary.open("wb") as file:
                 while piece := remote.read(1 << 20):
                     file.write(piece)
+                    _show(path.name, remote.position, remote.size)
             check_hash(temporary, path.name)
     except DataError as error:
         raise CheckpointError(str(error)) from error
     finally:
         remote.close()
     return path
+
+
+def _show(name: str, done: int, size: int | None) -> None:
+    """How far a download is, on one line, where somebody watches."""
+    if sys.stderr.isatty():
+        part = f" of {size / 1e6:.0f}" if size else ""
+        end = "\n" if done == size else ""
+        print(f"\r{name}: {done / 1e6:.0f}{part} MB", end=end, file=sys.stderr, flush=True)
 
 
 def sha256(path: Path) -> str:

@@ -10,19 +10,11 @@ import numpy as np
 from beit import geometry, weights
 from beit.checkpoints import Checkpoint
 from beit.config import BeitConfig
-from beit.errors import CheckpointError
 
 
 def model_of(checkpoint: Checkpoint, config: BeitConfig) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors by their names in memory, for the patches of `config`, and what was changed, in plain words.
-
-    Raises:
-        CheckpointError: the size is another and nothing says which grid the positions belong to.
-    """
-    grid, positions = checkpoint.grid, config.use_absolute_position_embeddings
-    positions = positions or config.use_relative_position_bias or config.use_shared_relative_position_bias
-    if grid is None and positions:
-        raise CheckpointError(f"{checkpoint.source}: nothing says which patches its positions belong to.")
+    """The tensors by their names in memory, for the patches of `config`, and what was changed, in plain words."""
+    grid = checkpoint.grid
     if grid is None or grid == config.grid:
         return checkpoint.memory, []
     memory, changes = dict(checkpoint.memory), weights.LoadReport()

@@ -43,7 +43,7 @@ def write(
         memory: tensors by their names in memory, with the `beit.` prefix.
         config: its settings; `architectures` names the class.
         pixels: settings of the image processor.
-        extra: tensors that no model here has, by the authors' names; they go into the authors' files only.
+        extra: tensors that no model here has, by their names in this layout; `unilm` and `openmmlab` keep them.
 
     Returns:
         What this layout cannot say, in plain sentences.
@@ -56,7 +56,7 @@ def write(
     if to not in FOLDERS and destination.is_dir():
         raise CheckpointError(f"{destination} is a folder; {to} is one file. Give its name, such as {destination}.pth.")
     architecture = (config.architectures or ["BeitModel"])[0]
-    lost = _lost(to, config, pixels, extra or {})
+    lost = _lost(to, config, pixels)
     if to in ("hf", "flax"):
         _write_folder(destination, to, memory, config, pixels, architecture)
     elif to == "timm":
@@ -90,10 +90,8 @@ def _write_file(
     path: Path, to: Dialect, memory: Tensors, config: BeitConfig, architecture: str, extra: Tensors
 ) -> None:
     torch = require("torch", "torch", f"writing {path.name}")
-    disk = weights.to_disk(memory, to)
+    disk = {**weights.to_disk(memory, to), **extra}
     segments = architecture == "BeitForSemanticSegmentation"
-    if to == "unilm":
-        disk |= {**extra}
     index = geometry.relative_position_index(config.grid)
     tables = [name for name in disk if name.endswith(_TABLE)]
     disk |= {name.replace(_TABLE, "relative_position_index"): index for name in tables}  # their models want it
@@ -161,7 +159,7 @@ def _write_timm(
     hub.write_json(folder / "config.json", about)
 
 
-def _lost(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None, extra: Tensors) -> list[str]:
+def _lost(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None) -> list[str]:
     lost = []
     if to not in ("hf", "flax") and config.layer_norm_eps != _THEIR_EPS:
         lost.append(
@@ -171,10 +169,6 @@ def _lost(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None, extr
     if to in ("unilm", "openmmlab"):
         mean = None if pixels is None else pixels.get("image_mean")
         lost.append(f"The file does not say how pixels are normalised (image_mean {mean}); tell its reader.")
-    if extra and to != "unilm":
-        lost.append(
-            f"{len(extra)} tensors that only the authors' layout has were left out: {', '.join(list(extra)[:3])}, …"
-        )
     if to in ("hf", "flax") and config.segmentation_layers is not None:
         lost.append(
             f"transformers cannot read the layers {config.segmentation_layers} that this model's heads were trained on (it never "

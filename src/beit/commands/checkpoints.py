@@ -122,8 +122,11 @@ def _write(settings: Any, to: Any, check: bool) -> None:
         raise ConfigError(f"{output} is what is to be read. Write to another place.")
     memory, changes = model_of(checkpoint, config)
     pixels = _pixels(checkpoint, config, settings.pixels)
-    extra = {name: checkpoint.tensors[name] for name in checkpoint.left_over}
+    left = checkpoint.left_over
+    extra = {name: checkpoint.tensors[name] for name in left} if to == checkpoint.dialect else {}
     lost = write(output, to, memory, config, pixels, extra)
+    if left and not extra:
+        lost.append(f"{len(left)} tensors that no model here has were left out: {', '.join(left[:3])}, …")
     print(
         f"{settings.model}: {checkpoint.architecture}, {sum(a.size for a in memory.values()) / 1e6:.1f} million numbers"
     )
