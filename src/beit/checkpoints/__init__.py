@@ -197,9 +197,10 @@ class Checkpoint:
         if self.stated is not None and not self.of_timm:
             return None, []
         known = None if self.published is None else self.published.mean_std
+        values = {"image_size": self.given.get("image_size"), **self.settings}
         if self.of_timm:
-            return _pixels_of_timm(self.stated or {}, self.settings), []
-        return infer.pixels_of(self.settings, self.dialect, self.more, known)
+            return _pixels_of_timm(self.stated or {}, values), []
+        return infer.pixels_of(values, self.dialect, self.more, known)
 
     @property
     def pixels(self) -> dict[str, Any] | None:
