@@ -391,8 +391,8 @@ class BeitPreTrainedModel(PretrainedModule):
             ConfigError: there is no such scheme.
         """
         for name, parameter in self.state_dict().items():  # with the statistics of batch norms
-            if only is not None and name not in only:
-                continue
+            if parameter.is_meta or (only is not None and name not in only):
+                continue  # without numbers (a model about to be loaded) there is nothing to draw, and pretending takes time
             kind, value, scale = start_of(name, parameter.ndim, self.config, scheme)
             if kind == "constant":
                 parameter.fill_(value)
