@@ -168,7 +168,8 @@ def _lost(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None) -> l
         )
     if to in ("unilm", "openmmlab"):
         mean = None if pixels is None else pixels.get("image_mean")
-        lost.append(f"The file does not say how pixels are normalised (image_mean {mean}); tell its reader.")
+        here = f" (here: image_mean {mean})" if mean else ""
+        lost.append(f"The file does not say how pixels are normalised{here}; tell its reader.")
     if to in ("hf", "flax") and config.segmentation_layers is not None:
         lost.append(
             f"transformers cannot read the layers {config.segmentation_layers} that this model's heads were trained on (it never "
