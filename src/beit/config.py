@@ -300,7 +300,12 @@ class BeitConfig:
             sides = value if isinstance(value, tuple) else (value, value)
             if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sides):
                 raise ConfigError(f"{name} is {value!r}; it must be a number of pixels, or (height, width).")
-        geometry.patch_grid(self.image_size, self.patch_size)
+        grid = geometry.patch_grid(self.image_size, self.patch_size)
+        if grid[0] * grid[1] > 1_000_000:
+            raise ConfigError(
+                f"image_size {self.image_size} has {grid[0]}x{grid[1]} patches; attention looks at all pairs of them, so at most "
+                "1,000,000 are taken. Choose smaller images or larger patches."
+            )
         if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"Unknown activation {self.hidden_act!r}. Choose from {', '.join(ACTIVATIONS)}.")
         for name in _FLOATS:

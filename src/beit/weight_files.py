@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit.errors import CheckpointError, require
+from beit.pickle_scan import scan
 
 # Where projects keep the weights in what they save, in the order of preference: an average of weights beside them is not
 # what was measured unless somebody says so.
@@ -71,7 +72,15 @@ def read_file(path: Path) -> Raw:
 def read_files(paths: Sequence[Path]) -> Raw:
     """Read the files of one model, shards as one; see `read_file`."""
     raws = [read_file(path) for path in paths]
-    return raws[0]._replace(tensors={name: array for raw in raws for name, array in raw.tensors.items()})
+    tensors: dict[str, np.ndarray] = {}
+    for path, raw in zip(paths, raws, strict=True):
+        twice = next((name for name in raw.tensors if name in tensors), None)
+        if twice is not None:
+            raise CheckpointError(
+                f"{path} holds {twice}, which another shard of the model holds too. One of them is old."
+            )
+        tensors.update(raw.tensors)
+    return raws[0]._replace(tensors=tensors)
 
 
 # --- safetensors ---------------------------------------------------------------------------------------------------
@@ -134,6 +143,7 @@ def _unpickled(path: Path) -> Any:
         MissingExtraError: torch is not installed.
     """
     torch = require("torch", "torch", f"reading {path.name}")
+    scan(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of pickles of another protocol, which it then reads or refuses
@@ -156,20 +166,32 @@ def _of_pickle(path: Path, content: Any) -> Raw:
     """The table of weights in what `torch.save` was given, and the plain values beside it."""
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}; wanted named tensors (a state dict).")
-    key = next((key for key in _CONTAINERS if _is_table(content.get(key))), "")
+    # The largest: a stray tensor (a counter, a decay) makes no model.
+    key = max(_CONTAINERS, key=lambda key: len(_tensors(content.get(key))))
+    if len(_tensors(content.get(key))) <= len(_tensors(content)):
+        key = ""
     table = content[key] if key else content
-    if not _is_table(table):
-        found = ", ".join(sorted(map(str, content))[:6]) or "nothing"
+    tensors = _tensors(table)
+    if not tensors:
+        keys = [str(key)[:40] for key in content if isinstance(key, str)]
+        found = ", ".join(keys[:6]) or "nothing under a name"
+        average = next((key for key in keys if "ema" in key.lower()), None)
+        hint = f" There is an average of weights: save content[{average!r}] alone to use it." if average else ""
         raise CheckpointError(
             f"{path} holds no table of named tensors: it has {found}; wanted a state dict, or one under {', '.join(_CONTAINERS[:3])}."
+            f"{hint}"
         )
-    tensors = {name: value for name, value in table.items() if _is_tensor(value)}
-    more = {str(name): _plain(value) for name, value in content.items() if name != key and not _is_tensor(value)}
-    return Raw(_as_arrays(path, tensors), "PyTorch", key, more)
+    more = {name: _plain(value) for name, value in content.items() if name != key and not _is_tensor(value)}
+    return Raw(
+        _as_arrays(path, tensors), "PyTorch", key, {name: v for name, v in more.items() if isinstance(name, str)}
+    )
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, dict) and any(isinstance(name, str) and _is_tensor(item) for name, item in value.items())
+def _tensors(table: Any) -> dict[str, Any]:
+    """The named tensors of a dict; none of anything else."""
+    if not isinstance(table, dict):
+        return {}
+    return {name: value for name, value in table.items() if isinstance(name, str) and _is_tensor(value)}
 
 
 def _plain(value: Any) -> Any:
@@ -181,10 +203,16 @@ def _is_tensor(value: object) -> bool:
     return type(value).__module__.startswith("torch") and hasattr(value, "is_floating_point")
 
 
+def _bytes(value: Any) -> int:
+    return value.numel() * value.element_size()
+
+
 def _as_arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """PyTorch's tensors as arrays; bfloat16, which numpy lacks, comes as float32 (exact). Raises CheckpointError."""
     arrays = {}
     for name, value in tensors.items():
+        if str(value.layout) == "torch.strided" and _bytes(value) > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {name} is larger than what the file holds of it. It is damaged or forged.")
         try:
             value = value.float() if str(value.dtype) == "torch.bfloat16" else value
             arrays[name] = value.detach().contiguous().numpy()

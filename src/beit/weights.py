@@ -149,6 +149,10 @@ def to_memory(disk: Mapping[str, np.ndarray], dialect: Dialect = "hf") -> tuple[
     for name, array in disk.items():
         if _DERIVED.match(name):
             continue
+        if array.dtype.kind != "f" and not name.endswith("num_batches_tracked"):
+            raise CheckpointError(
+                f"{name} is {array.dtype}; wanted floating-point numbers. A quantised model must be brought back to them first."
+            )
         of_head = _segmentation_name(name, dialect, to_memory=True)
         if _SEGMENTATION.match(of_head):
             memory[of_head] = array
@@ -239,6 +243,13 @@ class LoadReport:
     def needs_training(self) -> bool:
         """Whether a head starts from random numbers, so that its answers mean nothing before training."""
         return any(name.startswith(("classifier", "lm_head", "decode_head", "fpn")) for name, _ in self.new)
+
+    @property
+    def contradicts(self) -> bool:
+        """Whether the encoder itself is another than the file's: tensors of its layers unused, or its last norm made anew."""
+        return any(name.startswith("encoder.") for name, _ in self.unused) or any(
+            name == "final layernorm" for name, _ in self.new
+        )
 
     def __str__(self) -> str:
         lines = [f"{name}: not in the file, newly initialised because {why}" for name, why in self.new]

@@ -11,6 +11,7 @@ published.py is the catalogue. Loads neither torch nor jax, but for files that `
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,8 +171,9 @@ class Checkpoint:
         from beit.config import BeitConfig
 
         if self.stated is None or self.of_timm:
-            # Where tensors leave it open, the caller has said it: else there are no settings.
-            return infer.grid_of(self.memory, self.tensors) or BeitConfig.from_dict(self.settings, **self.given).grid
+            stated = BeitConfig.from_dict(self.settings, **self.given).grid
+            # A table says how many displacements there are and not of which rectangle: what the caller states comes first.
+            return stated if infer.fits(stated, self.memory) else infer.grid_of(self.memory, self.tensors)
         try:
             return BeitConfig.from_dict(self.stated).grid
         except (ConfigError, CheckpointError):
@@ -244,15 +246,23 @@ def _pixels_of_timm(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dic
     about: dict[str, Any] = {**stated, **pretrained} if isinstance(pretrained, Mapping) else dict(stated)
     height, width = geometry.pair(values["image_size"])
     part = about.get("crop_pct")
-    part = float(part) if isinstance(part, int | float) and 0 < part <= 1 else 0.875
+    part = float(part) if isinstance(part, int | float) and 0.1 < part <= 1 else 0.875
     return {
         "size": {"shortest_edge": int(min(height, width) / part)},
         "crop_size": {"height": height, "width": width},
         "do_center_crop": True,
         "resample": 2 if about.get("interpolation") == "bilinear" else 3,
-        "image_mean": list(about.get("mean") or infer.HALF[0]),
-        "image_std": list(about.get("std") or infer.HALF[1]),
+        "image_mean": _three_numbers(about.get("mean"), infer.HALF[0], "mean"),
+        "image_std": _three_numbers(about.get("std"), infer.HALF[1], "std"),
     }
+
+
+def _three_numbers(value: Any, default: tuple[float, ...], name: str) -> list[float]:
+    if value is None:
+        return list(default)
+    if not isinstance(value, list | tuple) or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+        raise CheckpointError(f"config.json of timm has {name} {value!r:.60}; wanted a number a channel.")
+    return [float(x) for x in value]
 
 
 def _class_names(more: Mapping[str, Any], stated: Mapping[str, Any] | None) -> list[str]:

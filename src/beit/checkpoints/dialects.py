@@ -56,14 +56,27 @@ def recognise(tensors: Mapping[str, np.ndarray], source: str) -> Found:
         CheckpointError: they are no BEiT's.
     """
     for dialect, sign in _SIGNS:
-        match = next(filter(None, map(sign.match, tensors)), None)
-        if match is None:
+        prefixes = sorted({match["before"] for match in map(sign.match, tensors) if match}, key=len)
+        if not prefixes:
             continue
+        if prefixes == ["", "beit."]:  # a backbone saved by transformers 5 has the prefix on some names only
+            prefixes = prefixes[1:]
+        if len(prefixes) > 1:
+            raise CheckpointError(
+                f"{source} holds {len(prefixes)} models, under {', '.join(map(repr, prefixes[:4]))}. Save one of them alone: "
+                "{name: tensor for name, tensor in state.items() if name.startswith(…)}."
+            )
         # The encoder's prefix; heads have what is left of it without the encoder's own name.
-        before = match["before"]
+        before = prefixes[0]
         common = re.sub(r"(beit|data2vec_vision|backbone|encoder)\.$", "", before)
         own = {"hf": "beit.", "unilm": "", "openmmlab": "backbone."}[dialect]
-        return Found(dialect, {_renamed(name, before, common, own): array for name, array in tensors.items()})
+        renamed: dict[str, np.ndarray] = {}
+        for name, array in tensors.items():
+            short = _renamed(name, before, common, own)
+            if short in renamed:
+                raise CheckpointError(f"{source} holds {short} twice, once as {name}. It is two models in one table.")
+            renamed[short] = array
+        return Found(dialect, renamed)
     example = ", ".join(list(tensors)[:3]) or "none at all"
     known = next((what for sign, what in _OTHERS if any(re.match(sign, name) for name in tensors)), None)
     looks = f" These are names of {known}." if known else ""

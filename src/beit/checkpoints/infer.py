@@ -94,7 +94,9 @@ def settings_of(
         )
     tables = [array for name, array in memory.items() if name.endswith(_TABLE)]
     if tables:
-        values["num_attention_heads"] = tables[0].shape[-1]
+        if tables[0].ndim != 2:
+            raise CheckpointError(f"{source}: a relative-position table has shape {tables[0].shape}; wanted two axes.")
+        values["num_attention_heads"] = tables[0].shape[1]
     elif "num_attention_heads" not in given:
         if width % 64:
             raise CheckpointError(
@@ -106,6 +108,13 @@ def settings_of(
     if grid is not None:
         size = grid[0] * patch[0], grid[1] * patch[1]
         values["image_size"] = size[0] if size[0] == size[1] else size
+        indexed = any(name.endswith("relative_position_index") for name in raw)
+        if tables and not indexed and not values["use_absolute_position_embeddings"]:
+            guess(
+                "image_size",
+                values["image_size"],
+                "a table of this length is a square's; of a rectangle's, say image_size",
+            )
     elif "image_size" not in given:
         if values["use_absolute_position_embeddings"] or tables:
             raise CheckpointError(
@@ -188,6 +197,16 @@ def _depth(memory: Tensors, source: str) -> int:
     return len(numbers)
 
 
+def fits(grid: tuple[int, int], memory: Tensors) -> bool:
+    """Whether all positions are of so many as this grid has."""
+    position = memory.get("beit.embeddings.position")
+    tables = [array for name, array in memory.items() if name.endswith(_TABLE)]
+    rows = geometry.num_relative_distances(grid)
+    return (position is None or position.shape[1:2] == (1 + grid[0] * grid[1],)) and all(
+        len(table) == rows for table in tables if table.ndim
+    )
+
+
 def grid_of(memory: Tensors, raw: Tensors) -> tuple[int, int] | None:
     """Patches `(h, w)` that the positions belong to; None without positions, or where they may be several rectangles."""
     tables = [array for name, array in memory.items() if name.endswith(_TABLE) and array.ndim == 2]
@@ -196,7 +215,7 @@ def grid_of(memory: Tensors, raw: Tensors) -> tuple[int, int] | None:
     if position is not None and position.ndim == 3:
         patches = position.shape[1] - 1
     index = next((array for name, array in raw.items() if name.endswith("relative_position_index")), None)
-    if index is not None and index.ndim == 2 and len(index) > 2:
+    if index is not None and index.ndim == 2 and len(index) > 2 and index.shape[0] == index.shape[1]:
         patches = len(index) - 1
         width = _width_of(index)
         if width and patches % width == 0:

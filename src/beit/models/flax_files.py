@@ -324,7 +324,7 @@ class FlaxPretrained:
         )
         report = model.load_report
         if report:
-            level = logging.WARNING if report.needs_training else logging.INFO
+            level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
             logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
         if not keep:
             return model, params

@@ -109,7 +109,7 @@ class PretrainedModule(nn.Module):
         dtype = _as_dtype(torch_dtype, config)
         report = model.load_report
         if report:
-            level = logging.WARNING if report.needs_training else logging.INFO
+            level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
             logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
         return model.to(dtype).eval()
 
