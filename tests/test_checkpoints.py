@@ -404,9 +404,16 @@ def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pyte
         (["inspect", "{folder}/absent.pth"], "No such folder"),
         (["inspect", "{folder}"], r"config.json"),
         (["inspect", "{folder}/text.pth"], "text that begins with"),
-        (["convert", "{unilm}", "{folder}", "--to", "unilm"], "is a folder; unilm is one file"),
-        (["convert", "{unilm}", "{folder}/text.pth", "--to", "hf"], "is a file; hf is a folder"),
-        (["convert", "{unilm}", "{unilm}", "--to", "unilm"], "Write to another place"),
+        (["convert", "{unilm}", "{folder}", "--to", "unilm"], "exists already"),
+        (["convert", "{unilm}", "{folder}/text.pth", "--to", "unilm"], "exists already"),
+        (["convert", "{unilm}", "{folder}/text.pth", "--to", "hf"], "exists already"),
+        (["convert", "{unilm}", "{unilm}", "--to", "unilm"], "exists already"),
+        (["convert", "{unilm}", "{folder}/new", "--to", "hf", "--num-attention-heads", "2"], "do not agree"),
+        (["inspect", "x" * 300], "cannot be a path"),
+        (["inspect", "~nosuchuser/x"], "cannot be a path"),
+        (["inspect", "/dev/null"], "neither a file nor a folder"),
+        (["inspect", "http://["], "no address"),
+        (["resize", "{unilm}", "{folder}/new", "--image-size", "100000"], "at most 1,000,000"),
         (["convert", "{pretrain}", "{folder}/new", "--to", "timm"], "timm has classifiers and encoders"),
         (["models", "beit-huge"], "No published checkpoint is called"),
         (["resize", "{unilm}", "{folder}/new", "--image-size", "32", "32", "32"], "height and width"),
@@ -423,7 +430,111 @@ def test_refusals_are_messages(
     assert why in told
     assert "Traceback" not in told
     assert UNILM.read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.pth"]
+    assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"text.pth"}
+
+
+def test_convert_never_writes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_classifier().save_pretrained(tmp_path / "src")
+    (tmp_path / "link").symlink_to(tmp_path / "src")
+    before = (tmp_path / "src" / "config.json").read_bytes()
+    for name in ("link", "src/../src", "src"):
+        assert main(["convert", str(tmp_path / "src"), str(tmp_path / name), "--to", "timm"]) == 1
+        assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "src" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layer_scale_init_value": 0.0},
+        {"use_relative_position_bias": False},
+        {"use_mean_pooling": False},
+        {"num_hidden_layers": 1, "out_features": None, "out_indices": None},
+    ],
+)
+def test_settings_that_contradict_the_tensors_are_said(
+    change: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_classifier(use_shared_relative_position_bias=False).save_pretrained(tmp_path)
+    stated = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**stated, **change}))
+    beit.load(tmp_path)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "not used because" in caplog.text
+
+
+def test_integers_are_no_weights(tmp_path: Path) -> None:
+    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk["blocks.0.attn.qkv.weight"] = (disk["blocks.0.attn.qkv.weight"] * 100).astype(np.int8)
+    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    with pytest.raises(CheckpointError, match=r"qkv.weight is int8.*quantised"):
+        beit.load(tmp_path / "x.safetensors")
+
+
+def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk["blocks.1.norm2.bias"][0] = np.nan
+    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "new"), "--to", "hf"]) == 1
+    assert "layers.1.norm2.bias holds NaN" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("prefixes", [("student.", "teacher."), ("module.", "")])
+def test_two_models_in_one_table(prefixes: tuple[str, str], tmp_path: Path) -> None:
+    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    both = {prefix + name: array for prefix in prefixes for name, array in disk.items()}
+    hub.write_tensors(tmp_path / "x.safetensors", both)
+    with pytest.raises(CheckpointError, match="holds 2 models"):
+        beit.load(tmp_path / "x.safetensors")
+
+
+def test_a_rectangle_whose_table_is_a_squares(tmp_path: Path) -> None:
+    """5x13 patches have as many displacements as 8x8."""
+    model = tiny_classifier(image_size=(20, 52), use_shared_relative_position_bias=False)
+    hub.write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    assert "rectangle" in {g.name: g.why for g in Checkpoint(tmp_path / "x.safetensors").guesses}["image_size"]
+    again = beit.load(tmp_path / "x.safetensors", image_size=(20, 52))
+    x = torch.randn(1, 3, 20, 52)
+    torch.testing.assert_close(again(x).logits, model(x).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_stray_tensor_is_no_model(tmp_path: Path) -> None:
+    state = torch.load(UNILM, weights_only=True)["model"]
+    torch.save({"model": {"decay": torch.ones(1)}, "state_dict": state, 7: torch.ones(1)}, tmp_path / "x.pth")
+    assert Checkpoint(tmp_path / "x.pth").container == "state_dict"
+    torch.save({"model_ema": state}, tmp_path / "ema.pth")
+    with pytest.raises(CheckpointError, match=r"average of weights.*model_ema"):
+        beit.load(tmp_path / "ema.pth")
+
+
+def test_loaded_within_inference_mode_and_trained_outside() -> None:
+    with torch.inference_mode():
+        model = beit.load(UNILM)
+    model(torch.randn(1, 3, 32, 32)).logits.sum().backward()
+    assert model.classifier.weight.grad is not None
+
+
+def test_a_page_in_place_of_a_file_is_not_kept(served: tuple[str, Path]) -> None:
+    address, folder = served
+    (folder / "model.pth").write_text("<html>down for maintenance</html>")
+    with pytest.raises(CheckpointError, match="web page"):
+        beit.load(f"{address}/model.pth")
+    (folder / "model.pth").write_bytes(UNILM.read_bytes())
+    assert beit.load(f"{address}/model.pth?download=true").config.hidden_size == golden.HIDDEN
+    assert beit.load(f"{address}/model.pth").config.hidden_size == golden.HIDDEN
+
+
+@pytest.mark.parametrize("mean", [0.5, "0.5", ["a", "b", "c"], [float("nan")] * 3])
+def test_a_mean_that_is_none(mean: Any, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(golden.FOLDER / "timm_beitv2", tmp_path / "timm")
+    about = json.loads((tmp_path / "timm" / "config.json").read_text())
+    about["pretrained_cfg"]["mean"] = mean
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="wanted a number a channel"):
+        BeitImageProcessor.from_pretrained(tmp_path / "timm")
 
 
 def test_convert_keeps_what_was_there_when_it_cannot_write(tmp_path: Path) -> None:

@@ -247,6 +247,42 @@ def test_a_zip_of_other_things(tmp_path: Path) -> None:
         opened(tmp_path / "bomb.pth")
 
 
+def _zipped(path: Path, pickled: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", pickled)
+        archive.writestr("x/version", b"3")
+    return path
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b")" + b"\x85" * 200_000, b")" + b"q\x00h\x00\x86" * 60, b")" + b"\x85" * 900],
+    ids=["deep", "doubled", "deep enough"],
+)
+def test_keys_that_would_take_for_ever(key: bytes, tmp_path: Path) -> None:
+    pickled = b"\x80\x02}" + key + b"K\x01s."
+    (tmp_path / "plain.pth").write_bytes(pickled)
+    for path in (_zipped(tmp_path / "forged.pth", pickled), tmp_path / "plain.pth"):
+        with no_longer_than(SECONDS), pytest.raises(BeitError, match=r"nests values|cannot be read safely") as caught:
+            opened(path)
+        assert len(str(caught.value)) < 500
+
+
+def test_numbers_that_are_not_in_the_file(tmp_path: Path) -> None:
+    torch.save({"model": {"blocks.0.attn.q_bias": torch.zeros(1).expand(4 * 10**9)}}, tmp_path / "x.pth")
+    with no_longer_than(SECONDS), pytest.raises(BeitError, match="larger than what the file holds"):
+        opened(tmp_path / "x.pth")
+
+
+def test_an_index_of_no_size(sound: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "sound.pth").write_bytes(sound["unilm.pth"])
+    state = torch.load(tmp_path / "sound.pth", weights_only=True)["model"]
+    index = next(name for name in state if name.endswith("index"))
+    torch.save({"model": {**state, index: torch.empty(40_000, 0, dtype=torch.int64)}}, tmp_path / "x.pth")
+    with no_longer_than(SECONDS):
+        opened(tmp_path / "x.pth")
+
+
 def test_a_namespace_is_plain_values(sound: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "legacy.pth"
     path.write_bytes(sound["legacy.pth"])

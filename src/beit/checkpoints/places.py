@@ -18,8 +18,10 @@ from typing import Any
 from beit import hub
 from beit.checkpoints import published
 from beit.errors import CheckpointError, DataError
+from beit.weight_files import diagnose
 
 MIRRORS = "BEIT_CHECKPOINTS"
+_PAUSES = (0.5, 2.0)  # after a failed download: somebody waits
 _HASH_IN_NAME = re.compile(
     r"-([0-9a-f]{8})\.\w+$"
 )  # the first digits of a file's SHA-256: PyTorch's and OpenMMLab's custom
@@ -48,16 +50,23 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
     """
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         raise CheckpointError(f"Got {source!r:.80}; wanted a model folder, a weight file or a Hub id like owner/name.")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _folder(os.fspath(path), where)
-    if path.is_file():
-        if path.name in hub.WEIGHT_FILES and (path.parent / "config.json").is_file():
-            return _folder(os.fspath(path.parent), where)
-        return _single(path)
     name = os.fspath(source)
-    if name.startswith(("https://", "http://")):
-        return _single(download(name))
+    if name.lower().startswith(("https://", "http://")):
+        return _single(download(name, **where))
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            return _folder(os.fspath(path), where)
+        if path.is_file():
+            if path.name in hub.WEIGHT_FILES and (path.parent / "config.json").is_file():
+                return _folder(os.fspath(path.parent), where)
+            return _single(path)
+        if path.exists():
+            raise CheckpointError(f"{name} is neither a file nor a folder. Give a model folder or a weight file.")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown user, a null byte
+        raise CheckpointError(
+            f"{name[:80]!r} cannot be a path: {error}. Give a folder, a weight file or an id."
+        ) from error
     entry = published.find(name)
     if entry is not None and "/" not in name:
         return _of_catalogue(entry, where)
@@ -89,7 +98,7 @@ def _single(path: Path) -> Place:
 def _of_catalogue(entry: published.Published, where: dict[str, Any]) -> Place:
     tried = []
     for mirror in os.environ.get(MIRRORS, "").split():
-        found, why = _in_mirror(entry, mirror)
+        found, why = _in_mirror(entry, mirror, where)
         if found is not None:
             return Place(found.file, found.weights, entry)
         tried.append(f"{mirror}: {why}")
@@ -98,11 +107,8 @@ def _of_catalogue(entry: published.Published, where: dict[str, Any]) -> Place:
             if form.kind in ("hf", "timm"):
                 place = _folder(form.where, where)
                 place.file("config.json")
-            elif where.get("local_files_only") and not _cached(form.where).is_file():
-                tried.append(f"{form.where}: not downloaded yet")
-                continue
             else:
-                place = _single(download(form.where))
+                place = _single(download(form.where, **where))
             return Place(place.file, place.weights, entry)
         except CheckpointError as error:
             tried.append(str(error))
@@ -113,28 +119,31 @@ def _of_catalogue(entry: published.Published, where: dict[str, Any]) -> Place:
     )
 
 
-def _in_mirror(entry: published.Published, mirror: str) -> tuple[Place | None, str]:
+def _in_mirror(entry: published.Published, mirror: str, where: dict[str, Any]) -> tuple[Place | None, str]:
     """A published checkpoint in a folder or under a base URL: by its name, its Hub id or its file's name."""
     if mirror.startswith(("https://", "http://")):
         for form in entry.forms:
             if form.kind in ("unilm", "openmmlab"):
                 url = f"{mirror.rstrip('/')}/{form.where.rpartition('/')[2]}"
                 try:
-                    return _single(download(url)), ""
+                    return _single(download(url, **where)), ""
                 except CheckpointError as error:
                     return None, str(error)
         return None, "a mirror by URL has single files, and none of this one is published"
-    folder = Path(mirror).expanduser()
+    folder = Path(os.path.expanduser(mirror))
     names = [entry.name]
     for form in entry.forms:
         names += (
             [form.where, form.where.rpartition("/")[2]] if "://" not in form.where else [form.where.rpartition("/")[2]]
         )
     for name in names:
-        if (folder / name).is_dir():
-            return _folder(os.fspath(folder / name), {}), ""
-        if (folder / name).is_file():
-            return _single(folder / name), ""
+        try:
+            if (folder / name).is_dir():
+                return _folder(os.fspath(folder / name), {}), ""
+            if (folder / name).is_file():
+                return _single(folder / name), ""
+        except OSError as error:
+            return None, f"cannot be looked at: {error.strerror}"
     return None, f"has none of {', '.join(dict.fromkeys(names))}"
 
 
@@ -143,27 +152,36 @@ def _in_mirror(entry: published.Published, mirror: str) -> tuple[Place | None, s
 
 def _cached(url: str) -> Path:
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return home / "beit" / "checkpoints" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rpartition("/")[2]
+    name = url.partition("?")[0].rpartition("/")[2][-100:] or "weights"
+    return home / "beit" / "checkpoints" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
 
 
-def download(url: str) -> Path:
+def download(url: str, local_files_only: bool = False, force_download: bool = False, **_: Any) -> Path:
     """A weight file behind a URL, downloaded once and kept; compared with the hash in its name where it has one.
 
     Raises:
-        CheckpointError: it could not be had, is cut short, or is another file than its name says.
+        CheckpointError: it could not be had, is no weight file, or is another one than its name says.
     """
+    from huggingface_hub import constants
+
     from beit.data.remote import RemoteFile
 
     path = _cached(url)
-    if path.is_file():
+    if path.is_file() and not force_download:
         return path
-    remote = RemoteFile(url)
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        raise CheckpointError(f"{url}: not downloaded yet, and this is to be done without a connection.")
+    remote = RemoteFile(url, _PAUSES)
     try:
         with hub.atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 while piece := remote.read(1 << 20):
                     file.write(piece)
                     _show(path.name, remote.position, remote.size)
+            with temporary.open("rb") as file:
+                why = diagnose(file.read(512))
+            if why:
+                raise CheckpointError(f"{url} {why}")
             check_hash(temporary, path.name)
     except DataError as error:
         raise CheckpointError(str(error)) from error

@@ -9,17 +9,42 @@ import numpy as np
 
 from beit import geometry, weights
 from beit.checkpoints import Checkpoint
+from beit.checkpoints.shapes import shapes_of
 from beit.config import BeitConfig
+from beit.errors import CheckpointError
+
+_MAY_LACK = ("beit.pooler.", "beit.embeddings.mask_token")  # a self-supervised encoder has no pooler
 
 
 def model_of(checkpoint: Checkpoint, config: BeitConfig) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors by their names in memory, for the patches of `config`, and what was changed, in plain words."""
+    """The tensors by their names in memory that `config` uses, for its patches, and what was changed, in plain words.
+
+    Raises:
+        CheckpointError: tensors are missing, of other shapes than the settings say, or hold NaN or infinity.
+    """
+    memory, report = dict(checkpoint.memory), weights.LoadReport()
     grid = checkpoint.grid
-    if grid is None or grid == config.grid:
-        return checkpoint.memory, []
-    memory, changes = dict(checkpoint.memory), weights.LoadReport()
-    weights.resize_positions(memory, grid, config.grid, changes)
-    return memory, changes.copied
+    if grid is not None and grid != config.grid:
+        weights.resize_positions(memory, grid, config.grid, report)
+    wanted = shapes_of(config, checkpoint.architecture)
+    unused = [name for name in memory if name not in wanted and not name.endswith("num_batches_tracked")]
+    if unused:
+        report.copied.append(
+            f"{len(unused)} tensors that the settings do not use were left out: {', '.join(unused[:3])}, …"
+        )
+    wrong = [
+        f"{name} is {memory[name].shape}, wanted {shape}"
+        for name, shape in wanted.items()
+        if name in memory and memory[name].shape != shape
+    ]
+    wrong += [f"{name} is missing" for name in wanted if name not in memory and not name.startswith(_MAY_LACK)]
+    wrong += [
+        f"{name} holds NaN or infinity" for name in wanted if name in memory and not np.isfinite(memory[name]).all()
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{checkpoint.source} and its settings do not agree: {'; '.join(wrong[:3])}{more}.")
+    return {name: array for name, array in memory.items() if name not in unused}, report.copied
 
 
 def pixels_for(pixels: Mapping[str, Any] | None, config: BeitConfig) -> dict[str, Any] | None:
@@ -40,6 +65,6 @@ def pixels_for(pixels: Mapping[str, Any] | None, config: BeitConfig) -> dict[str
 def _sides(size: Any) -> tuple[int, int] | None:
     if isinstance(size, int):
         return size, size
-    if isinstance(size, Mapping) and {"height", "width"} <= set(size):
-        return int(size["height"]), int(size["width"])
+    if isinstance(size, Mapping) and isinstance(size.get("height"), int) and isinstance(size.get("width"), int):
+        return size["height"], size["width"]
     return None

@@ -9,6 +9,7 @@ openmmlab  file: {"state_dict": …, "meta": …}, as mmpretrain and mmsegmentat
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +55,7 @@ def write(
     if to in FOLDERS and destination.is_file():
         raise CheckpointError(f"{destination} is a file; {to} is a folder. Give another name.")
     if to not in FOLDERS and destination.is_dir():
-        raise CheckpointError(f"{destination} is a folder; {to} is one file. Give its name, such as {destination}.pth.")
+        raise CheckpointError(f"{destination} is a folder; {to} is one file. Give another name.")
     architecture = (config.architectures or ["BeitModel"])[0]
     lost = _lost(to, config, pixels)
     if to in ("hf", "flax"):
@@ -104,8 +105,11 @@ def _write_file(
         content = {"state_dict": content, "meta": {"dataset_meta": {"classes": names}}}
     else:
         content = {"state_dict": content, "meta": {"CLASSES": names}} if segments else {"model": content}
-    with hub.atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    with hub.atomic_path(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # its zip writer's, when the disk is full
+            raise OSError(errno.ENOSPC, "its writer stopped; is the disk full?") from error
 
 
 def _write_timm(

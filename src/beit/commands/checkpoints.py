@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import textwrap
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from beit.commands.shared import parse
 from beit.errors import CheckpointError, ConfigError
+
+_MOST_COMPARED = 5000  # patches: the relative positions of all pairs take 200 MB then
 
 
 def models_command(arguments: list[str]) -> None:
@@ -112,14 +115,13 @@ def _write(settings: Any, to: Any, check: bool) -> None:
     from beit.checkpoints.write import write
     from beit.config import BeitConfig
 
-    output = Path(settings.output)
+    output = Path(settings.output).expanduser()
+    # Never into something that is there: an old file would win over, or be lost to, what is written.
+    if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
+        raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
     given = _overrides(settings)
     checkpoint = Checkpoint(settings.model, given)
     config = BeitConfig.of(checkpoint, **given).replace(architectures=[checkpoint.architecture])
-    if any(
-        output.absolute() == path.absolute() or output.absolute() == path.parent.absolute() for path in checkpoint.files
-    ):
-        raise ConfigError(f"{output} is what is to be read. Write to another place.")
     memory, changes = model_of(checkpoint, config)
     pixels = _pixels(checkpoint, config, settings.pixels)
     left = checkpoint.left_over
@@ -135,7 +137,9 @@ def _write(settings: Any, to: Any, check: bool) -> None:
     for line in (*changes, *lost):
         print(f"  {line}")
     print(f"Wrote {output} ({to}).")
-    if check:
+    if check and config.num_patches > _MOST_COMPARED:
+        print(f"Not compared: {config.num_patches:,} patches an image would take too much memory.")
+    elif check:
         from beit.checkpoints.parity import compare
 
         result = compare(checkpoint, output, config, pixels)

@@ -7,6 +7,7 @@ import logging
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 
 from beit.errors import DataError
 
@@ -23,13 +24,15 @@ class RemoteFile:
 
     Args:
         url: http:// or https://.
+        pauses: seconds after each failure in a row, `PAUSES` by default; the failure after the last ends it.
 
     Raises:
-        DataError (from `read`): six failures in a row, an answer that means never, or a file that changed.
+        DataError (from `read`): more failures in a row than `pauses`, an answer that means never, or a file that changed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, pauses: Sequence[float] | None = None) -> None:
         self.url = url
+        self.pauses = PAUSES if pauses is None else pauses
         self.position = 0
         self.size: int | None = None
         self.version: str | None = None  # the server's tag of the file
@@ -63,6 +66,8 @@ class RemoteFile:
                 part = self.response.read(min(size, _PIECE))
                 if not part and self.size is not None:
                     raise ConnectionError(f"the connection ended after {self.position:,} of {self.size:,} bytes")
+            except (http.client.InvalidURL, ValueError) as error:
+                raise DataError(f"{self.url!r} is no address that can be read: {error}.") from error
             except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
                 self._failed(error)
                 continue
@@ -110,12 +115,12 @@ class RemoteFile:
             error.close()
         if code in _IN_VAIN:
             raise DataError(f"{self.url} cannot be read: {reason}. Check the address.") from error
-        if self.failures == len(PAUSES):
+        if self.failures == len(self.pauses):
             raise DataError(
                 f"{self.url} cannot be read after {self.failures + 1} failures in a row; the last: {reason}. When the server "
-                "answers again, go on with --resume."
+                "answers again, go on (a training run with --resume)."
             ) from error
-        pause = PAUSES[self.failures]
+        pause = self.pauses[self.failures]
         self.failures += 1
         logger.info("%s: %s; trying again in %g s", self.url, reason, pause)
         time.sleep(pause)

@@ -98,14 +98,15 @@ class PretrainedModule(nn.Module):
             config = BeitConfig.of(checkpoint, **overrides)
         elif overrides:
             config = config.replace(**overrides)
-        with torch.device("meta"):
-            model = cls(config, **arguments)
-        model.fill(
-            checkpoint.tensors,
-            dialect=checkpoint.dialect,
-            grid=checkpoint.grid,
-            ignore_mismatched_sizes=ignore_mismatched_sizes,
-        )
+        with torch.inference_mode(False):  # what is loaded within it may be trained outside
+            with torch.device("meta"):
+                model = cls(config, **arguments)
+            model.fill(
+                checkpoint.tensors,
+                dialect=checkpoint.dialect,
+                grid=checkpoint.grid,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+            )
         dtype = _as_dtype(torch_dtype, config)
         report = model.load_report
         if report:
