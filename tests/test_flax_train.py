@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import CoroutineType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -480,6 +481,10 @@ def test_a_full_disk_leaves_earlier_checkpoints(long, whole, tmp_path, monkeypat
         monkeypatch.undo()
     assert [path.name for path in checkpoint.list_checkpoints(output)] == ["checkpoint-000002"]
     assert not list(output.glob(".checkpoint*"))
+    coroutines = [thing for thing in gc.get_objects() if type(thing) is CoroutineType]
+    assert not [left for left in coroutines if "orbax" in left.cr_code.co_filename], (
+        "they complain when they are collected"
+    )
     resumed(long, output)
     assert_equal(output, whole)
 

@@ -3,16 +3,17 @@ on the devices."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import gc
+import inspect
 import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import CoroutineType
+from typing import Any, NamedTuple
 
 from beit.errors import CheckpointError, require
 
@@ -21,17 +22,14 @@ STATE = "flax_state"
 
 def write(folder: Path, state: Any) -> None:
     """A pytree of arrays into the folder of a checkpoint. Raises OSError when it cannot be written."""
-    failure = None
-    with _orbax() as orbax, orbax.StandardCheckpointer() as checkpointer:
-        try:
-            checkpointer.save((folder / STATE).absolute(), state)
-            checkpointer.wait_until_finished()
-        except (OSError, ValueError) as error:  # the second is how its storage reports a full disk
-            failure = OSError(errno.ENOSPC, getattr(error, "strerror", None) or str(error).splitlines()[0])
-        if failure is not None:
-            _let_it_end()
-    if failure is not None:
-        raise failure
+
+    def save(checkpointer: Any) -> None:
+        checkpointer.save((folder / STATE).absolute(), state)
+        checkpointer.wait_until_finished()
+
+    failure = _attempt(save, OSError, ValueError)[1]  # the second is how its storage reports a full disk
+    if failure:
+        raise OSError(errno.ENOSPC, failure.says)
 
 
 def read(folder: Path, shapes: Any) -> Any:
@@ -46,7 +44,9 @@ def read(folder: Path, shapes: Any) -> Any:
     """
     found, failure = _restored(folder, shapes)
     if failure:
-        raise CheckpointError(f"{folder / STATE} is missing, damaged or does not fit this run: {failure}")
+        raise CheckpointError(
+            f"{folder / STATE} is missing, damaged or does not fit this run: {failure.kind}: {failure.says[:200]}"
+        )
     return found
 
 
@@ -54,35 +54,27 @@ def check(folder: Path) -> None:
     """Whether the training state in a checkpoint can be read. Raises CheckpointError."""
     failure = _restored(folder)[1]
     if failure:
-        raise CheckpointError(f"{folder / STATE} is missing or damaged ({failure}).")
+        raise CheckpointError(f"{folder / STATE} is missing or damaged ({failure.kind}: {failure.says[:200]}).")
 
 
-def _restored(folder: Path, *shapes: Any) -> tuple[Any, str]:
-    """(the pytree, ""), or (None, why there is none)."""
-    found, failure = None, ""
-    with _orbax() as orbax, orbax.StandardCheckpointer() as checkpointer:
-        try:
-            found = checkpointer.restore((folder / STATE).absolute(), *shapes)
-        except Exception as error:  # orbax and its storage raise a different type for nearly every kind of damage
-            lines = str(error).splitlines()
-            failure = f"{type(error).__name__}: {lines[0][:200] if lines else ''}"
-        if failure:
-            _let_it_end()
-    return found, failure
+class _Failure(NamedTuple):
+    """What is kept of an exception: words. The exception itself would keep frames of Orbax alive."""
+
+    kind: str
+    says: str
 
 
-def _let_it_end() -> None:
-    """After a failure: garbage is collected, and threads of the storage report to an event loop that is gone."""
-    gc.collect()
-    time.sleep(0.5)
+def _restored(folder: Path, *shapes: Any) -> tuple[Any, _Failure | None]:
+    """(the pytree, None), or (None, why there is none)."""
+    # Orbax and its storage raise a different type for nearly every kind of damage.
+    return _attempt(lambda checkpointer: checkpointer.restore((folder / STATE).absolute(), *shapes), Exception)
 
 
-@contextlib.contextmanager
-def _orbax() -> Iterator[Any]:
-    """Orbax, without its remarks on shardings, threads and what it writes where.
+def _attempt(task: Callable[[Any], Any], *expected: type[Exception]) -> tuple[Any, _Failure | None]:
+    """What `task` makes of a checkpointer, without Orbax's remarks on shardings, threads and what it writes where.
 
-    Of a failure we say one sentence; it logs tracebacks, and leaves coroutines that complain, one for each array, when they
-    are thrown away. That is to happen here, where nobody hears it: let go of its exceptions, and collect the garbage.
+    Of a failure we say one sentence. Orbax logs tracebacks, and leaves coroutines that complain, one for each array, when they
+    are thrown away: that is to happen here, where nobody hears it, not at some later collection of garbage.
     """
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     heard = sys.unraisablehook
@@ -90,6 +82,34 @@ def _orbax() -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield require("orbax.checkpoint", "flax", "checkpoints of Flax runs")
+            found, failure = _tried(task, expected)  # its frame, which held the checkpointer, is gone now
+            if failure:
+                _collect_coroutines()
     finally:
         sys.unraisablehook = heard
+    return found, failure
+
+
+def _tried(task: Callable[[Any], Any], expected: tuple[type[Exception], ...]) -> tuple[Any, _Failure | None]:
+    orbax = require("orbax.checkpoint", "flax", "checkpoints of Flax runs")
+    with orbax.StandardCheckpointer() as checkpointer:
+        try:
+            return task(checkpointer), None
+        except expected as error:
+            says = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+            return None, _Failure(type(error).__name__, says)
+
+
+def _collect_coroutines(patience: float = 10.0) -> None:
+    """Collect garbage until no coroutine of Orbax waits to be started; threads of its storage may let go of them late."""
+    until = time.monotonic() + patience
+    while True:
+        time.sleep(0.1)
+        gc.collect()
+        waiting = any(type(thing) is CoroutineType and _complains(thing) for thing in gc.get_objects())
+        if not waiting or time.monotonic() > until:
+            return
+
+
+def _complains(coroutine: CoroutineType[Any, Any, Any]) -> bool:
+    return "orbax" in coroutine.cr_code.co_filename and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
