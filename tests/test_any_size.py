@@ -240,7 +240,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     noted: list[tuple[int, int]] = []
     build_ = pytorch_beit.BeitRelativePosition._build
     monkeypatch.setattr(
-        pytorch_beit.BeitRelativePosition, "_build", lambda self, grid: noted.append(grid) or build_(self, grid)
+        pytorch_beit.BeitRelativePosition,
+        "_build",
+        lambda self, grid, dtype=None: noted.append(grid) or build_(self, grid, dtype),
     )
     return noted
 
@@ -427,6 +429,20 @@ def test_export(kind: str, gradients: bool) -> None:
         again = torch.export.load(buffer).module()
         for batch in (given, {name: x.flip(0) for name, x in given.items()}):
             torch.testing.assert_close(again(**batch).logits, model(**batch).logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [MASKED, CLASSES, MAPS])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_compile_without_graph_breaks_at_one_size_after_the_other(kind: str, gradients: bool) -> None:
+    """From the second size on the compiler leaves height and width open."""
+    model = build(kind)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.set_grad_enabled(gradients):
+        for size in ((32, 16), (48, 48), (64, 16), (16, 80)):
+            given = arguments(model, size)
+            torch.testing.assert_close(compiled(**given).logits, model(**given).logits, atol=2e-5, rtol=1e-5)
+    torch.compiler.reset()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -98,21 +98,48 @@ class BeitEmbeddings(nn.Module):
 _KEPT_BIASES, _KEPT_NUMBERS = 4, 1 << 22
 
 
+# GPU kernels of attention read a bias several times as fast when its rows begin at multiples of 16 bytes.
+_ROW = 8
+
+
+# Compilers take these two as they are and keep what they return: they could not follow how numpy made it. By `int` a side
+# that they left open becomes a number.
+@torch.compiler.allow_in_graph
+def _index_constant(grid: Grid) -> Tensor:
+    """`geometry.relative_position_index`, with columns that nobody reads up to the next multiple of `_ROW`."""
+    height, width = grid
+    index = torch.tensor(geometry.relative_position_index((int(height), int(width))), device="cpu")
+    return F.pad(index, (0, -index.shape[1] % _ROW))
+
+
+@torch.compiler.allow_in_graph
+def _table_weights_constant(have: int, want: int) -> Tensor:
+    return torch.tensor(resize.table_weights(int(have), int(want)), device="cpu")
+
+
 @functools.lru_cache(maxsize=8)
-def _relative_position_index(grid: Grid, device: torch.device) -> Tensor:
-    """`geometry.relative_position_index` as a tensor, one for all layers: at 640 pixels it takes 20 MB."""
+def _kept_index(grid: Grid, device: torch.device) -> Tensor:
+    """One for all layers: at 640 pixels it takes 20 MB."""
     with torch.inference_mode(False):  # whoever asks first, others may want gradients through it
         return _index_constant(grid).to(device)
 
 
-@torch.compiler.assume_constant_result  # compilers look at the numbers, not at how numpy made them
-def _index_constant(grid: Grid) -> Tensor:
-    return torch.tensor(geometry.relative_position_index(grid), device="cpu")
+@functools.lru_cache(maxsize=64)
+def _kept_table_weights(have: int, want: int, device: torch.device) -> Tensor:
+    """One for all layers, and there once: a copy to a GPU would wait for all that it has to do."""
+    with torch.inference_mode(False):
+        return _table_weights_constant(have, want).to(device)
 
 
-@torch.compiler.assume_constant_result
-def _table_weights(have: int, want: int) -> Tensor:
-    return torch.tensor(resize.table_weights(have, want), device="cpu")
+def _relative_position_index(grid: Grid, device: torch.device) -> Tensor:
+    # What a tracer makes must not be kept.
+    return _index_constant(grid).to(device) if torch.compiler.is_compiling() else _kept_index(grid, device)
+
+
+def _table_weights(have: int, want: int, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _table_weights_constant(have, want).to(device)
+    return _kept_table_weights(have, want, device)
 
 
 class BeitRelativePosition(nn.Module):
@@ -135,15 +162,16 @@ class BeitRelativePosition(nn.Module):
         """Set the index again on the table's device (a model is loaded onto no device at first)."""
         self.index = _relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
 
-    def forward(self, grid: Grid | None = None) -> Tensor:
-        """`(1, heads, 1+N, 1+N)` for images of `grid` patches, the configured ones by default.
+    def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None) -> Tensor:
+        """`(1, heads, 1+N, 1+N)` in `dtype` for images of `grid` patches; the table's and the configured ones by default.
 
-        Without gradients, on a CPU, it is built once for a grid and kept until the table changes.
+        Rows lie a multiple of `_ROW` numbers apart. Without gradients, on a CPU, it is built once for a grid and kept until
+        the table changes.
         """
         grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
         if torch.is_grad_enabled() or traced or self.table.device.type != "cpu":
-            return self._build(grid)
+            return self._build(grid, dtype)
         # The numbers are compared, because nothing else tells: fused optimisers and writes through `.data` leave a
         # tensor's version as it is. Elsewhere than on a CPU the comparison would wait for the device and cost more
         # than it saves.
@@ -159,30 +187,29 @@ class BeitRelativePosition(nn.Module):
             ):
                 del biases[next(iter(biases))]
             kept = self._kept = table, biases
-        return kept[1][grid]
+        return kept[1][grid].to(dtype or self.table.dtype)
 
     def resized(self, grid: Grid | None) -> Tensor:
         """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`; itself for the configured ones (or None)."""
         if grid is None or grid == self.grid:
             return self.table
-        rows, columns = (_table_weights(have, int(want)) for have, want in zip(self.grid, grid, strict=True))
+        device = self.table.device
+        rows, columns = (_table_weights(have, int(want), device) for have, want in zip(self.grid, grid, strict=True))
         exact = torch.promote_types(self.table.dtype, torch.float32)  # in half precision neighbours would become alike
-        with _without_autocast(self.table.device.type):
+        with _without_autocast(device.type):
             x = self.table[: -resize.OTHERS].to(exact).unflatten(0, (rows.shape[1], columns.shape[1]))
-            x = torch.einsum("yh,hwc->ywc", rows.to(x), x)
-            x = torch.einsum("xw,ywc->yxc", columns.to(x), x)
+            x = (rows.to(exact) @ x.flatten(1)).unflatten(1, x.shape[1:])  # (2h-1, columns of the table, heads)
+            x = columns.to(exact) @ x
         return torch.cat((x.flatten(0, 1).to(self.table.dtype), self.table[-resize.OTHERS :]))
 
-    def _build(self, grid: Grid) -> Tensor:
-        table, index = self.resized(grid), self.index if grid == self.grid else self._index(grid)
-        tokens = index.shape[0]
+    def _build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
+        table = self.resized(grid)
+        index = self.index if grid == self.grid else _relative_position_index(grid, self.table.device)
         # One gather a head on the transposed table leaves the heads in front without a second copy.
-        return table.t().index_select(1, index.view(-1)).view(1, -1, tokens, tokens)
-
-    def _index(self, grid: Grid) -> Tensor:
-        if torch.compiler.is_compiling():  # what a tracer makes must not be kept
-            return _index_constant(grid).to(self.table.device)
-        return _relative_position_index(grid, self.table.device)
+        bias = table.t().index_select(1, index.view(-1)).view(1, -1, *index.shape)
+        return bias.to(dtype or table.dtype)[
+            ..., : index.shape[0]
+        ]  # cast before: a cast of the part would close the rows up
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and pickles build their own
@@ -191,6 +218,13 @@ class BeitRelativePosition(nn.Module):
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
     available = torch.amp.is_autocast_available(device)  # on the meta device there is none
     return torch.autocast(device, enabled=False) if available else nullcontext()
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """What `Linear` makes of `x`."""
+    device = x.device.type
+    available = torch.amp.is_autocast_available(device)
+    return torch.get_autocast_dtype(device) if available and torch.is_autocast_enabled(device) else x.dtype
 
 
 class BeitAttention(nn.Module):
@@ -227,7 +261,7 @@ class BeitAttention(nn.Module):
         qkv = linear(x, self.qkv.weight, qkv_bias)
         qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
         if self.relative_position is not None:
-            own = self.relative_position.resized(grid) if by_head else self.relative_position(grid)
+            own = self.relative_position.resized(grid) if by_head else self.relative_position(grid, qkv.dtype)
             bias = own if bias is None else bias + own
         if by_head:
             return self.proj(attend(qkv, bias, self.grid if grid is None else grid)), None
@@ -345,7 +379,7 @@ class BeitEncoder(nn.Module):
         by_head = by_head and not (self.training and self.dropout)
         bias = None
         if self.relative_position is not None:
-            bias = self.relative_position.resized(grid) if by_head else self.relative_position(grid)
+            bias = self.relative_position.resized(grid) if by_head else self.relative_position(grid, _product_dtype(x))
         hidden_states, attentions = [x], []
         for i, layer in enumerate(self.layers[:depth]):
             arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions, by_head, grid)
