@@ -416,13 +416,13 @@ def test_the_setting_is_a_field_like_others(tmp_path: Any) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what the compiler warns of is not ours
 @pytest.mark.parametrize("kind", [MASKED, CLASSES, MAPS])
-@pytest.mark.parametrize("gradients", [True, False])
-def test_export(kind: str, gradients: bool) -> None:
+@pytest.mark.parametrize(("gradients", "strict"), [(True, False), (False, False), (False, True)])
+def test_export(kind: str, gradients: bool, strict: bool) -> None:
     model = build(kind)
     size = {MASKED: (56, 8), CLASSES: (8, 64), MAPS: (56, 16)}[kind] if gradients else (64, 24)
     given = arguments(model, size)
     with torch.set_grad_enabled(gradients):  # exported first: what is kept afterwards is no tracer's
-        program = torch.export.export(model, (), given, strict=False)
+        program = torch.export.export(model, (), given, strict=strict)
         buffer = io.BytesIO()
         torch.export.save(program, buffer)
         buffer.seek(0)

@@ -123,3 +123,9 @@ except ImportError as error:
     assert "torch" in second
     assert "pip install 'beit[torch]'" in second
     assert second.startswith("MissingExtraError")
+
+
+def test_models_do_not_load_the_compiler() -> None:
+    """Half of the seconds and 150 MB of an import, which only who compiles should pay."""
+    pytest.importorskip("torch")
+    assert run("import sys, beit.models.pytorch_segmentation\nprint('torch._dynamo' in sys.modules)").strip() == "False"

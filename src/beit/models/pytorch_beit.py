@@ -23,13 +23,14 @@ from torch.utils.checkpoint import checkpoint
 from beit import checks, geometry, resize
 from beit.config import BeitConfig
 from beit.errors import InputError
+from beit.models import pytorch_grids as grids
 from beit.models.initial import start_of
 from beit.models.pytorch_attention import attend, head_by_head
 from beit.models.pytorch_files import PretrainedModule
+from beit.models.pytorch_grids import Grid
 from beit.models.pytorch_linear import Linear, linear
 from beit.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
-Grid = tuple[int, int]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
@@ -98,50 +99,6 @@ class BeitEmbeddings(nn.Module):
 _KEPT_BIASES, _KEPT_NUMBERS = 4, 1 << 22
 
 
-# GPU kernels of attention read a bias several times as fast when its rows begin at multiples of 16 bytes.
-_ROW = 8
-
-
-# Compilers take these two as they are and keep what they return: they could not follow how numpy made it. By `int` a side
-# that they left open becomes a number.
-@torch.compiler.allow_in_graph
-def _index_constant(grid: Grid) -> Tensor:
-    """`geometry.relative_position_index`, with columns that nobody reads up to the next multiple of `_ROW`."""
-    height, width = grid
-    index = torch.tensor(geometry.relative_position_index((int(height), int(width))), device="cpu")
-    return F.pad(index, (0, -index.shape[1] % _ROW))
-
-
-@torch.compiler.allow_in_graph
-def _table_weights_constant(have: int, want: int) -> Tensor:
-    return torch.tensor(resize.table_weights(int(have), int(want)), device="cpu")
-
-
-@functools.lru_cache(maxsize=8)
-def _kept_index(grid: Grid, device: torch.device) -> Tensor:
-    """One for all layers: at 640 pixels it takes 20 MB."""
-    with torch.inference_mode(False):  # whoever asks first, others may want gradients through it
-        return _index_constant(grid).to(device)
-
-
-@functools.lru_cache(maxsize=64)
-def _kept_table_weights(have: int, want: int, device: torch.device) -> Tensor:
-    """One for all layers, and there once: a copy to a GPU would wait for all that it has to do."""
-    with torch.inference_mode(False):
-        return _table_weights_constant(have, want).to(device)
-
-
-def _relative_position_index(grid: Grid, device: torch.device) -> Tensor:
-    # What a tracer makes must not be kept.
-    return _index_constant(grid).to(device) if torch.compiler.is_compiling() else _kept_index(grid, device)
-
-
-def _table_weights(have: int, want: int, device: torch.device) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _table_weights_constant(have, want).to(device)
-    return _kept_table_weights(have, want, device)
-
-
 class BeitRelativePosition(nn.Module):
     """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like).
 
@@ -160,12 +117,12 @@ class BeitRelativePosition(nn.Module):
 
     def reset_buffers(self) -> None:
         """Set the index again on the table's device (a model is loaded onto no device at first)."""
-        self.index = _relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
+        self.index = grids.relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
 
     def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None) -> Tensor:
         """`(1, heads, 1+N, 1+N)` in `dtype` for images of `grid` patches; the table's and the configured ones by default.
 
-        Rows lie a multiple of `_ROW` numbers apart. Without gradients, on a CPU, it is built once for a grid and kept until
+        Rows lie a multiple of `ROW` numbers apart. Without gradients, on a CPU, it is built once for a grid and kept until
         the table changes.
         """
         grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
@@ -194,7 +151,9 @@ class BeitRelativePosition(nn.Module):
         if grid is None or grid == self.grid:
             return self.table
         device = self.table.device
-        rows, columns = (_table_weights(have, int(want), device) for have, want in zip(self.grid, grid, strict=True))
+        rows, columns = (
+            grids.table_weights(have, int(want), device) for have, want in zip(self.grid, grid, strict=True)
+        )
         exact = torch.promote_types(self.table.dtype, torch.float32)  # in half precision neighbours would become alike
         with _without_autocast(device.type):
             x = self.table[: -resize.OTHERS].to(exact).unflatten(0, (rows.shape[1], columns.shape[1]))
@@ -204,7 +163,7 @@ class BeitRelativePosition(nn.Module):
 
     def _build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
         table = self.resized(grid)
-        index = self.index if grid == self.grid else _relative_position_index(grid, self.table.device)
+        index = self.index if grid == self.grid else grids.relative_position_index(grid, self.table.device)
         # One gather a head on the transposed table leaves the heads in front without a second copy.
         bias = table.t().index_select(1, index.view(-1)).view(1, -1, *index.shape)
         return bias.to(dtype or table.dtype)[
