@@ -175,15 +175,16 @@ class BeitRelativePosition(nn.Module):
 
 
 def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    available = torch.amp.is_autocast_available(device)  # on the meta device there is none
-    return torch.autocast(device, enabled=False) if available else nullcontext()
+    # The meta device has none. `torch.amp.is_autocast_available` would tell, but not every compiler follows it.
+    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:
     """What `Linear` makes of `x`."""
     device = x.device.type
-    available = torch.amp.is_autocast_available(device)
-    return torch.get_autocast_dtype(device) if available and torch.is_autocast_enabled(device) else x.dtype
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return x.dtype
+    return torch.get_autocast_dtype(device)
 
 
 class BeitAttention(nn.Module):
