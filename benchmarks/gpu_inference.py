@@ -27,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import any_size
 from beit import BeitForImageClassification
 from beit.checkpoints.write import write
+from pretrain_gpu import GPU, peak_tflops
 
-GPU = torch.device("cuda")
 OURS = "beit"
 Model = Callable[[torch.Tensor], torch.Tensor]
 
@@ -131,13 +131,6 @@ def as_line(row: dict[str, Any]) -> str:
         f"theirs/ours {row['ratio']:.2f} ({row['ratio_low']:.2f}-{row['ratio_high']:.2f})  first {row['first_s']:.2f} s "
         f"{row['peak_mib']:6.0f} MiB"
     )
-
-
-def peak_tflops(dtype: torch.dtype) -> float:
-    """Of a product of two 8192x8192 matrices of random numbers."""
-    a, b = (torch.randn(8192, 8192, device=GPU, dtype=dtype) for _ in range(2))
-    seconds_of(lambda: torch.mm(a, b), 3)
-    return 2 * 8192**3 / statistics.median(seconds_of(lambda: torch.mm(a, b), 5) for _ in range(5)) / 1e12
 
 
 def differences(sides: dict[str, Any], size: int) -> dict[str, float]:

@@ -31,9 +31,9 @@ SIZES = MODELS["base"]
 GPU = torch.device("cuda")
 
 
-def peak_tflops() -> float:
-    """Of a product of two 8192x8192 bf16 matrices of random numbers."""
-    a, b = (torch.randn(8192, 8192, device=GPU, dtype=torch.bfloat16) for _ in range(2))
+def peak_tflops(dtype: torch.dtype = torch.bfloat16) -> float:
+    """Of a product of two 8192x8192 matrices of random numbers."""
+    a, b = (torch.randn(8192, 8192, device=GPU, dtype=dtype) for _ in range(2))
     return 2 * 8192**3 / statistics.median(timed(lambda: torch.mm(a, b), 20)) / 1e12
 
 

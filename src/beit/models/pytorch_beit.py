@@ -166,9 +166,8 @@ class BeitRelativePosition(nn.Module):
         index = self.index if grid == self.grid else grids.relative_position_index(grid, self.table.device)
         # One gather a head on the transposed table leaves the heads in front without a second copy.
         bias = table.t().index_select(1, index.view(-1)).view(1, -1, *index.shape)
-        return bias.to(dtype or table.dtype)[
-            ..., : index.shape[0]
-        ]  # cast before: a cast of the part would close the rows up
+        bias = bias.to(dtype or table.dtype)  # before it is cut: a cast of the part would close the rows up
+        return bias[..., : index.shape[0]]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None}  # copies and pickles build their own
