@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from beit import hub, probe
-from beit.data.images import BadImages, FolderImages, Images, hold_in_memory
-from beit.models.pytorch_beit import BeitForMaskedImageModeling, BeitModel
-from beit.processing import BeitImageProcessor
+from beit.checkpoints import hub
+from beit.data.processor import BeitImageProcessor
+from beit.data.sources.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.evaluation import probe
+from beit.models.torch.beit import BeitForMaskedImageModeling, BeitModel
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
 from beit.train.recipes import Experiment, small_images

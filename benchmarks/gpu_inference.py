@@ -26,7 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import any_size
 from beit import BeitForImageClassification
-from beit.checkpoints.write import write
+from beit.export.layouts import write
 from pretrain_gpu import GPU, peak_tflops
 
 OURS = "beit"

@@ -51,9 +51,9 @@ def load(side: str, path: str) -> Any:
 def worker(side: str, path: str) -> None:
     """Import, load, say how long and how much."""
     if side.startswith("beit, Flax"):
-        import beit.models.flax_beit
+        import beit.models.flax.beit
     elif side.startswith("beit"):
-        import beit.models.pytorch_beit  # noqa: F401
+        import beit.models.torch.beit  # noqa: F401
     elif side.startswith("timm"):
         import timm  # noqa: F401
     else:

@@ -177,7 +177,7 @@ def prepare(folder: Path, s: Sizes, arguments: argparse.Namespace) -> dict[str, 
 def link_images(folder: Path, source: Path | None, count: int) -> None:
     """Links to `count` JPEG files below `source`, spread over all that there are; some again where there are fewer."""
     if source is None:
-        from beit.assets import photographs
+        from beit.data.embedded import photographs
 
         source = photographs()
     files = sorted(path.resolve() for path in source.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))

@@ -97,10 +97,10 @@ def ours(plan: dict[str, Any], mode: str, engine: str) -> None:
 
     import beit
     from beit import BeitForMaskedImageModeling
-    from beit.data.images import FolderImages
     from beit.data.loader import Loader
-    from beit.data.pretrain_views import PretrainViews
-    from beit.tokenizers.dalle import DalleTokenizer
+    from beit.data.sources.images import FolderImages
+    from beit.data.transforms.pretrain import PretrainViews
+    from beit.tokenizers.dalle.torch import DalleTokenizer
     from beit.train.pretrain import pretrain
     from beit.train.settings import PretrainSettings
 

@@ -36,7 +36,7 @@ def pictures(count: int, height: int, width: int) -> list[Any]:
 def work(engine: str, count: int, height: int, width: int, repeats: int) -> dict[str, Any]:
     """Time one engine in this process: the median over calls, after one call that does not count."""
     if engine == "ours":
-        from beit.processing import BeitImageProcessor
+        from beit.data.processor import BeitImageProcessor
 
         name = "beit"
     else:

@@ -16,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from beit import BeitForImageClassification, BeitImageProcessor, assets, resize
+from beit import BeitForImageClassification, BeitImageProcessor
+from beit.core import resampling as resize
+from beit.data import embedded as assets
 
 
 def stretched(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:

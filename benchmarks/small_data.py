@@ -19,9 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from beit import assets, hub
-from beit.data.images import ArrayImages
-from beit.demo import LABELS_PER_CLASS, Data, raw_pixel_baselines, run_experiment
+from beit.checkpoints import hub
+from beit.data import embedded as assets
+from beit.data.sources.images import ArrayImages
+from beit.demo.classification import LABELS_PER_CLASS, Data, raw_pixel_baselines, run_experiment
 from beit.train import recipes
 
 

@@ -8,10 +8,10 @@ LABELLED_FOLDER has one subfolder a class; pre-training does not look at the cla
 import sys
 from pathlib import Path
 
-from beit.data.images import FolderImages
-from beit.evaluate import predict
-from beit.models.pytorch_beit import BeitForImageClassification
-from beit.processing import BeitImageProcessor
+from beit.data.processor import BeitImageProcessor
+from beit.data.sources.images import FolderImages
+from beit.evaluation.classification import predict
+from beit.models.torch.beit import BeitForImageClassification
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 import beit
-from beit import BeitConfig, flax_layout
+from beit import BeitConfig
+from beit.checkpoints import flax_layout
 from fixtures_runs import tiny_config
 from golden import make_segmentation as golden
 

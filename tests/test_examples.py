@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from beit import assets
+from beit.data import embedded as assets
 
 
 def test_folder_to_classifier(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,22 +12,22 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src"
 ROOMS = (
     "config",
-    "errors",
-    "geometry",
-    "hub",
-    "masking",
-    "outputs",
-    "processing",
-    "image_input",
-    "tensors",
-    "weights",
-    "weight_files",
-    "resize",
+    "core.errors",
+    "core.geometry",
+    "core.resampling",
     "checkpoints",
-    "checkpoints.describe",
-    "checkpoints.write",
-    "checkpoints.resized",
-    "checkpoints.published",
+    "checkpoints.catalogue",
+    "checkpoints.hub",
+    "checkpoints.names",
+    "checkpoints.read_weights",
+    "data.image_input",
+    "data.masking",
+    "data.processor",
+    "data.tensors",
+    "export.describe",
+    "export.layouts",
+    "export.resize",
+    "models.outputs",
 )
 BLOCK = """
 import importlib.abc, sys
@@ -82,7 +82,10 @@ def test_rooms_are_of_use_without_frameworks(tmp_path: Path) -> None:
 import numpy as np
 from PIL import Image
 import beit
-from beit import geometry, hub, masking, weight_files, weights
+from beit.checkpoints import hub
+from beit.checkpoints import read_weights as weight_files
+from beit.core import geometry
+from beit.data import masking
 config = beit.BeitConfig.preset("tiny")
 config.save_pretrained({str(tmp_path)!r})
 assert beit.BeitConfig.from_pretrained({str(tmp_path)!r}) == config
@@ -104,7 +107,7 @@ def test_a_missing_framework_is_said_in_words(tmp_path: Path) -> None:
         f"""
 import beit
 from pathlib import Path
-from beit import weight_files
+from beit.checkpoints import read_weights as weight_files
 path = Path({str(tmp_path / "pytorch_model.bin")!r})
 path.write_bytes(b"PK\x03\x04")
 try:
@@ -128,4 +131,4 @@ except ImportError as error:
 def test_models_do_not_load_the_compiler() -> None:
     """Half of the seconds and 150 MB of an import, which only who compiles should pay."""
     pytest.importorskip("torch")
-    assert run("import sys, beit.models.pytorch_segmentation\nprint('torch._dynamo' in sys.modules)").strip() == "False"
+    assert run("import sys, beit.models.torch.segmentation\nprint('torch._dynamo' in sys.modules)").strip() == "False"

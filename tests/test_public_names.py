@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import beit
-from beit import errors
+from beit.core import errors
 
 SOURCE = Path(beit.__file__)
 
@@ -44,7 +44,7 @@ def test_lists_agree() -> None:
 
 @pytest.mark.parametrize("name", sorted(beit._PUBLIC))
 def test_name_is_there_and_documented(name: str) -> None:
-    for framework, package in (("pytorch", "torch"), ("flax", "flax")):
+    for framework, package in (("torch", "torch"), ("flax", "flax")):
         if beit._PUBLIC[name].startswith(f"beit.models.{framework}"):
             pytest.importorskip(package)
     value = getattr(beit, name)

@@ -12,35 +12,35 @@ __version__ = "0.1.0"
 
 # Public name → the module that has it. A test compares this list with docs and modules.
 _PUBLIC = {
-    "AutoImageProcessor": "beit.processing",
-    "BeitBackbone": "beit.models.pytorch_segmentation",
+    "AutoImageProcessor": "beit.data.processor",
+    "BeitBackbone": "beit.models.torch.segmentation",
     "BeitConfig": "beit.config",
-    "BeitFeatureExtractor": "beit.processing",
-    "BeitForImageClassification": "beit.models.pytorch_beit",
-    "BeitForMaskedImageModeling": "beit.models.pytorch_beit",
-    "BeitForSemanticSegmentation": "beit.models.pytorch_segmentation",
-    "BeitImageProcessor": "beit.processing",
-    "BeitModel": "beit.models.pytorch_beit",
-    "BeitPreTrainedModel": "beit.models.pytorch_beit",
-    "BeitModelOutputWithPooling": "beit.outputs",
-    "BackboneOutput": "beit.outputs",
-    "BeitError": "beit.errors",
-    "CheckpointError": "beit.errors",
-    "ConfigError": "beit.errors",
-    "DataError": "beit.errors",
-    "FlaxBeitForImageClassification": "beit.models.flax_beit",
-    "FlaxBeitForMaskedImageModeling": "beit.models.flax_beit",
-    "FlaxBeitForSemanticSegmentation": "beit.models.flax_segmentation",
-    "FlaxBeitModel": "beit.models.flax_beit",
-    "FlaxBeitModelOutputWithPooling": "beit.outputs",
-    "FlaxBeitPreTrainedModel": "beit.models.flax_beit",
-    "ImageClassifierOutput": "beit.outputs",
-    "InputError": "beit.errors",
-    "MaskedLMOutput": "beit.outputs",
-    "MissingExtraError": "beit.errors",
-    "SemanticSegmenterOutput": "beit.outputs",
-    "TrainingError": "beit.errors",
-    "load": "beit.hub",
+    "BeitFeatureExtractor": "beit.data.processor",
+    "BeitForImageClassification": "beit.models.torch.beit",
+    "BeitForMaskedImageModeling": "beit.models.torch.beit",
+    "BeitForSemanticSegmentation": "beit.models.torch.segmentation",
+    "BeitImageProcessor": "beit.data.processor",
+    "BeitModel": "beit.models.torch.beit",
+    "BeitPreTrainedModel": "beit.models.torch.beit",
+    "BeitModelOutputWithPooling": "beit.models.outputs",
+    "BackboneOutput": "beit.models.outputs",
+    "BeitError": "beit.core.errors",
+    "CheckpointError": "beit.core.errors",
+    "ConfigError": "beit.core.errors",
+    "DataError": "beit.core.errors",
+    "FlaxBeitForImageClassification": "beit.models.flax.beit",
+    "FlaxBeitForMaskedImageModeling": "beit.models.flax.beit",
+    "FlaxBeitForSemanticSegmentation": "beit.models.flax.segmentation",
+    "FlaxBeitModel": "beit.models.flax.beit",
+    "FlaxBeitModelOutputWithPooling": "beit.models.outputs",
+    "FlaxBeitPreTrainedModel": "beit.models.flax.beit",
+    "ImageClassifierOutput": "beit.models.outputs",
+    "InputError": "beit.core.errors",
+    "MaskedLMOutput": "beit.models.outputs",
+    "MissingExtraError": "beit.core.errors",
+    "SemanticSegmenterOutput": "beit.models.outputs",
+    "TrainingError": "beit.core.errors",
+    "load": "beit.checkpoints.hub",
 }
 
 # Second names, under which transformers has the same thing.
@@ -54,9 +54,9 @@ __all__ = ["__version__", *sorted(_PUBLIC)]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        for framework, room in (("torch", ".pytorch_"), ("flax", ".flax_")):
+        for framework, room in (("torch", ".torch."), ("flax", ".flax.")):
             if room in _PUBLIC[name]:
-                from beit.errors import require
+                from beit.core.errors import require
 
                 require(framework, framework, f"beit.{name}")
         value = getattr(importlib.import_module(_PUBLIC[name]), _ALIASES.get(name, name))
@@ -70,33 +70,33 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
+    from beit.checkpoints.hub import load as load
     from beit.config import BeitConfig as BeitConfig
-    from beit.errors import BeitError as BeitError
-    from beit.errors import CheckpointError as CheckpointError
-    from beit.errors import ConfigError as ConfigError
-    from beit.errors import DataError as DataError
-    from beit.errors import InputError as InputError
-    from beit.errors import MissingExtraError as MissingExtraError
-    from beit.errors import TrainingError as TrainingError
-    from beit.hub import load as load
-    from beit.models.flax_beit import FlaxBeitForImageClassification as FlaxBeitForImageClassification
-    from beit.models.flax_beit import FlaxBeitForMaskedImageModeling as FlaxBeitForMaskedImageModeling
-    from beit.models.flax_beit import FlaxBeitModel as FlaxBeitModel
-    from beit.models.flax_beit import FlaxBeitPreTrainedModel as FlaxBeitPreTrainedModel
-    from beit.models.flax_segmentation import FlaxBeitForSemanticSegmentation as FlaxBeitForSemanticSegmentation
-    from beit.models.pytorch_beit import BeitForImageClassification as BeitForImageClassification
-    from beit.models.pytorch_beit import BeitForMaskedImageModeling as BeitForMaskedImageModeling
-    from beit.models.pytorch_beit import BeitModel as BeitModel
-    from beit.models.pytorch_beit import BeitPreTrainedModel as BeitPreTrainedModel
-    from beit.models.pytorch_segmentation import BeitBackbone as BeitBackbone
-    from beit.models.pytorch_segmentation import BeitForSemanticSegmentation as BeitForSemanticSegmentation
-    from beit.outputs import BackboneOutput as BackboneOutput
-    from beit.outputs import BeitModelOutputWithPooling as BeitModelOutputWithPooling
-    from beit.outputs import ImageClassifierOutput as ImageClassifierOutput
-    from beit.outputs import MaskedLMOutput as MaskedLMOutput
-    from beit.outputs import SemanticSegmenterOutput as SemanticSegmenterOutput
-    from beit.processing import BeitFeatureExtractor as BeitFeatureExtractor
-    from beit.processing import BeitImageProcessor as BeitImageProcessor
+    from beit.core.errors import BeitError as BeitError
+    from beit.core.errors import CheckpointError as CheckpointError
+    from beit.core.errors import ConfigError as ConfigError
+    from beit.core.errors import DataError as DataError
+    from beit.core.errors import InputError as InputError
+    from beit.core.errors import MissingExtraError as MissingExtraError
+    from beit.core.errors import TrainingError as TrainingError
+    from beit.data.processor import BeitFeatureExtractor as BeitFeatureExtractor
+    from beit.data.processor import BeitImageProcessor as BeitImageProcessor
+    from beit.models.flax.beit import FlaxBeitForImageClassification as FlaxBeitForImageClassification
+    from beit.models.flax.beit import FlaxBeitForMaskedImageModeling as FlaxBeitForMaskedImageModeling
+    from beit.models.flax.beit import FlaxBeitModel as FlaxBeitModel
+    from beit.models.flax.beit import FlaxBeitPreTrainedModel as FlaxBeitPreTrainedModel
+    from beit.models.flax.segmentation import FlaxBeitForSemanticSegmentation as FlaxBeitForSemanticSegmentation
+    from beit.models.outputs import BackboneOutput as BackboneOutput
+    from beit.models.outputs import BeitModelOutputWithPooling as BeitModelOutputWithPooling
+    from beit.models.outputs import ImageClassifierOutput as ImageClassifierOutput
+    from beit.models.outputs import MaskedLMOutput as MaskedLMOutput
+    from beit.models.outputs import SemanticSegmenterOutput as SemanticSegmenterOutput
+    from beit.models.torch.beit import BeitForImageClassification as BeitForImageClassification
+    from beit.models.torch.beit import BeitForMaskedImageModeling as BeitForMaskedImageModeling
+    from beit.models.torch.beit import BeitModel as BeitModel
+    from beit.models.torch.beit import BeitPreTrainedModel as BeitPreTrainedModel
+    from beit.models.torch.segmentation import BeitBackbone as BeitBackbone
+    from beit.models.torch.segmentation import BeitForSemanticSegmentation as BeitForSemanticSegmentation
 
     AutoImageProcessor = BeitImageProcessor
     FlaxBeitModelOutputWithPooling = BeitModelOutputWithPooling

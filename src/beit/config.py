@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from beit import geometry
-from beit.errors import CheckpointError, ConfigError
+from beit.core import geometry
+from beit.core.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from beit.checkpoints import Checkpoint
@@ -519,8 +519,7 @@ class BeitConfig:
             CheckpointError: no such folder or id; damaged; another architecture.
             ConfigError: a value is impossible.
         """
-        from beit import hub
-        from beit.checkpoints import Checkpoint
+        from beit.checkpoints import Checkpoint, hub
 
         where, overrides = hub.split_hub_keywords(keywords)
         return cls.of(Checkpoint(id_or_folder, overrides, **where), **overrides)
@@ -537,7 +536,7 @@ class BeitConfig:
             ConfigError: `hidden_act` is a function, which JSON cannot hold.
             CheckpointError: it could not be written.
         """
-        from beit import hub
+        from beit.checkpoints import hub
 
         if callable(self.hidden_act):
             raise ConfigError("hidden_act is a function, which config.json cannot hold. Use the name of an activation.")

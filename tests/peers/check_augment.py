@@ -26,8 +26,8 @@ from timm.data.mixup import Mixup, mixup_target
 from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 
-from beit.data import augment as ours
-from beit.data.views import erase_rectangle, mixup
+from beit.data.transforms import augment as ours
+from beit.data.transforms.ops import erase_rectangle, mixup
 
 NAMES = {
     "autocontrast": "AutoContrast",

@@ -110,8 +110,9 @@ def check() -> list[tuple[str, float, float]]:
     import torch
 
     import beit
-    from beit import BeitImageProcessor, BeitModel, assets, hub
-    from beit.checkpoints import Checkpoint, infer
+    from beit import BeitImageProcessor, BeitModel
+    from beit.checkpoints import Checkpoint, hub, infer
+    from beit.data import embedded as assets
 
     path = file_of_package()
     processor = BeitImageProcessor(

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 import beit
-from beit import BeitConfig, weights
-from beit.checkpoints.write import Layout, write
+from beit import BeitConfig
+from beit.checkpoints import names as weights
+from beit.export.layouts import Layout, write
 
 TOLERANCE = 1e-5
 SIZES: dict[str, Any] = {

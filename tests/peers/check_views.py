@@ -26,10 +26,10 @@ from PIL import Image
 from torchvision.transforms import functional as torchvision_functional
 
 from beit.config import BeitConfig
-from beit.data import views as our_views
-from beit.data.draw import Draw
-from beit.data.pretrain_views import PretrainViews
-from beit.masking import BlockMask
+from beit.data.masking import BlockMask
+from beit.data.transforms import ops as our_views
+from beit.data.transforms.pretrain import PretrainViews
+from beit.data.transforms.sample_rng import Draw
 from beit.train.settings import PretrainSettings
 
 JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation")

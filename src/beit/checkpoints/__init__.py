@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from beit import hub, weights
-from beit.checkpoints import dialects, infer, places
+from beit.checkpoints import dialects, hub, infer, locate
+from beit.checkpoints import names as weights
 from beit.checkpoints.infer import Guess
-from beit.errors import CheckpointError, ConfigError
-from beit.weight_files import Raw, read_files
+from beit.checkpoints.read_weights import Raw, read_files
+from beit.core.errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -45,7 +45,7 @@ class Checkpoint:
         self.source = os.fspath(source) if isinstance(source, str | os.PathLike) else source
         self.given = dict(given or {})
         self._where = where
-        self._place = places.find(source, **where)
+        self._place = locate.find(source, **where)
         self.published = self._place.published
 
     # --- files -----------------------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def _of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pixels_of_timm(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """timm's evaluation: the shorter side to size / crop_pct, the middle square."""
-    from beit import geometry
+    from beit.core import geometry
 
     pretrained = stated.get("pretrained_cfg")
     about: dict[str, Any] = {**stated, **pretrained} if isinstance(pretrained, Mapping) else dict(stated)

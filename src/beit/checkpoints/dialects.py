@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.errors import CheckpointError
-from beit.weights import Dialect
+from beit.checkpoints.names import Dialect
+from beit.core.errors import CheckpointError
 
 _SIGNS: tuple[tuple[Dialect, re.Pattern[str]], ...] = (
     ("hf", re.compile(r"(?P<before>.*?)encoder\.layer\.\d+\.attention\.attention\.query\.weight$")),

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit import geometry
+from beit.checkpoints.names import Dialect
 from beit.config import BeitConfig
-from beit.errors import CheckpointError
-from beit.weights import Dialect
+from beit.core import geometry
+from beit.core.errors import CheckpointError
 
 Tensors = Mapping[str, np.ndarray]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

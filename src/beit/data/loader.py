@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 from PIL import Image
 
-from beit import errors
-from beit.data.draw import Draw
-from beit.data.images import ArrayImages, BadImages, Images
-from beit.data.processes import in_processes
-from beit.data.streams import BEGINNING, Handed, Place, Stream, lane
-from beit.data.views import planes
-from beit.data.work import Batch, Made, Pool
-from beit.errors import BeitError, ConfigError, DataError, InputError, TrainingError
+from beit.core import errors
+from beit.core.errors import BeitError, ConfigError, DataError, InputError, TrainingError
+from beit.data.sources.images import ArrayImages, BadImages, Images
+from beit.data.sources.stream import BEGINNING, Handed, Place, Stream, lane
+from beit.data.transforms.ops import planes
+from beit.data.transforms.sample_rng import Draw
+from beit.data.workers.processes import in_processes
+from beit.data.workers.protocol import Batch, Made, Pool
 
 if TYPE_CHECKING:
     from beit.train.settings import RunSettings

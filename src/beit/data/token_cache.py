@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from beit import hub
-from beit.data.images import Images
-from beit.data.streams import Stream
-from beit.errors import CheckpointError, ConfigError, DataError, InputError
+from beit.checkpoints import hub
+from beit.core.errors import CheckpointError, ConfigError, DataError, InputError
+from beit.data.sources.images import Images
+from beit.data.sources.stream import Stream
 
 CACHE_FILE = "cache.json"
 # The settings of a run that decide which crops there are.

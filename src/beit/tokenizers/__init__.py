@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from beit.errors import CheckpointError, ConfigError, InputError, require
+from beit.core.errors import CheckpointError, ConfigError, InputError, require
 
 if TYPE_CHECKING:
-    from beit.tokenizers.dalle import DalleLoss as DalleLoss
-    from beit.tokenizers.dalle import DalleOutput as DalleOutput
-    from beit.tokenizers.dalle import DalleTokenizer as DalleTokenizer
-    from beit.tokenizers.dalle_shared import DalleConfig as DalleConfig
-    from beit.tokenizers.flax_dalle import FlaxDalleTokenizer as FlaxDalleTokenizer
-    from beit.tokenizers.safe_pickle import read_module_tensors as read_module_tensors
+    from beit.tokenizers.dalle.config import DalleConfig as DalleConfig
+    from beit.tokenizers.dalle.flax import FlaxDalleTokenizer as FlaxDalleTokenizer
+    from beit.tokenizers.dalle.openai_pickle import read_module_tensors as read_module_tensors
+    from beit.tokenizers.dalle.torch import DalleLoss as DalleLoss
+    from beit.tokenizers.dalle.torch import DalleOutput as DalleOutput
+    from beit.tokenizers.dalle.torch import DalleTokenizer as DalleTokenizer
 
 _LAZY = {
-    "DalleConfig": "beit.tokenizers.dalle_shared",
-    "DalleLoss": "beit.tokenizers.dalle",
-    "DalleOutput": "beit.tokenizers.dalle",
-    "DalleTokenizer": "beit.tokenizers.dalle",
-    "FlaxDalleTokenizer": "beit.tokenizers.flax_dalle",
-    "read_module_tensors": "beit.tokenizers.safe_pickle",
+    "DalleConfig": "beit.tokenizers.dalle.config",
+    "DalleLoss": "beit.tokenizers.dalle.torch",
+    "DalleOutput": "beit.tokenizers.dalle.torch",
+    "DalleTokenizer": "beit.tokenizers.dalle.torch",
+    "FlaxDalleTokenizer": "beit.tokenizers.dalle.flax",
+    "read_module_tensors": "beit.tokenizers.dalle.openai_pickle",
 }
 _FRAMEWORKS = {"torch": "torch", "flax": "jax"}  # each the name of the extra → what it must bring
 # model_type in config.json → framework → class, one of those above.
@@ -78,7 +78,7 @@ def load_tokenizer(
     Args:
         id_or_folder: what to load. config.json decides the class; without one, the two pickles are looked for.
         framework: "torch" for tensors in and out, "flax" for jax arrays; the files are the same.
-        where: `revision`, `token`, `cache_dir`, `local_files_only`, … as for `beit.hub.resolve_file`.
+        where: `revision`, `token`, `cache_dir`, `local_files_only`, … as for `beit.checkpoints.hub.resolve_file`.
 
     Returns:
         The tokenizer (see `Tokenizer`): in evaluation mode on the CPU, or on jax's default device.
@@ -88,7 +88,7 @@ def load_tokenizer(
         ConfigError: no such framework.
         MissingExtraError: the framework is not installed.
     """
-    from beit import hub
+    from beit.checkpoints import hub
 
     if framework not in _FRAMEWORKS:
         raise ConfigError(f"Got framework={framework!r}; wanted one of {', '.join(_FRAMEWORKS)}.")

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from beit import hub
-from beit.errors import CheckpointError, TrainingError
-from beit.weight_files import read_files
+from beit.checkpoints import hub
+from beit.checkpoints.read_weights import read_files
+from beit.core.errors import CheckpointError, TrainingError
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"

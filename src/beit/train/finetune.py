@@ -15,24 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit import geometry
 from beit.config import PRESETS, BeitConfig
-from beit.data.finetune_views import FinetuneViews
-from beit.data.images import BadImages, FolderImages, Images, count_of, hold_in_memory
-from beit.data.label_maps import read_classes
+from beit.core import geometry
+from beit.core.errors import ConfigError, DataError
 from beit.data.loader import Batch, Loader, Order
+from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
-from beit.data.streams import Stream
-from beit.data.views import mixup
-from beit.errors import ConfigError, DataError
-from beit.processing import BeitImageProcessor
+from beit.data.sources.images import BadImages, FolderImages, Images, count_of, hold_in_memory
+from beit.data.sources.label_maps import read_classes
+from beit.data.sources.stream import Stream
+from beit.data.transforms.finetune import FinetuneViews
+from beit.data.transforms.ops import mixup
 from beit.train.loop import Job, train
 from beit.train.pretrain import make_processor, normalisation, origin_of, size_changes
 from beit.train.run import Run, open_run
 from beit.train.settings import FinetuneSettings
 
 if TYPE_CHECKING:
-    from beit.evaluate import Evaluation
+    from beit.evaluation.classification import Evaluation
 
 
 def finetune(
@@ -51,7 +51,7 @@ def finetune(
     Raises:
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
-    framework = importlib.import_module(f"beit.train.{settings.framework}_finetune")
+    framework = importlib.import_module(f"beit.train.{settings.framework}.finetune")
     run = open_run(settings, framework.processes(settings), framework.check)
     source = images if images is not None else _labelled(settings)
     if not source.labelled if isinstance(source, Stream) else source.labels is None:

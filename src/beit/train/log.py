@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from beit.errors import CheckpointError, require
-from beit.train.board import Board
+from beit.core.errors import CheckpointError, require
+from beit.train.alarms import Watch
 from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
-from beit.train.watch import Watch
+from beit.train.tensorboard import Board
 
 ALARMS_FILE = "alarms.jsonl"
 _NOT_SHOWN = ("step", "epoch", "learning_rate", "gradient_norm", "data_wait", "token_entropy", "prediction_entropy")

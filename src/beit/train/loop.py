@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beit import hub
+from beit.checkpoints import hub
+from beit.core.errors import Interrupted, TrainingError
 from beit.data.loader import Batch, Loader
-from beit.errors import Interrupted, TrainingError
 from beit.train import checkpoint
+from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics
 from beit.train.log import Log
-from beit.train.optim import cosine, learning_rate
 from beit.train.run import LOG_FILE, Run, caught_signals, cut_log, only_run
+from beit.train.schedule import cosine, learning_rate
 from beit.train.settings import SETTINGS_FILE
-from beit.train.watch import Watch
 
 logger = logging.getLogger("beit")
 

@@ -22,15 +22,15 @@ from typing import Any
 
 import numpy as np
 
-from beit import geometry
 from beit.config import PRESETS, BeitConfig
-from beit.data.images import BadImages, FolderImages, Images, count_of, hold_in_memory
+from beit.core import geometry
+from beit.core.errors import ConfigError
 from beit.data.loader import Loader, Order
-from beit.data.pretrain_views import PretrainViews
+from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
-from beit.data.streams import Stream
-from beit.errors import ConfigError
-from beit.processing import BeitImageProcessor
+from beit.data.sources.images import BadImages, FolderImages, Images, count_of, hold_in_memory
+from beit.data.sources.stream import Stream
+from beit.data.transforms.pretrain import PretrainViews
 from beit.train.loop import Job, train
 from beit.train.run import open_run
 from beit.train.settings import PretrainSettings
@@ -53,7 +53,7 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     Raises:
         BeitError: as `beit.train.loop.train`, and for settings or images that cannot be used.
     """
-    framework = importlib.import_module(f"beit.train.{settings.framework}_pretrain")
+    framework = importlib.import_module(f"beit.train.{settings.framework}.pretrain")
     run = open_run(settings, framework.processes(settings), framework.check)
     origin = origin_of(settings.model, run.checkpoint)
     target = framework.make_target(settings, _patches(settings, run.checkpoint))

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from beit import hub
-from beit.errors import DataError, TrainingError
+from beit.checkpoints import hub
+from beit.core.errors import DataError, TrainingError
 from beit.train import checkpoint
-from beit.train.processes import Processes
+from beit.train.distributed import Processes
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
 
 logger = logging.getLogger("beit")

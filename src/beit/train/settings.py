@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from beit.errors import CheckpointError, ConfigError
+from beit.core.errors import CheckpointError, ConfigError
 
 SETTINGS_FILE = "settings.json"
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()

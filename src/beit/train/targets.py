@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from beit import geometry
 from beit.config import BeitConfig
-from beit.data.images import Images
-from beit.data.streams import Stream
+from beit.core import geometry
+from beit.core.errors import ConfigError
+from beit.data.sources.images import Images
+from beit.data.sources.stream import Stream
 from beit.data.token_cache import TokenCache
-from beit.errors import ConfigError
 from beit.tokenizers import load_tokenizer
-from beit.train.processes import Processes
+from beit.train.distributed import Processes
 from beit.train.settings import PretrainSettings
 
 

@@ -20,13 +20,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from beit import geometry, hub
-from beit.data.draw import Draw
-from beit.data.images import ArrayImages, BadImages, Images, count_of, decode_image, hold_in_memory
-from beit.data.pretrain_views import Crops
-from beit.data.shards import Cut, Raw
+from beit.checkpoints import hub
+from beit.core import geometry
+from beit.core.errors import ConfigError, DataError, require
 from beit.data.sources import open_images
-from beit.data.streams import Stream, sample_key
+from beit.data.sources.images import ArrayImages, BadImages, Images, count_of, decode_image, hold_in_memory
+from beit.data.sources.stream import Stream, sample_key
+from beit.data.sources.tar import Cut, Raw
 from beit.data.token_cache import (
     CACHE_FILE,
     CROP_SETTINGS,
@@ -35,10 +35,11 @@ from beit.data.token_cache import (
     tokenizer_fingerprint,
     write_shard,
 )
-from beit.data.torch_workers import start_method
-from beit.data.views import batch_view, planes, view
-from beit.data.work import ignore_signals
-from beit.errors import ConfigError, DataError, require
+from beit.data.transforms.ops import batch_view, planes, view
+from beit.data.transforms.pretrain import Crops
+from beit.data.transforms.sample_rng import Draw
+from beit.data.workers.protocol import ignore_signals
+from beit.data.workers.torch import start_method
 from beit.tokenizers import load_tokenizer
 from beit.train.pretrain import smallest_view, start_config
 from beit.train.settings import TokenizeSettings

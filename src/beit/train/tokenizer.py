@@ -11,22 +11,22 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from beit.data.images import BadImages, Images, count_of, hold_in_memory
+from beit.core.errors import DataError
 from beit.data.loader import Loader, Order
 from beit.data.sources import open_images
-from beit.data.streams import Stream
-from beit.data.tokenizer_views import TokenizerViews
-from beit.data.torch_workers import in_torch_workers
-from beit.data.views import view
-from beit.errors import DataError
+from beit.data.sources.images import BadImages, Images, count_of, hold_in_memory
+from beit.data.sources.stream import Stream
+from beit.data.transforms.ops import view
+from beit.data.transforms.tokenizer import TokenizerViews
+from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import codebook_usage
-from beit.tokenizers.dalle import DalleConfig, DalleLoss, DalleTokenizer
+from beit.tokenizers.dalle.torch import DalleConfig, DalleLoss, DalleTokenizer
 from beit.train.loop import Job, train
 from beit.train.run import open_run
 from beit.train.settings import TokenizerSettings
-from beit.train.torch_engine import Batch, Metrics, TorchEngine, check
-from beit.train.torch_optim import adamw, parameter_groups
-from beit.train.torch_processes import Accelerated
+from beit.train.torch.distributed import Accelerated
+from beit.train.torch.engine import Batch, Metrics, TorchEngine, check
+from beit.train.torch.optim import adamw, parameter_groups
 
 
 def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:

@@ -1,0 +1,104 @@
+"""`beit <command>`: a table of functions. `beit --help` loads no framework; each command loads what it needs."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from beit.core.errors import BeitError, Interrupted
+
+INTERRUPTED = 130
+
+
+# command → (module in beit.cli with its function COMMAND_command, what it does)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("demo", "the whole idea on embedded images, with a report (about ten minutes on two CPU cores)"),
+    "tokenizer": ("train", "train a visual tokenizer on your own images, or measure one"),
+    "tokenize": ("train", "compute the tokens of crops once, for many passes of pre-training"),
+    "pretrain": ("train", "pre-train BEiT on images without labels"),
+    "finetune": ("train", "fine-tune a classifier on labelled images"),
+    "segment": ("segment", "semantic segmentation: train, evaluate, predict, and a demonstration"),
+    "evaluate": ("classify", "top-1 and top-5 of a classifier"),
+    "predict": ("classify", "classify images"),
+    "embed": ("classify", "features of images, to .npy or .parquet"),
+    "probe": ("probe", "what features are worth without fine-tuning: a linear probe of every layer"),
+    "knn": ("probe", "the same by nearest neighbours, in seconds"),
+    "models": ("checkpoints", "the published checkpoints: names, sizes, accuracies, where they are"),
+    "inspect": ("checkpoints", "what a checkpoint is: settings, size, classes, what was guessed, what is missing"),
+    "convert": ("checkpoints", "write a checkpoint for transformers, timm, Flax, the authors' code or OpenMMLab"),
+    "resize": ("checkpoints", "write a model for images of another size"),
+    "recipes": ("recipes", "the published runs and small ones, by name: settings and command lines"),
+    "plan": ("plan", "time, memory and disk of a run, before it starts"),
+}
+
+
+def _function(name: str) -> Callable[[list[str]], None]:
+    return getattr(importlib.import_module(f"beit.cli.{COMMANDS[name][0]}"), f"{name}_command")
+
+
+def usage() -> str:
+    """The text of `beit --help`."""
+    lines = [
+        "usage: beit [--debug] COMMAND …",
+        "",
+        "The home of BEiT: from a folder of images to a model that classifies or segments.",
+        "",
+    ]
+    lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
+    lines += [
+        "",
+        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks; --version, the version.",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 done, 1 an error that was explained, 2 wrong usage, 75 told to stop
+    by SIGTERM or SIGUSR1 after saving (put it in the queue again), 128+n another signal n."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from beit import __version__
+
+        print(f"beit {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"beit: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(message)s")
+    try:
+        _function(name)(rest)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.code
+    except BeitError as error:
+        if debug:
+            raise
+        print(f"beit {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as if SIGPIPE had ended it: what was printed is not complete
+    except SystemExit as stop:  # tyro's: 0 after --help, 2 after a mistake
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"beit {name}: unexpected {type(error).__name__}: {error}\nRun it again with --debug for a traceback, and please "
+            "report it.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0

@@ -1,0 +1,123 @@
+"""`beit evaluate`, `beit predict`, `beit embed`: using a trained model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from beit.cli.parsing import at_least_one, default_device, parse, say_skipped
+from beit.core.errors import ConfigError, DataError, require
+
+
+def evaluate_command(arguments: list[str]) -> None:
+    from beit.cli.settings import Evaluate
+
+    settings = parse(Evaluate, "evaluate", arguments)
+    at_least_one("batch_size", settings.batch_size)
+    model = _classifier(settings.model, settings.framework, "beit evaluate")
+    from beit.data.processor import BeitImageProcessor
+    from beit.data.sources.images import FolderImages
+    from beit.evaluation.classification import evaluate
+
+    classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    images = FolderImages(settings.images, labelled=True, classes=classes)
+    result = evaluate(model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size)
+    print(result)
+    say_skipped(result.skipped)
+    if settings.output is not None:
+        result.save(settings.output)
+
+
+def _classifier(folder: str, framework: str, purpose: str) -> Any:
+    """A fine-tuned model, where it is to compute; one without a trained classifier would only guess."""
+    if framework == "flax":
+        require("flax", "flax", purpose)
+        from beit import FlaxBeitForImageClassification
+
+        model = FlaxBeitForImageClassification.from_pretrained(folder)
+    else:
+        require("torch", "torch", purpose)
+        from beit import BeitForImageClassification
+
+        model = BeitForImageClassification.from_pretrained(folder).to(default_device())
+    if model.load_report is not None and model.load_report.needs_training:
+        raise ConfigError(f"{folder} has no trained classifier. Fine-tune it first: beit finetune --model {folder} …")
+    if model.config.num_labels < 2:
+        raise ConfigError(f"{folder} has {model.config.num_labels} classes; a classifier has at least two.")
+    return model
+
+
+def predict_command(arguments: list[str]) -> None:
+    from beit.cli.settings import Predict
+
+    settings = parse(Predict, "predict", arguments)
+    from beit.data.processor import BeitImageProcessor
+    from beit.data.sources.images import FolderImages
+    from beit.evaluation.classification import predict
+
+    if not settings.images:
+        raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
+    at_least_one("top", settings.top)
+    paths: list[Any] = []
+    for path in settings.images:
+        paths += FolderImages(path).paths if path.is_dir() else [path]
+    model = _classifier(settings.model, settings.framework, "beit predict")
+    results = predict(model, BeitImageProcessor.from_pretrained(settings.model), paths, settings.top)
+    if settings.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        for result in results:
+            print(result["image"])
+            for found in result.get("labels", []):
+                print(f"  {found['probability']:7.1%}  {found['label']}")
+            if "error" in result:
+                print(f"  {result['error']}")
+    failed = sum("error" in result for result in results)
+    if failed:
+        raise DataError(f"{failed} of {len(results)} images could not be read.")
+
+
+def embed_command(arguments: list[str]) -> None:
+    from beit.cli.settings import Embed
+
+    settings = parse(Embed, "embed", arguments)
+    at_least_one("batch_size", settings.batch_size)
+    if settings.output.suffix not in (".npy", ".parquet"):
+        raise ConfigError(f"output is {settings.output}; its name must end in .npy or .parquet.")
+    require("torch", "train", "beit embed")
+    if settings.output.suffix == ".parquet":
+        require("pyarrow", "train", "parquet files")
+    if settings.output.is_dir():
+        raise DataError(f"{settings.output} is a folder; name a file.")
+    import numpy as np
+
+    from beit.checkpoints import hub
+    from beit.data.processor import BeitImageProcessor
+    from beit.data.sources.images import FolderImages
+    from beit.evaluation.classification import embed
+    from beit.models.torch.beit import BeitModel
+
+    images = FolderImages(settings.images)
+    processor = BeitImageProcessor.from_pretrained(settings.model)
+    model = BeitModel.from_pretrained(settings.model)
+    if model.pooler is not None and any(name.startswith("pooler") for name, _ in getattr(model.load_report, "new", [])):
+        model.pooler = None  # its norm was never trained; the plain mean says the same
+    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
+    names = [images.name(index) for index in kept]
+    with hub.atomic_path(settings.output) as temporary:
+        if settings.output.suffix == ".npy":
+            with open(temporary, "wb") as file:
+                np.save(file, features)
+        else:
+            arrow = require("pyarrow", "train", "parquet files")
+            parquet = require("pyarrow.parquet", "train", "parquet files")
+            width = features.shape[1]
+            column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
+            parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
+    if settings.output.suffix == ".npy":
+        with hub.atomic_path(settings.output.with_suffix(".txt")) as temporary:
+            temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
+    print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
+    if skipped:
+        print(f"{len(skipped)} images were skipped:\n  " + "\n  ".join(skipped[:10]), file=sys.stderr)

@@ -1,0 +1,109 @@
+"""What the commands share: arguments into a dataclass, and what is printed."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from beit.core.errors import ConfigError, DataError
+
+
+def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None) -> Any:
+    """Parse the arguments of a command into its dataclass; `--help` and mistakes end here.
+
+    Args:
+        kind: the dataclass.
+        name: the command, for messages.
+        arguments: what follows it.
+        devices: how many share a batch, for a recipe; the number of processes if not given.
+    """
+    import tyro
+
+    rest, default = _default(kind, name, _with_resume(arguments), devices)
+    description = textwrap.dedent(kind.__doc__ or "").strip()
+    start = {} if default is None else {"default": default}
+    return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, **start)
+
+
+def _default(kind: Any, name: str, arguments: list[str], devices: int | None) -> tuple[list[str], Any]:
+    """(other arguments, settings that they override): of `--settings FILE`, an earlier run, or of `--recipe NAME`."""
+    arguments, file = _taken(arguments, "--settings", "the settings.json of an earlier run")
+    arguments, recipe = _taken(arguments, "--recipe", "a name; beit recipes lists them")
+    if file is not None and recipe is not None:
+        raise ConfigError("--settings and --recipe both say where to start from; give one of them.")
+    if file is not None:
+        from beit.checkpoints import hub
+        from beit.train.settings import RunSettings, from_dict
+
+        if not issubclass(kind, RunSettings):
+            raise ConfigError(f"beit {name} does not take --settings; training commands do.")
+        values = hub.read_json(file)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{file} holds no settings (a JSON object).")
+        return arguments, from_dict(kind, values)
+    if recipe is not None:
+        from beit.train.recipes import default_of
+
+        # The recipe is scaled to its batch, and what a device holds, before other flags override it.
+        _, batch = _taken(arguments, "--batch-size", "a number")
+        size = int(batch) if batch is not None and batch.isdecimal() else None
+        world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
+        return arguments, default_of(recipe, kind, name, size, int(world) if world.isdecimal() else 1)
+    return arguments, None
+
+
+def _taken(arguments: list[str], flag: str, wanted: str) -> tuple[list[str], str | None]:
+    """(the arguments without a flag and its value, the value). Raises ConfigError for a flag without one."""
+    arguments = [part for text in arguments for part in (text.split("=", 1) if text.startswith(flag + "=") else [text])]
+    if flag not in arguments:
+        return arguments, None
+    position = arguments.index(flag)
+    if position + 1 == len(arguments):
+        raise ConfigError(f"{flag} needs {wanted}.")
+    return arguments[:position] + arguments[position + 2 :], arguments[position + 1]
+
+
+def _with_resume(arguments: list[str]) -> list[str]:
+    """`--resume` alone means `--resume auto`."""
+    filled = []
+    for argument, after in zip(arguments, [*arguments, "--"][1:], strict=True):
+        filled += [argument, "auto"] if argument == "--resume" and after.startswith("--") else [argument]
+    return filled
+
+
+def say(text: str) -> None:
+    """Print once, by the first of several data-parallel processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text)
+
+
+def say_skipped(reasons: Sequence[str]) -> None:
+    """Say which images could not be read, if any."""
+    if reasons:
+        print(f"{len(reasons)} images were skipped:\n  " + "\n  ".join(reasons[:10]), file=sys.stderr)
+
+
+def at_least_one(name: str, value: int) -> None:
+    """Refuse a number below 1."""
+    if value < 1:
+        raise ConfigError(f"{name} is {value}; it must be at least 1.")
+
+
+def last_line(settings: Any, history: list[dict[str, float]]) -> dict[str, float]:
+    """The last line of a run's log; only the first of several processes has it."""
+    if os.environ.get("RANK", "0") != "0":
+        return defaultdict(float)
+    if not history:
+        raise DataError(f"{settings.output} was finished already, and its log.jsonl is gone.")
+    return history[-1]
+
+
+def default_device() -> str:
+    """A GPU where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

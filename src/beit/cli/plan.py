@@ -1,0 +1,43 @@
+"""`beit plan`: time, memory and disk of a run, before it starts."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import textwrap
+
+from beit.cli.parsing import at_least_one, parse
+from beit.core.errors import ConfigError, require
+
+
+def plan_command(arguments: list[str]) -> None:
+    import tyro
+
+    from beit.cli.settings import Plan
+    from beit.train.settings import RUNS
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        prog = f"beit plan {{{','.join(RUNS)}}} [arguments of that run]"
+        tyro.cli(Plan, prog=prog, description=textwrap.dedent(Plan.__doc__ or ""), args=["--help"])
+    name = " ".join(arguments[:2]) if arguments[0] in ("segment", "tokenizer") else arguments[0]
+    rest = arguments[len(name.split()) :]
+    if name not in RUNS:
+        raise ConfigError(f"beit plan knows no run {name!r}. Choose {', '.join(RUNS)}.")
+    if "-h" in rest or "--help" in rest:
+        parse(RUNS[name], f"plan {name}", rest)
+    chosen, rest = tyro.cli(Plan, prog=f"beit plan {name}", args=rest, return_unknown_args=True)
+    at_least_one("steps_measured", chosen.steps_measured)
+    at_least_one("devices", chosen.devices)
+    speed = chosen.images_per_second
+    if speed is not None and not 0 < speed < math.inf:
+        raise ConfigError(f"images_per_second is {speed}; it must be above 0.")
+    settings = parse(RUNS[name], name, rest, chosen.devices)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("beit plan measures one device. Start it without torchrun and say --devices 8, for example.")
+    require("torch", "train", "beit plan")
+    from beit.train.plan import check, describe, forecast
+
+    found = forecast(settings, chosen.steps_measured, chosen.devices, chosen.measure, speed)
+    print(json.dumps(found.to_dict(), indent=2) if chosen.json else describe(found, name))
+    check(found)

@@ -1,0 +1,94 @@
+"""`beit recipes`: what there is, and the settings and the command line of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from typing import Any
+
+from beit.cli.parsing import at_least_one, parse
+from beit.core.errors import ConfigError
+
+
+def recipes_command(arguments: list[str]) -> None:
+    from beit.cli.settings import Recipes
+    from beit.train import recipes
+
+    chosen = parse(Recipes, "recipes", arguments)
+    if chosen.name is None:
+        if chosen.print or chosen.json or chosen.command:
+            raise ConfigError("Name a recipe to print: beit recipes NAME --print. beit recipes lists them.")
+        print(_table())
+        return
+    at_least_one("devices", chosen.devices)
+    recipe = recipes.find(chosen.name)
+    given = {name: getattr(chosen, name) for name in ("images", "output", "tokenizer", "model")}
+    found = _part(recipes.runs(recipe, chosen.batch_size, chosen.devices, **given), chosen.part, chosen.name)
+    if chosen.json:
+        if len(found) > 1:
+            raise ConfigError(
+                f"{chosen.name} is an experiment of several runs; choose one: --part {' or --part '.join(map(repr, found))}."
+            )
+        print(json.dumps(_values(next(iter(found.values()))), indent=2))
+    elif chosen.command:
+        for command, settings in found.items():
+            print(recipes.command_line(command, settings, chosen.devices))
+    elif chosen.print:
+        print("\n\n".join(_settings_table(command, settings) for command, settings in found.items()))
+    else:
+        print(_text(chosen.name, recipe))
+
+
+def _part(found: dict[str, Any], part: str | None, name: str) -> dict[str, Any]:
+    if part is None:
+        return found
+    if part not in found:
+        raise ConfigError(f"{name} has no part {part!r}. Choose {' or '.join(map(repr, found))}.")
+    return {part: found[part]}
+
+
+def _table() -> str:
+    """Name, what it is, hardware and the number to expect."""
+    from beit.train.recipes import RECIPES, facts
+
+    lines = []
+    for name, recipe in RECIPES.items():
+        found = facts(recipe)
+        lines.append(f"{name:22} {found['About'][0]}")
+        lines += [f"{'':22}   {entry.lower()}: {text}" for entry in ("Hardware", "Published") for text in found[entry]]
+    lines += [
+        "",
+        "beit recipes NAME tells more; beit pretrain --recipe NAME --images … --output … runs one, flags override.",
+    ]
+    return "\n".join(lines)
+
+
+def _text(name: str, recipe: Any) -> str:
+    from beit.train.recipes import facts
+
+    lines = [name]
+    for entry, texts in facts(recipe).items():
+        for text in texts:
+            wrapped = [text] if entry == "Command" else textwrap.wrap(text, 100)  # a command is there to be copied
+            lines += [f"  {entry.lower() if not number else '':10} {line}" for number, line in enumerate(wrapped)]
+    return "\n".join(
+        [*lines, "", "--print shows every setting, --command the whole command line, --json settings.json."]
+    )
+
+
+def _values(settings: Any) -> dict[str, Any]:
+    if hasattr(settings, "to_dict"):
+        return settings.to_dict()
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def _settings_table(command: str, settings: Any) -> str:
+    """Every setting; a star where it is not what the command does by itself."""
+    lines = [f"beit {command}"]
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        own = value == item.default
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        lines.append(f"{' ' if own else '*'} {item.name:22} {shown}")
+    return "\n".join([*lines, "* not what the command does by itself"])

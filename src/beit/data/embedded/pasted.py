@@ -1,0 +1,114 @@
+"""A segmentation task made of the embedded images alone: tinted garments pasted on crops of photographs. Pillow + numpy.
+
+Made on the fly: picture `index` follows from (seed, index). Training and test have other garments and other photographs.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import copy
+import math
+
+import numpy as np
+from PIL import Image
+
+from beit.core.errors import DataError
+from beit.data import embedded
+from beit.data.sources.images import FolderImages, fingerprint_of
+
+_EVERY_FOURTH = 4  # of the photographs is for the test
+_MOST = 4  # garments a picture
+
+
+class PastedGarments:
+    """Pictures with one to four garments, and maps of what they are: class 0 is the photograph, 1 to 10 the garments.
+
+    A garment is 1 to 2 times its 28 pixels large, flipped or not, tinted by a random strong colour, and lies wholly inside; where
+    two overlap, the later hides the earlier. Its pixels are those that are not 0 in Fashion-MNIST.
+
+    Args:
+        test: made of the test garments and of every fourth photograph, instead of the others.
+        count: number of pictures; 2,000, for the test 200, if not given.
+        size: side in pixels, at least 56.
+        seed: of everything random.
+
+    Raises:
+        DataError: a size in which the garments do not fit.
+    """
+
+    def __init__(self, test: bool = False, count: int | None = None, size: int = 96, seed: int = 0) -> None:
+        if size < 56:
+            raise DataError(f"Got pictures of {size} pixels; garments of up to 56 pixels must fit in.")
+        arrays = embedded.fashion_mnist_subset()
+        part = "test" if test else "train"
+        self.garments, self.kinds = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        photos = FolderImages(embedded.photographs())
+        self.photos = [photos.read(i) for i in range(len(photos)) if (i % _EVERY_FOURTH == 0) == test]
+        self.numbers = np.arange(count if count is not None else 200 if test else 2000)
+        self.test, self.size, self.seed = test, size, seed
+        self.labels: np.ndarray | None = None  # one a pixel, not one a picture
+        self.classes = ["background", *embedded.GARMENTS]
+        self._last: tuple[int, np.ndarray, np.ndarray] | None = None  # `read` and `target` are asked for in turn
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, index: int) -> Image.Image:
+        """Picture `index`."""
+        return Image.fromarray(self._made(index)[0])
+
+    def target(self, index: int) -> np.ndarray:
+        """Its class numbers, int64 `(size, size)`."""
+        return self._made(index)[1].copy()
+
+    def name(self, index: int) -> str:
+        """`garments 12`, or `test garments 12`."""
+        return f"{'test ' * self.test}garments {self.numbers[index]}"
+
+    def fingerprint(self) -> str:
+        """Of what the pictures follow from."""
+        return fingerprint_of(repr((self.test, self.size, self.seed)).encode(), self.numbers.tobytes())
+
+    def subset(self, indices: np.ndarray) -> PastedGarments:
+        """The pictures of these numbers, in this order."""
+        part = copy.copy(self)
+        part.numbers = self.numbers[indices]
+        return part
+
+    def _made(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(self.numbers[index])
+        if self._last is None or self._last[0] != number:
+            self._last = (number, *self._make(np.random.default_rng((self.seed, int(self.test), number))))
+        return self._last[1:]
+
+    def _make(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 `(size, size, 3)` and int64 `(size, size)`."""
+        picture = self._background(rng)
+        labels = np.zeros((self.size, self.size), np.int64)
+        for _ in range(rng.integers(1, _MOST + 1)):
+            chosen = int(rng.integers(len(self.garments)))
+            shade, mask = _garment(self.garments[chosen], rng)
+            tint = np.array(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.4, 1.0), rng.uniform(0.7, 1.0)))
+            top, left = rng.integers(0, self.size - len(mask) + 1, 2)
+            here = np.s_[top : top + len(mask), left : left + len(mask)]
+            picture[here][mask] = (shade[mask][:, None] * tint * 255).astype(np.uint8)
+            labels[here][mask] = int(self.kinds[chosen]) + 1
+        return picture, labels
+
+    def _background(self, rng: np.random.Generator) -> np.ndarray:
+        photo = self.photos[int(rng.integers(len(self.photos)))]
+        side = math.exp(rng.uniform(math.log(self.size), math.log(max(min(photo.size), self.size))))
+        left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
+        box = (left, top, left + side, top + side)
+        return np.array(photo.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+
+
+def _garment(pixels: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """A garment `(28, 28)` at a random scale: its shade in [.35, 1] and where it is, `(side, side)`."""
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    side = round(len(pixels) * rng.uniform(1, 2))
+    size = (side, side)
+    shade = np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BILINEAR)) / 255
+    cover = Image.fromarray((pixels > 0) * np.uint8(255)).resize(size, Image.Resampling.BILINEAR)
+    return 0.35 + 0.65 * shade, np.asarray(cover) > 127

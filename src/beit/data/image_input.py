@@ -1,0 +1,167 @@
+"""Every form of picture and label map a caller may have → one form, or an error that says which picture and why.
+
+PIL image, file       turned upright as its EXIF orientation says (the reference ignores it)
+any 8-bit mode        → RGB: 1-bit, greyscale, palette, CMYK, YCbCr, HSV
+alpha                 dropped, the stored colours are kept: composite first if the background matters
+16-bit (I;16, uint16) ÷ 257, so white is 255 and no step is lost: kept as float
+PIL mode I            8-bit values, or 16-bit values as soon as one exceeds 255
+bool                  0 or 255, as Pillow reads 1-bit pictures
+other integers        must be 0..255
+float (F, 16..64)     values kept, as float32: never through 8 bits
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from beit.core.errors import InputError
+from beit.data.tensors import to_numpy
+
+FIRST, LAST, NONE = "channels_first", "channels_last", "none"
+_FILES = (Image.Image, str, os.PathLike)
+_UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
+
+
+def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
+    """One picture or label map, a (nested) list of them, or an array with a batch axis → a flat list."""
+    is_array = hasattr(images, "ndim") and hasattr(images, "__array__")
+    if isinstance(images, (list, tuple)) or (is_array and single_ndim < images.ndim <= 4):
+        if len(images) == 0:
+            raise InputError(f"there is no {what}: the list or batch is empty")
+        return [one for image in images for one in as_list(image, what, single_ndim)]
+    if isinstance(images, _FILES) or (is_array and images.ndim in (2, single_ndim)):
+        return [images]
+    got = f"has {images.ndim} dimensions, {tuple(images.shape)}" if is_array else f"is a {type(images).__name__}"
+    wanted = "a PIL image, a path, an array of 2 (height, width) to 4 (a batch) dimensions, or a list of those"
+    raise InputError(f"{what} {got}; wanted {wanted}")
+
+
+def read_picture(image: Any, channels: int, input_format: str | None, name: str) -> tuple[list[Image.Image], str, bool]:
+    """A picture in any form → what Pillow can resize and crop without loss; errors call it `name`.
+
+    Returns:
+        One RGB image, or one image (L or F) a channel; whether its channels came first or last; and whether it holds
+        floats that are all within 0..1.
+    """
+    if not isinstance(image, _FILES):
+        array = to_numpy(image)
+    else:
+        image = _opened(image, name)
+        if image.mode != "F" and not image.mode.startswith("I"):
+            return _eight_bit_bands(image, channels, name), LAST, False
+        array, input_format = np.asarray(image), None
+        if image.mode == "I" and array.min() >= 0 and 255 < array.max() <= 65535:
+            array = array.astype(np.uint16)
+    if 0 in array.shape:
+        raise InputError(f"{name} is empty: its shape is {array.shape}")
+    axis = _channel_axis(array.shape, input_format, channels, name)
+    planes = array[None] if array.ndim == 2 else np.moveaxis(array, axis, 0)  # (C, H, W)
+    if len(planes) == 4 and channels == 3:
+        planes = planes[:3]  # alpha is dropped, as for PIL images
+    if len(planes) not in (1, channels):
+        raise InputError(
+            f"{name} has {len(planes)} channels, wanted {channels} (the length of image_mean), greyscale or RGBA. "
+            "Convert it to RGB, or set image_mean and image_std to one value a channel"
+        )
+    planes = np.broadcast_to(_to_8_bit_scale(planes, name), (channels, *planes.shape[1:]))  # grey in every channel
+    if planes.dtype == np.uint8 and channels == 3:
+        bands = [Image.fromarray(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))]
+    else:
+        bands = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
+    within_one = array.dtype.kind == "f" and bool(planes.min() >= 0 and planes.max() <= 1)
+    return bands, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one
+
+
+def _opened(image: Any, name: str) -> Image.Image:
+    """A PIL image or a path → a decoded image, upright as its EXIF orientation says."""
+    path = None if isinstance(image, Image.Image) else os.fspath(image)
+    source = path or getattr(image, "filename", "")
+    name = f"{name} ({source})" if source else name
+    try:
+        with contextlib.nullcontext(image) if path is None else Image.open(path) as file:
+            file.load()
+            turned = False
+            with contextlib.suppress(Exception):  # a damaged EXIF block says nothing, and the pixels are fine
+                turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            image = ImageOps.exif_transpose(file) if turned else file
+    except _UNREADABLE as error:
+        raise InputError(f"{name} cannot be read: {error}. Check that it exists and is a whole picture") from error
+    if 0 in image.size:
+        raise InputError(f"{name} is empty: {image.width} pixels wide, {image.height} high")
+    return image
+
+
+def _eight_bit_bands(image: Image.Image, channels: int, name: str) -> list[Image.Image]:
+    """An image of an 8-bit mode → its bands with 1, 3 or 4 channels."""
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+    if mode is None:
+        raise InputError(f"{name} is a PIL image and cannot give {channels} channels, as image_mean: pass an array")
+    try:
+        if image.mode in ("P", "PA"):  # straight to RGB would warn where the palette holds transparency
+            image = image.convert("RGBA")
+        image = image if image.mode == mode else image.convert(mode)
+    except ValueError as error:
+        raise InputError(f"{name} has mode {image.mode}, which Pillow cannot convert to {mode}: {error}") from error
+    # Pillow weighs colours by alpha when it resizes RGBA; four asked-for channels are just channels.
+    return list(image.split()) if mode == "RGBA" else [image]
+
+
+def _channel_axis(shape: tuple[int, ...], input_format: str | None, channels: int, name: str) -> int:
+    """Where the channels of an array are: 0 or 2. A 2-D array counts as channels first."""
+    if len(shape) == 2:
+        return 0
+    if input_format == NONE:
+        raise InputError(f"{name} has shape {shape} while input_data_format='none' means (height, width)")
+    if input_format is not None:
+        return 0 if input_format == FIRST else 2
+    hint = "set input_data_format to 'channels_first' or 'channels_last' ('none' for a stack of greyscale pictures)"
+    for counts in ({1, 3, channels}, {4}):
+        first, last = shape[0] in counts, shape[2] in counts
+        if first and last:
+            raise InputError(f"{name} of shape {shape} is ambiguous: both ends could be channels; {hint}")
+        if first or last:
+            return 0 if first else 2
+    raise InputError(f"{name} of shape {shape} has channels neither first nor last: wanted 1, 3 or 4 of them; {hint}")
+
+
+def _to_8_bit_scale(array: np.ndarray, name: str) -> np.ndarray:
+    """Pixel values of any dtype → uint8 or float32 (see the table at the top of this module)."""
+    kind = array.dtype.kind
+    if kind == "b":
+        return array * np.uint8(255)
+    if kind == "f":
+        return array.astype(np.float32, copy=False)
+    if kind == "u" and array.dtype.itemsize == 2:  # in either byte order
+        return array / np.float32(257)
+    if kind not in "iu":
+        raise InputError(f"{name} has dtype {array.dtype}; wanted bool, integers or floats")
+    if array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+        got = f"{array.dtype} with values {array.min()}..{array.max()}"
+        raise InputError(f"{name} is {got}; integers must be 0..255. Pass uint16 for 16 bits, floats for other ranges")
+    return array.astype(np.uint8, copy=False)
+
+
+def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
+    """A label map in any form, for an image of this (height, width) → (H, W) int64 class numbers."""
+    if isinstance(label, _FILES):
+        label = _opened(label, name)
+        if label.mode not in ("1", "L", "P", "F") and not label.mode.startswith("I"):
+            raise InputError(f"{name} has mode {label.mode}; save class numbers, one a pixel, as grey or palette PNG")
+    array = to_numpy(label)  # of a palette image: the indices
+    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
+        array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.shape != shape:
+        raise InputError(
+            f"{name} has shape {array.shape} and its image {shape} (height, width). Pass one class number a pixel, at "
+            "the size of the image itself, turned as its EXIF orientation says"
+        )
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
+        raise InputError(f"{name} holds {array.dtype} values that are not whole numbers; wanted class numbers")
+    if not -(2**31) <= array.min() <= array.max() < 2**31:
+        raise InputError(f"{name} holds values {array.min()}..{array.max()}; class numbers must fit 32 bits")
+    return array.astype(np.int64)

@@ -1,0 +1,404 @@
+"""From pictures to the tensors BEiT takes. Other than 8-bit RGB pictures: see the table in `beit.data.image_input`.
+
+For 8-bit RGB the order is the reference's (transformers 4.37.2) and so is every bit of the result:
+
+    resize with Pillow on 8-bit pixels → centre crop, zeros where too small → × rescale_factor → (x − mean) / std
+
+After the crop a pixel still is one of 256 values, so the last two steps are one table of 256 numbers a channel.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from beit import checkpoints
+from beit.checkpoints import hub
+from beit.core.errors import CheckpointError, ConfigError, InputError
+from beit.data.image_input import FIRST, LAST, NONE, as_list, read_label_map, read_picture
+from beit.data.tensors import BatchFeature as BatchFeature
+from beit.data.tensors import choice, label_maps
+
+FILE_NAME = "preprocessor_config.json"
+_THREADS_FROM = 4  # below so many pictures, starting threads costs more than it saves
+
+
+class BeitImageProcessor:
+    """Prepares pictures and label maps for BEiT; same arguments, files and results as transformers 4.37.2's.
+
+    Args:
+        size: of the resize: one length (a square), (height, width), {"height", "width"}, or {"shortest_edge"[,
+            "longest_edge"]} which keeps the proportions. Default 256 × 256.
+        resample: a `PIL.Image.Resampling`, its number or its name. Label maps always use the nearest neighbour.
+        crop_size: of the centre crop, a height and a width; a smaller picture is padded with 0. Default 224 × 224.
+        do_rescale: multiply by `rescale_factor`; turn off for floats that are within 0..1 already.
+        image_mean, image_std: one number, or one a channel of the result (3 for a number). Default 0.5 each.
+        do_reduce_labels: label maps: 0 becomes the ignore index and all other labels go down by one (ADE20k).
+        semantic_loss_ignore_index: as in the config; label maps are padded with it. Or call it `ignore_index`.
+        **kwargs: unknown fields, kept as attributes and saved again.
+
+    Raises:
+        ConfigError, InputError: an impossible size or filter, or a field that would hide a method.
+    """
+
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
+    #: Threads of one call. None: as many as this process has cores, but one in a data-loader worker.
+    max_threads: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        do_resize: bool = True,
+        size: Any = None,
+        resample: Any = Image.Resampling.BICUBIC,
+        do_center_crop: bool = True,
+        crop_size: Any = None,
+        rescale_factor: float = 1 / 255,
+        do_rescale: bool = True,
+        do_normalize: bool = True,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        do_reduce_labels: bool = False,
+        semantic_loss_ignore_index: int = 255,
+        **kwargs: Any,
+    ) -> None:
+        if "reduce_labels" in kwargs:
+            warnings.warn("`reduce_labels` is deprecated; use `do_reduce_labels`", FutureWarning, stacklevel=2)
+            do_reduce_labels = kwargs.pop("reduce_labels")
+        self.do_resize = do_resize
+        self.size = _size_dict(256 if size is None else size, "size")
+        self.resample = _resampling(resample)
+        self.do_center_crop = do_center_crop
+        self.crop_size = _size_dict(224 if crop_size is None else crop_size, "crop_size")
+        self.do_rescale = do_rescale
+        self.rescale_factor = rescale_factor
+        self.do_normalize = do_normalize
+        self.image_mean = np.asarray([0.5, 0.5, 0.5] if image_mean is None else image_mean).tolist()
+        self.image_std = np.asarray([0.5, 0.5, 0.5] if image_std is None else image_std).tolist()
+        self.do_reduce_labels = do_reduce_labels
+        self.semantic_loss_ignore_index = int(kwargs.pop("ignore_index", semantic_loss_ignore_index))
+        for key in kwargs.keys() - {"feature_extractor_type", "image_processor_type"}:  # to_dict writes these again
+            if hasattr(type(self), key):
+                raise ConfigError(f"the field {key!r} would hide an attribute of {type(self).__name__}; remove it")
+            setattr(self, key, kwargs[key])
+
+    def preprocess(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        do_resize: bool | None = None,
+        size: Any = None,
+        resample: Any = None,
+        do_center_crop: bool | None = None,
+        crop_size: Any = None,
+        do_rescale: bool | None = None,
+        rescale_factor: float | None = None,
+        do_normalize: bool | None = None,
+        image_mean: float | Sequence[float] | None = None,
+        image_std: float | Sequence[float] | None = None,
+        do_reduce_labels: bool | None = None,
+        return_tensors: Any = None,
+        data_format: Any = FIRST,
+        input_data_format: Any = None,
+        semantic_loss_ignore_index: int | None = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare one picture or many. A setting given here holds for this call; None is the processor's own.
+
+        Args:
+            images: a PIL image, a path, an array or tensor (H, W), (C, H, W), (H, W, C) or a batch of those with one
+                dimension more, or a list of any of these. Values 0..255; pass `do_rescale=False` for floats in 0..1.
+            segmentation_maps: a label map for each, at its size: PIL images (L, P, I, …), paths, arrays (H, W) or
+                (1, H, W), or a batch of those. Whole numbers.
+            return_tensors: "pt", "np", "jax" or "tf"; None gives lists of numpy arrays.
+            data_format: "channels_first", "channels_last", or None: as the input (a PIL image counts as channels last).
+            input_data_format: how arrays are laid out, "none" for (H, W); None finds out and refuses to guess.
+
+        Returns:
+            `pixel_values` (B, C, H, W) float32 (uint8 if neither rescaled nor normalised), `labels` (B, H, W) int64.
+
+        Raises:
+            InputError, ConfigError: a picture, map or setting is not as above; the message says which and what to do.
+            MissingExtraError: the framework asked for is not installed.
+        """
+        given = locals()  # the call's own settings; what it leaves out is the processor's
+        settings = {k: v if given[k] is None else given[k] for k, v in vars(self).items() if k in given}
+        steps = BeitImageProcessor(**settings)
+        channels = len(steps.image_mean) if isinstance(steps.image_mean, list) else 3
+        if steps.do_resize and steps.resample is None:
+            raise ConfigError("resample is None while do_resize is True; choose a filter or pass do_resize=False")
+        if steps.do_center_crop and "height" not in steps.crop_size:
+            raise ConfigError(f"crop_size is {steps.crop_size}; a crop needs a height and a width: crop_size=224")
+        std, count = steps.image_std, np.size(steps.image_std)
+        if steps.do_normalize and (count not in (1, channels) or np.min(std) <= 0):
+            raise InputError(f"image_std has {count} values for {channels} channels: {std}; give one or all, above 0")
+        if kwargs.pop("ignore_index", None) is not None:
+            raise InputError("ignore_index of one call is spelt semantic_loss_ignore_index")
+        if kwargs:
+            warnings.warn(f"ignored, unknown to the image processor: {', '.join(kwargs)}", UserWarning, stacklevel=2)
+        layout = choice(data_format, "data_format", FIRST, LAST)
+        input_layout = choice(input_data_format, "input_data_format", FIRST, LAST, NONE)
+        pictures = as_list(images, "image", 2 if input_layout == NONE else 3)
+        maps = None if segmentation_maps is None else as_list(segmentation_maps, "segmentation map", 2)
+        if maps is not None and len(maps) != len(pictures):
+            raise InputError(f"{len(maps)} segmentation maps for {len(pictures)} images; give one (H, W) map for each")
+
+        every_value = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
+        table = steps._normalised(every_value)[:, 0] if steps.do_rescale or steps.do_normalize else None
+        sizes = steps.crop_size if steps.do_center_crop else steps.size if steps.do_resize else {}
+        batch = None  # where the size is known, every picture is written straight to its place
+        if table is not None and "height" in sizes and layout == FIRST:
+            batch = np.empty((len(pictures), channels, sizes["height"], sizes["width"]), np.float32)
+
+        def one(i: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
+            bands, form, within_one = read_picture(pictures[i], channels, input_layout, f"image {i}")
+            label = None if maps is None else read_label_map(maps[i], bands[0].size[::-1], f"segmentation map {i}")
+            pixels = steps._pixels(bands, table, None if batch is None else batch[i])
+            if (layout or form) == LAST:
+                pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
+            return pixels, None if label is None else steps._label(label), within_one
+
+        done = self._map(one, pictures)
+        if steps.do_rescale and any(within_one for _, _, within_one in done):
+            warnings.warn("floats within 0..1 are rescaled again: pass do_rescale=False if done before", stacklevel=2)
+        data = {"pixel_values": [pixels for pixels, _, _ in done] if batch is None or return_tensors is None else batch}
+        if maps is not None:
+            data["labels"] = [label for _, label, _ in done]
+        return BatchFeature(data, return_tensors)
+
+    __call__ = preprocess
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Any]:
+        """Scores of `BeitForSemanticSegmentation` → one label map a picture: see `beit.data.tensors.label_maps`."""
+        return label_maps(outputs, target_sizes)
+
+    def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
+        """Resize, then cut the centred window; what lies outside of the picture is `fill`."""
+        size = _target(self.size, *image.size) if self.do_resize else image.size
+        if not self.do_center_crop:
+            return image if image.size == size else image.resize(size, resample)
+        window = self.crop_size["width"], self.crop_size["height"]
+        # The reference rounds both halves down when the difference is odd and loses a row; we give the size asked for.
+        left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(size, window, strict=True))
+        box = _box_of_crop(image.size, size, (left, top), window) if resample else None
+        if box is not None:
+            return image.resize(window, resample, box)
+        if image.size != size:
+            image = image.resize(size, resample)
+        canvas = Image.new(image.mode, window, fill)
+        canvas.paste(image, (-left, -top))
+        return canvas
+
+    def _normalised(self, values: np.ndarray) -> np.ndarray:
+        """Rescale and normalise (C, …, …) in the reference's dtypes: 8-bit × factor in float64, then float32."""
+        values = (values * float(self.rescale_factor) if self.do_rescale else values).astype(np.float32)
+        if not self.do_normalize:
+            return values
+        mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
+        return (values - mean) / std
+
+    def _pixels(self, bands: list[Image.Image], table: np.ndarray | None, out: np.ndarray | None) -> np.ndarray:
+        """Bands of a picture → (C, H, W) float32, in `out` where given; 8-bit pixels without a table stay uint8."""
+        arrays = [np.asarray(self._fit(band, self.resample, 0)) for band in bands]
+        planes = np.moveaxis(arrays[0], 2, 0) if arrays[0].ndim == 3 else np.stack(arrays)
+        if table is None:
+            return planes
+        out = np.empty(planes.shape, np.float32) if out is None else out
+        if planes.dtype != np.uint8:
+            out[...] = self._normalised(planes)
+        else:
+            for channel, values, plane in zip(out, table, planes, strict=True):
+                np.take(values, plane, out=channel, mode="wrap")  # "raise" would buffer; no index exceeds 255
+        return out
+
+    def _label(self, label: np.ndarray) -> np.ndarray:
+        """(H, W) class numbers → int64 (H', W'): reduced, resized (nearest), cropped or padded with the ignore index."""
+        ignore = self.semantic_loss_ignore_index
+        if self.do_reduce_labels:  # in one expression on the old values, so that the order of the rules does not matter
+            label = np.where((label == 0) | (label == ignore), ignore, label - 1)
+        return np.asarray(self._fit(Image.fromarray(label.astype(np.int32)), 0, ignore)).astype(np.int64)
+
+    def _map(self, one: Callable[[int], Any], pictures: list[Any]) -> list[Any]:
+        """Run `one` on every index, in threads when that pays: Pillow decodes and resizes without the GIL."""
+        data = sys.modules.get("torch.utils.data")
+        in_worker = data is not None and data.get_worker_info() is not None  # of a DataLoader: it has siblings
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = min(self.max_threads or (1 if in_worker else cores), len(pictures))
+        # A PIL image decodes itself at first use, which two threads must not do to the same object.
+        if threads < 2 or len(pictures) < _THREADS_FROM or len({id(picture) for picture in pictures}) < len(pictures):
+            return [one(i) for i in range(len(pictures))]
+        # A pool of this call alone: threads that outlive it would be lost, and waited for, in a forked worker.
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(one, range(len(pictures))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings and unknown fields, as they are saved."""
+        fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))  # plain, and the caller's own
+        fields.pop("max_threads", None)  # of this machine, not of the model
+        if self.semantic_loss_ignore_index == 255:
+            del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
+        return {**fields, "image_processor_type": "BeitImageProcessor"}
+
+    def to_json_string(self) -> str:
+        """`to_dict` as JSON."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} {self.to_json_string()}"
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
+        """A processor from a dict as `to_dict` or any version of transformers writes it; `kwargs` override its fields.
+
+        With `return_unused_kwargs=True` returns (processor, kwargs that are no setting); otherwise warns of those.
+        """
+        wants_unused = kwargs.pop("return_unused_kwargs", False)
+        # null means "the default" (transformers 5 and the Fast classes write such fields).
+        fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
+        given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
+        if "reduce_labels" in fields:  # an old file: nothing the user could do about it, so no warning
+            fields["do_reduce_labels"] = fields.pop("reduce_labels")
+        known = vars(BeitImageProcessor(**fields)).keys() | {"reduce_labels", "ignore_index"}
+        unused = {key: given.pop(key) for key in given.keys() - known}
+        processor = cls(**{**fields, **given})
+        if wants_unused:
+            return processor, unused
+        if unused.keys() - {"use_fast", "backend", "trust_remote_code"}:
+            warnings.warn(f"ignored, no settings of {cls.__name__}: {', '.join(unused)}", UserWarning, stacklevel=2)
+        return processor
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
+        """A processor from a model folder, the JSON file itself, an id on the Hub, or any other BEiT checkpoint.
+
+        Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
+        file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
+        `kwargs` say where the file comes from (as in `hub.resolve_file`), or are as in `from_dict`.
+
+        Raises:
+            CheckpointError: no such file, or it holds no settings.
+        """
+        where, kwargs = hub.split_hub_keywords(kwargs)
+        path = Path(pretrained_model_name_or_path)
+        if path.is_file() and path.suffix == ".json":
+            settings = checkpoints.pixels_in(path)
+        else:
+            known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
+            nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
+            found = None if nothing else checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
+            if found is None:  # a folder without: says what it holds
+                hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
+            settings = found or {}
+        return cls.from_dict(settings, **kwargs)
+
+    @classmethod
+    def stored_in(cls, checkpoint: str | os.PathLike[str]) -> Any:
+        """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
+        settings = checkpoints.Checkpoint(checkpoint).pixels
+        return None if settings is None else cls.from_dict(settings)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Write preprocessor_config.json, for transformers too; returns its path. May `push_to_hub` as well, to `repo_id`."""
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
+        hub.write_json(folder / FILE_NAME, self.to_dict())
+        if push_to_hub:
+            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return [str(folder / FILE_NAME)]
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Upload preprocessor_config.json to the Hub; `kwargs` go to `hub.upload_folder`."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(folder, repo_id, **kwargs)
+
+
+class BeitFeatureExtractor(BeitImageProcessor):
+    """The old name of `BeitImageProcessor`, deprecated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("BeitFeatureExtractor is deprecated; use BeitImageProcessor", FutureWarning, stacklevel=2)
+        super().__init__(*args, **kwargs)
+
+
+def _size_dict(size: Any, name: str) -> dict[str, int]:
+    """A size in any of the accepted forms → {"height", "width"}, {"shortest_edge"} or that with {"longest_edge"}."""
+    if isinstance(size, Mapping):
+        sizes = {key: value for key, value in size.items() if value is not None}
+    else:
+        pair = size if isinstance(size, (list, tuple)) else (size, size)
+        sizes = {"height": pair[0], "width": pair[1]} if len(pair) == 2 else {}
+    known = set(sizes) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
+    if not known or not all(isinstance(v, (int, np.integer)) and v is not True and v > 0 for v in sizes.values()):
+        wanted = 'a dict {"height": …, "width": …} or {"shortest_edge": …}, in whole pixels'
+        raise ConfigError(f"{name} is {size!r}; give one length for a square, (height, width), or {wanted}")
+    return {key: int(value) for key, value in sizes.items()}
+
+
+def _target(size: dict[str, int], width: int, height: int) -> tuple[int, int]:
+    """(width, height) after the resize of a picture of this width and height."""
+    if "height" in size:
+        return size["width"], size["height"]
+    edge = size["shortest_edge"]
+    other = int(edge * max(width, height) / min(width, height))
+    limit = size.get("longest_edge", other)
+    if other > limit:
+        edge, other = max(1, int(limit * edge / other)), limit
+    return (edge, other) if width <= height else (other, edge)
+
+
+@lru_cache(maxsize=512)
+def _box_of_crop(
+    source: tuple[int, int], size: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
+) -> tuple[float, float, float, float] | None:
+    """The part of `source` that a crop of the resized picture comes from, when resizing it alone gives the same bits.
+
+    That saves the work on what is cut off, a fifth at 256 → 224. Pillow's filter weights follow from (left + i + ½)·scale
+    in floating point: they are the same where these products are exact, as with any whole size over 256. And its two
+    passes must come in the same order, which Pillow ≥ 13 chooses by the sizes (src/libImaging/Resample.c).
+
+    Args:
+        source: (width, height) of the picture.
+        size: (width, height) after the resize.
+        corner: (left, top) of the crop.
+        window: (width, height) of the crop.
+
+    Returns:
+        left, top, right, bottom in pixels of the source; None where the whole picture must be resized.
+    """
+    scales = [old / new for old, new in zip(source, size, strict=True)]
+    exact = all(
+        old <= 4096 and old != new and (scale * 4096).is_integer()
+        for old, new, scale in zip(source, size, scales, strict=True)
+    )
+    inside = all(c >= 0 and c + w <= n for c, w, n in zip(corner, window, size, strict=True))
+
+    def rows_first(to: tuple[int, int]) -> bool:
+        fewer = source[1] - to[1]
+        return not (fewer > 0 and fewer > 2 * (source[0] - to[0]))
+
+    if not exact or not inside or rows_first(size) != rows_first(window):
+        return None
+    (left, top), (width, height), (x, y) = corner, window, scales
+    return left * x, top * y, (left + width) * x, (top + height) * y
+
+
+def _resampling(value: Any) -> Image.Resampling | None:
+    """A filter given as enum member, number or name; None stays None."""
+    known: dict[Any, Image.Resampling] = {key: f for f in Image.Resampling for key in (f.name, f.value)}
+    value = getattr(value, "value", value)
+    key = value.upper() if isinstance(value, str) else value
+    if key is not None and key not in known:
+        raise InputError(f"resample is {value!r}; use one of {', '.join(map(str, known))}")
+    return known.get(key)

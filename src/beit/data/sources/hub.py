@@ -1,0 +1,106 @@
+"""Shards of a data set of the Hub, or of a local folder of Parquet files, streamed by `datasets`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from beit.core.errors import BeitError, DataError, require
+from beit.data.sources.tar import Cut, Raw
+
+_ROWS = 16  # read at a time
+
+
+class HubShards:
+    """One split of a data set, with a column of images and, if there is one, a column of class labels.
+
+    Args:
+        name: OWNER/NAME, or a local folder that `datasets.load_dataset` understands.
+        split: which part of it.
+
+    Raises:
+        DataError: no such data set or split, it cannot be reached, or it has no images.
+        MissingExtraError: `datasets` is not installed.
+    """
+
+    def __init__(self, name: str, split: str = "train") -> None:
+        self.name, self.split = name, split
+        datasets = require("datasets", "train", f"reading hub:{name}")
+        try:
+            data = datasets.load_dataset(name, split=split, streaming=True)
+            features = data.features or data._resolve_features().features  # unknown before a look at the first row
+        except BeitError:
+            raise
+        except Exception as error:  # it raises whatever its many layers do
+            raise DataError(f"hub:{name}, split {split}, cannot be opened: {_first_line(error)}") from error
+        self.image = _column(features, datasets.Image, f"hub:{name}", "image")
+        if self.image is None:
+            kinds = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in features.items())
+            raise DataError(f"hub:{name} has no column of images. It has: {kinds}.")
+        self.label = _column(features, datasets.ClassLabel, f"hub:{name}", "label")
+        self.classes: list[str] = [] if self.label is None else list(features[self.label].names)
+        # Undecoded: what is damaged must not end the stream, and upright, 8 bits and size are our business.
+        data = data.select_columns([self.image] + ([self.label] if self.label is not None else []))
+        self.data = data.cast_column(self.image, datasets.Image(decode=False))
+        self.count = int(getattr(self.data, "num_shards", 0) or self.data.n_shards)
+        known = (data.info.splits or {}).get(split)
+        self.total: int | None = getattr(known, "num_examples", None) or None
+        base = re.split(r"[\\/]", name.rstrip("/\\"))[-1]
+        self.names = [f"{base}-{split}-{number:05}" for number in range(self.count)]
+
+    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
+        """The rows of shard `number` from the `first`-th on. Raises DataError when they cannot be reached."""
+        from datasets.distributed import split_dataset_by_node
+
+        part = split_dataset_by_node(self.data, rank=number, world_size=self.count)
+        row = 0
+        try:
+            # `iter` and not a plain loop: in a torch worker that would deal out the shards a second time.
+            for rows in part.iter(_ROWS):
+                images = rows[self.image]
+                labels = [None] * len(images) if self.label is None else rows[self.label]
+                for image, label in zip(images, labels, strict=True):
+                    if row >= first:
+                        known = label is not None and label >= 0  # -1: a test split without labels
+                        yield Raw(
+                            str(row),
+                            f"hub:{self.name}, {self.names[number]}, row {row}",
+                            _bytes(image),
+                            label if known else None,
+                        )
+                    row += 1
+        except BeitError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"hub:{self.name}, split {self.split}, cannot be read on: {_first_line(error)} Go on with --resume."
+            ) from error
+
+
+def _column(features: Any, kind: type, source: str, usual: str) -> str | None:
+    """The column of a kind; of several the one with the usual name."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if len(found) > 1 and usual not in found:
+        raise DataError(
+            f"{source} has several columns of the kind {kind.__name__} and none is called {usual}: {', '.join(found)}. "
+            f"Rename the one to use to {usual}."
+        )
+    return (usual if usual in found else found[0]) if found else None
+
+
+def _bytes(image: Any) -> bytes:
+    """The file of an undecoded image: in the row, or where its path says."""
+    if not image:
+        return b""
+    if image.get("bytes") is not None:
+        return bytes(image["bytes"])
+    import fsspec
+
+    with fsspec.open(image["path"], "rb") as file:
+        return bytes(file.read())
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0] if text else type(error).__name__).rstrip(".") + "."

@@ -1,0 +1,1 @@
+"""What a run does to an image before the network sees it."""

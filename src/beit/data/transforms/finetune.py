@@ -1,0 +1,89 @@
+"""What fine-tuning does to images: crop, flip, augmentation, erasing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from beit.data.loader import Batch
+from beit.data.transforms import augment
+from beit.data.transforms.ops import (
+    batch_jitter,
+    batch_view,
+    centre_crop,
+    crop_box,
+    erase_rectangle,
+    jitter_colours,
+    jitter_factors,
+    mirror,
+    normalise,
+    pixels_of,
+    resized_crop,
+    simple_crop,
+)
+from beit.data.transforms.sample_rng import Draw
+
+if TYPE_CHECKING:
+    from beit.train.settings import FinetuneSettings
+
+
+class FinetuneViews:
+    """Crop → flip → augmentation or colour jitter → normalisation → erasing, in this order (timm/data/transforms_factory.py,
+    with which the authors fine-tune). Batches are mixed in the loop."""
+
+    def __init__(
+        self, settings: FinetuneSettings, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+    ) -> None:
+        self.settings, self.size, self.mean, self.std = settings, size, mean, std
+
+    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
+        """`pixel_values (3, H, W)`, `labels ()`."""
+        settings, rng = self.settings, draw.rng()
+        image = self._cropped(image, rng)
+        if rng.random() < settings.flip:
+            image = mirror(image)
+        pixels = normalise(pixels_of(self._augmented(image, rng)), self.mean, self.std)
+        if rng.random() < settings.erase:
+            erase_rectangle(pixels, rng)
+        return {"pixel_values": pixels, "labels": np.array(target, np.int64)}
+
+    def _cropped(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        settings = self.settings
+        if settings.crop == "simple":
+            return simple_crop(image, self.size, rng)
+        if settings.crop == "centre":
+            return centre_crop(image, self.size)
+        box = crop_box(rng, image.size, settings.crop_scale, settings.crop_ratio)
+        return resized_crop(image, box, self.size, Image.Resampling.BICUBIC)
+
+    def _augmented(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        settings = self.settings
+        if settings.augment != "none":
+            if settings.augment == "rand":
+                return augment.rand_augment(image, rng, self.mean)
+            return augment.three_augment(image, rng, settings.jitter or augment.THREE_JITTER)
+        return jitter_colours(image, settings.jitter, rng) if settings.jitter else image
+
+    def batch(self, images: np.ndarray, labels: np.ndarray, draws: list[Draw]) -> Batch:
+        """The same for a batch of small images.
+
+        Augmentations and the other crops take them one by one: .14 to .32 ms an image of 32 pixels instead of .07.
+        """
+        settings, size = self.settings, (images.shape[3], images.shape[2])
+        if settings.augment != "none" or settings.crop != "resized":
+            arrays = (images * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
+            each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, draws, strict=True)]
+            return {name: np.stack([found[name] for found in each]) for name in each[0]}
+        rngs = [draw.rng() for draw in draws]
+        boxes = np.array([crop_box(rng, size, settings.crop_scale, settings.crop_ratio) for rng in rngs])
+        if settings.jitter:
+            images = batch_jitter(images, np.stack([jitter_factors(settings.jitter, rng) for rng in rngs]))
+        flips = np.array([rng.random() for rng in rngs]) < settings.flip
+        pixels = batch_view(images, boxes, flips, self.size)
+        pixels = normalise(pixels, self.mean, self.std)
+        for image, rng in zip(pixels, rngs, strict=True):
+            if rng.random() < settings.erase:
+                erase_rectangle(image, rng)
+        return {"pixel_values": pixels, "labels": labels}

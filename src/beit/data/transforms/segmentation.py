@@ -1,0 +1,136 @@
+"""What is done to an image and its label map in training: random scale, crop, flip, photometric distortion, padding.
+
+As the authors train on ADE20K, with mmsegmentation's transforms (microsoft/unilm, beit/semantic_segmentation). Every random
+choice comes from the image's `Draw`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from beit.data.loader import Batch
+from beit.data.transforms.ops import Box, normalise, pixels_of
+from beit.data.transforms.sample_rng import Draw
+
+_TRIES = 10
+_LONGEST = 4  # the long side is at most so many times `short_side`
+
+
+@dataclass(frozen=True)
+class SegmentViews:
+    """Random scale → crop → flip → distortion → normalisation → padding, with 0, which is the mean colour.
+
+    Attributes:
+        size: height and width of the crops.
+        mean: of the channels.
+        std: of the channels.
+        short_side: of the images in pixels before the random scale.
+        scale: range of the random scale.
+        cat_max: a crop in which one class fills more of the labelled pixels is drawn again, up to ten times.
+        flip: probability of a horizontal flip.
+        distortion: probability of each change of colour.
+        ignore_index: no label.
+    """
+
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    short_side: int
+    scale: tuple[float, float] = (0.5, 2.0)
+    cat_max: float = 0.75
+    flip: float = 0.5
+    distortion: float = 0.5
+    ignore_index: int = 255
+
+    def one(self, image: Image.Image, target: np.ndarray, draw: Draw) -> Batch:
+        """Image and label map `target (H', W')` → `pixel_values (3, H, W)` float32, `labels (H, W)` int64."""
+        rng = draw.rng()
+        scaled = fitted_size(image.size, self.short_side * rng.uniform(*self.scale))
+        box = self._crop(target, scaled, rng)
+        found, pixels = label_crop(target, scaled, box), image_crop(image, scaled, box)
+        if rng.random() < self.flip:
+            found, pixels = found[:, ::-1], pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        pixels = distort_colours(pixels, self.distortion, rng)
+        height, width = found.shape
+        values, labels = np.zeros((3, *self.size), np.float32), np.full(self.size, self.ignore_index, np.int64)
+        values[:, :height, :width] = normalise(pixels_of(pixels), self.mean, self.std)
+        labels[:height, :width] = found
+        return {"pixel_values": values, "labels": labels}
+
+    def _crop(self, label: np.ndarray, scaled: tuple[int, int], rng: np.random.Generator) -> Box:
+        """A random crop of the scaled image in which no class fills more than `cat_max`, if one is found in ten."""
+        width, height = min(scaled[0], self.size[1]), min(scaled[1], self.size[0])
+        for _ in range(_TRIES):
+            left = int(rng.integers(0, scaled[0] - width + 1))
+            top = int(rng.integers(0, scaled[1] - height + 1))
+            box = (left, top, left + width, top + height)
+            if largest_part(label_crop(label, scaled, box), self.ignore_index) <= self.cat_max:
+                break
+        return box
+
+
+def fitted_size(size: tuple[int, int], short_side: float, multiple: int = 1) -> tuple[int, int]:
+    """`size` (width, height) scaled so that the short side is `short_side`, the long one at most four times that.
+
+    Both are rounded to whole multiples of `multiple`.
+    """
+    factor = min(short_side / min(size), _LONGEST * short_side / max(size))
+    width, height = (max(round(side * factor / multiple), 1) * multiple for side in size)
+    return width, height
+
+
+def image_crop(image: Image.Image, scaled: tuple[int, int], box: Box) -> Image.Image:
+    """The part `box` of the image resized to `scaled` (width, height), bilinear, without resizing the rest."""
+    x, y = image.width / scaled[0], image.height / scaled[1]
+    left, top, right, bottom = box
+    source = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+    return image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=source)
+
+
+def label_crop(label: np.ndarray, scaled: tuple[int, int], box: Box) -> np.ndarray:
+    """The part `box` of the map resized to `scaled` (width, height), nearest neighbour."""
+    left, top, right, bottom = box
+    columns = ((np.arange(left, right) + 0.5) * (label.shape[1] / scaled[0])).astype(np.int64)
+    rows = ((np.arange(top, bottom) + 0.5) * (label.shape[0] / scaled[1])).astype(np.int64)
+    return label[rows[:, None], columns]
+
+
+def largest_part(labels: np.ndarray, ignore_index: int) -> float:
+    """Part of the labelled pixels that the commonest class has; 1 without labels."""
+    counted = labels[labels != ignore_index]
+    return float(np.bincount(counted).max() / counted.size) if counted.size else 1.0
+
+
+def distort_colours(image: Image.Image, probability: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness ±32 of 255, contrast and saturation .5 to 1.5, hue ±18 of 180 degrees, each with `probability`.
+
+    Contrast changes before saturation and hue, or after them, by even chance; 8 bits after each step.
+    """
+
+    def happens() -> bool:
+        return bool(rng.random() < probability)
+
+    def contrast(image: Image.Image) -> Image.Image:
+        factor = rng.uniform(0.5, 1.5)
+        return image.point([round(min(value * factor, 255)) for value in range(256)] * 3)
+
+    if happens():
+        shift = rng.uniform(-32, 32)
+        image = image.point([round(min(max(value + shift, 0), 255)) for value in range(256)] * 3)
+    first = bool(rng.random() < 0.5)
+    if first and happens():
+        image = contrast(image)
+    saturates, turns = happens(), happens()
+    if saturates or turns:
+        hue, saturation, value = image.convert("HSV").split()
+        if saturates:
+            factor = rng.uniform(0.5, 1.5)
+            saturation = saturation.point([round(min(level * factor, 255)) for level in range(256)])
+        if turns:
+            angle = round(rng.uniform(-18, 18) / 180 * 256)  # the whole circle is 180 there, 256 in Pillow
+            hue = hue.point([(level + angle) % 256 for level in range(256)])
+        image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
+    return contrast(image) if not first and happens() else image

@@ -1,0 +1,1 @@
+"""The demonstrations on the embedded images: classification and segmentation."""

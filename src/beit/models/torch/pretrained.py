@@ -1,0 +1,212 @@
+"""`from_pretrained` and `save_pretrained` of the PyTorch models: model folder ↔ `nn.Module`."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import nn
+
+from beit.checkpoints import Checkpoint, hub, names
+from beit.config import BeitConfig
+from beit.core.errors import CheckpointError, ConfigError
+from beit.models import outputs
+
+logger = logging.getLogger("beit")
+
+# torch.export and data parallelism look into outputs through pytrees.
+for _kind in (
+    outputs.BaseModelOutput,
+    outputs.BeitModelOutputWithPooling,
+    outputs.MaskedLMOutput,
+    outputs.ImageClassifierOutput,
+    outputs.SemanticSegmenterOutput,
+    outputs.BackboneOutput,
+):
+    torch.export.register_dataclass(_kind, serialized_type_name=f"beit.outputs.{_kind.__name__}")
+
+
+class PretrainedModule(nn.Module):
+    """A module with a config that is read from and written to model folders.
+
+    Attributes:
+        load_report: what `from_pretrained` did beside copying tensors; None for a model that was not loaded.
+    """
+
+    config_class: ClassVar[type[BeitConfig]]
+    config: BeitConfig
+    load_report: names.LoadReport | None = None
+
+    def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
+        """Initialise all parameters, or those named in `only`."""
+        raise TypeError(f"{type(self).__name__} does not say how it is initialised")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def num_parameters(self) -> int:
+        """How many numbers the model has learned."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_folder: str | os.PathLike[str],
+        *,
+        config: BeitConfig | None = None,
+        ignore_mismatched_sizes: bool = False,
+        torch_dtype: torch.dtype | str | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Load a model from any BEiT checkpoint; it comes in evaluation mode.
+
+        Args:
+            id_or_folder: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax; an id on the Hub
+                like `microsoft/beit-base-patch16-224`; a URL; or a name of the catalogue (`beit models`). `beit inspect` shows
+                what it is and which settings were guessed.
+            config: used instead of the checkpoint's own.
+            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
+            torch_dtype: type of the parameters: float32 by default whatever the file has; "auto" for what config.json
+                names. `dtype` is accepted as well.
+            **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
+                files come from; arguments of the constructor (`add_pooling_layer`) go there; all others override
+                fields of the config (`num_labels=10`). With another `image_size`, positions are resized: see `beit/resize.py`.
+
+        Raises:
+            CheckpointError: no such folder or id; damaged, unsafe or incomplete files; another architecture; other shapes.
+            ConfigError: an override is impossible.
+        """
+        torch_dtype = keywords.pop("dtype", torch_dtype)
+        where, overrides = hub.split_hub_keywords(keywords)
+        own = set(inspect.signature(cls.__init__).parameters) - {"self", "config"}
+        arguments = {name: overrides.pop(name) for name in own & set(overrides)}
+        checkpoint = Checkpoint(id_or_folder, overrides if config is None else config.to_dict(), **where)
+        if config is None:
+            config = BeitConfig.of(checkpoint, **overrides)
+        elif overrides:
+            config = config.replace(**overrides)
+        with torch.inference_mode(False):  # what is loaded within it may be trained outside
+            with torch.device("meta"):
+                model = cls(config, **arguments)
+            model.fill(
+                checkpoint.tensors,
+                dialect=checkpoint.dialect,
+                grid=checkpoint.grid,
+                ignore_mismatched_sizes=ignore_mismatched_sizes,
+            )
+        dtype = _as_dtype(torch_dtype, config)
+        report = model.load_report
+        if report:
+            level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
+            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
+        return model.to(dtype).eval()
+
+    def fill(
+        self,
+        disk: dict[str, np.ndarray],
+        *,
+        dialect: names.Dialect = "hf",
+        grid: tuple[int, int] | None = None,
+        ignore_mismatched_sizes: bool = False,
+    ) -> None:
+        """Take parameters from tensors by their names in `dialect`, initialise the rest, and leave a `load_report`.
+
+        Positions of another `grid` of patches than the config's are resized.
+
+        Raises:
+            CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
+        """
+        own = self.state_dict()  # with the statistics of batch norms
+        wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
+        found, report = names.fit(
+            disk,
+            wanted,
+            model=type(self).__name__,
+            dialect=dialect,
+            grids=None if grid is None else (grid, self.config.grid),
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+        )
+        state = {
+            name: torch.from_numpy(np.require(array, requirements="W")).to(
+                torch.float32 if own[name].is_floating_point() else own[name].dtype
+            )
+            for name, array in found.items()
+        }
+        missing = set(wanted) - set(state)
+        for name in missing:
+            dtype = torch.float32 if own[name].is_floating_point() else own[name].dtype
+            state[name] = torch.empty(wanted[name], dtype=dtype)
+        self.load_state_dict(state, assign=True)
+        self.requires_grad_(True)  # assign leaves the tensors' own flag
+        for module in self.modules():
+            reset = getattr(module, "reset_buffers", None)
+            if callable(reset):
+                reset()
+        self.init_weights(only=missing)
+        self.load_report = report
+
+    def disk_tensors(self) -> dict[str, np.ndarray]:
+        """All parameters in the disk dialect, as arrays (bfloat16 as float32, which is exact)."""
+        state = {}
+        for name, value in self.state_dict().items():
+            value = value.detach().cpu()
+            state[name] = (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
+        return names.to_disk(state)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: int | str = "5GB") -> None:
+        """Write config.json and model.safetensors, each atomically, with the reference's tensor names.
+
+        Args:
+            folder: made if it does not exist.
+            max_shard_size: bytes, or text like `500MB`; larger models are split into shards.
+
+        Raises:
+            CheckpointError: it could not be written; what was there before is untouched.
+        """
+        path = Path(folder)
+        if path.is_file():
+            raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
+        config = self.config.replace(architectures=[type(self).__name__])
+        hub.write_weights(path, self.disk_tensors(), hub.as_bytes(max_shard_size))
+        config.save_pretrained(path)
+
+    def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
+        """Upload the model to the Hub: `model.push_to_hub("owner/name")`.
+
+        Args:
+            repo_id: `owner/name`; made if it does not exist.
+            **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            CheckpointError: the Hub refused, or was not reached.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return hub.upload_folder(folder, repo_id, **keywords)
+
+
+def _as_dtype(choice: torch.dtype | str | None, config: BeitConfig) -> torch.dtype:
+    if choice == "auto":
+        choice = config.extra.get("torch_dtype") or config.extra.get("dtype")
+    if choice is None:
+        return torch.float32
+    dtype = getattr(torch, choice.removeprefix("torch."), None) if isinstance(choice, str) else choice
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ConfigError(f"torch_dtype is {choice!r}; choose float32, bfloat16, float16, float64 or auto.")
+    return dtype

@@ -1,0 +1,77 @@
+"""Devices as a mesh of two axes: `data` shares the batch, `model` shares each layer's matrices (Megatron's way: Shoeybi et
+al. 2019, arXiv 1909.08053). XLA puts in the communication."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from beit.config import BeitConfig
+from beit.core.errors import ConfigError
+
+# Module → axis of its kernel that is split. What comes out of the first three in parts (heads, hidden units, codes) goes into
+# proj and fc2 in parts: each layer adds up over the devices twice.
+_SPLIT = {"qkv": -1, "fc1": -1, "lm_head": -1, "proj": 0, "fc2": 0}
+
+
+def make_mesh(model_parallel: int = 1) -> Mesh:
+    """All devices of this process, as `(devices / model_parallel, model_parallel)`.
+
+    Raises:
+        ConfigError: `model_parallel` does not divide their number.
+    """
+    devices = jax.devices()
+    if len(devices) % model_parallel:
+        raise ConfigError(f"{len(devices)} devices cannot be divided into groups of {model_parallel} (model_parallel).")
+    return Mesh(np.array(devices).reshape(-1, model_parallel), ("data", "model"))
+
+
+def check_mesh(mesh: Mesh, config: BeitConfig, batch_size: int, accumulate: int = 1) -> None:
+    """Raises ConfigError when a model or a batch cannot be divided among the devices."""
+    data, model = mesh.shape["data"], mesh.shape["model"]
+    for name in ("num_attention_heads", "intermediate_size"):
+        if getattr(config, name) % model:
+            raise ConfigError(f"{name} is {getattr(config, name)}, which model_parallel ({model}) does not divide.")
+    if batch_size % (data * accumulate):
+        parts = f" in {accumulate} parts" if accumulate > 1 else ""
+        raise ConfigError(
+            f"A batch of {batch_size}{parts} cannot be divided among {data} devices. Choose a multiple of "
+            f"{data * accumulate}, or let fewer devices be seen (CUDA_VISIBLE_DEVICES, JAX_PLATFORMS=cpu)."
+        )
+
+
+def parameter_shardings(mesh: Mesh, params: Any) -> Any:
+    """Where each parameter of a tree lies: split along `model`, or whole on each device."""
+    size = mesh.shape["model"]
+
+    def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [str(step.key) for step in path]
+        spec: list[str | None] = [None] * leaf.ndim
+        axis = _split_axis(names)
+        if axis is not None and leaf.shape[axis] % size == 0:  # a codebook of any size may stay whole
+            spec[axis] = "model"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def _split_axis(names: list[str]) -> int | None:
+    module, leaf = (names[-2] if len(names) > 1 else ""), names[-1]
+    if leaf in ("q_bias", "v_bias", "table"):  # of each head
+        return -1
+    if leaf == "kernel":
+        return _SPLIT.get(module)
+    return -1 if leaf == "bias" and _SPLIT.get(module) == -1 else None
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Of arrays `(parts, images of a part, …)`: the images of each part are shared."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """On each device, all of it."""
+    return NamedSharding(mesh, PartitionSpec())

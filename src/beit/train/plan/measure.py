@@ -1,0 +1,207 @@
+"""What a few real steps of a run take: seconds, memory, bytes. In a temporary folder, which is removed (`beit plan`).
+
+The measured steps begin after those in which caches fill and the workers' queues, filled in advance, run empty: where images
+are read more slowly than they are used, only later steps tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from beit.core.errors import DataError, require
+from beit.train.settings import FinetuneSettings, PretrainSettings, RunSettings, SegmentSettings, TokenizerSettings
+
+_SETTLING = 2  # first steps that are slower: memory is asked for, kernels are chosen
+_QUEUED = 2  # batches that each worker has ready before the first step (PyTorch's prefetch_factor)
+
+
+@dataclass
+class Measurement:
+    """What a few real steps took on this machine.
+
+    Attributes:
+        seconds: of each measured step.
+        skipped: steps before them.
+        start: seconds before the first step: images listed, model made, workers started.
+        save: seconds to write a checkpoint.
+        data_wait: part of the time in which a step waits for its images.
+        checkpoint: bytes of a checkpoint.
+        model: bytes of the model that a finished run leaves beside its checkpoints.
+        line: bytes of a line of the log, TensorBoard's included.
+        memory: most bytes in use: of the GPU, or of this process and its workers.
+        memory_of: what `memory` is of: "GPU" or "processes".
+        memory_there: how many bytes there are in all.
+    """
+
+    seconds: list[float]
+    skipped: int
+    start: float
+    save: float
+    data_wait: float
+    checkpoint: int
+    model: int
+    line: int
+    memory: int
+    memory_of: str
+    memory_there: int
+
+
+def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurement:
+    """Run some steps in a temporary folder beside the output, on one device, and remove it.
+
+    The learning rate is so small that a run which would start with a warm-up cannot come to grief without one.
+
+    Raises:
+        DataError: no folder can be made there.
+        BeitError: as the run itself would.
+    """
+    skipped = _SETTLING + _QUEUED * settings.workers
+    changes: dict[str, Any] = {
+        "batch_size": settings.batch_size // devices,
+        "steps": skipped + steps,
+        "log_every": 1,
+        "save_every": 10**9,
+        "learning_rate": settings.learning_rate * 1e-6,
+        "min_learning_rate": 0.0,
+        "resume": "never",
+    }
+    known = {item.name for item in dataclasses.fields(settings)}
+    changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
+    with _folder_beside(settings.output) as folder, _Memory() as memory:
+        output = folder / settings.output.name
+        began = time.time()
+        lines = train_some(dataclasses.replace(settings, output=output, **changes))
+        ended = time.time()
+        log = output / "log.jsonl"
+        written = log.stat().st_mtime  # the checkpoint comes after the last line
+        checkpoint = sum(map(bytes_of, output.glob("checkpoint-*")))
+        logged = bytes_of(log) + bytes_of(output / "tensorboard")
+        model = bytes_of(output) - checkpoint - logged
+    images = min(changes["batch_size"], images_in_epoch(settings) or changes["batch_size"])
+    seconds = [images / line["images_per_second"] for line in lines]
+    return Measurement(
+        seconds=seconds[skipped:],
+        skipped=skipped,
+        start=max(written - began - sum(seconds), 0.0),
+        save=max(ended - written, 0.0) * checkpoint / max(checkpoint + model, 1),
+        data_wait=sum(line.get("data_wait", 0.0) for line in lines[skipped:]) / steps,
+        checkpoint=checkpoint,
+        model=model,
+        line=round(logged / len(lines)),
+        memory=memory.most,
+        memory_of=memory.of,
+        memory_there=memory.there,
+    )
+
+
+class _Memory(threading.Thread):
+    """Looks ten times a second at how much memory this process and its workers use.
+
+    Attributes:
+        most: bytes; on a GPU those of tensors, in which memory that PyTorch keeps for later is not counted.
+        of: "GPU" or "processes".
+        there: bytes in all.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.psutil = require("psutil", "train", "beit plan")
+        self.process, self.done, self.most = self.psutil.Process(), threading.Event(), 0
+        self.of, self.there = "processes", int(self.psutil.virtual_memory().total)
+
+    def run(self) -> None:
+        while not self.done.wait(0.1):
+            self.look()
+
+    def look(self) -> None:
+        """Note what is used now."""
+        used = 0
+        for process in (self.process, *self.process.children(recursive=True)):
+            with contextlib.suppress(self.psutil.Error):  # a worker that has ended meanwhile
+                used += process.memory_info().rss
+        self.most = max(self.most, used)
+
+    def __enter__(self) -> _Memory:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        import torch
+
+        self.done.set()
+        self.join()
+        self.look()  # a run of few small steps may be over before the first look
+        if torch.cuda.is_available():
+            self.most, self.of = torch.cuda.max_memory_allocated(), "GPU"
+            self.there = torch.cuda.get_device_properties(0).total_memory
+
+
+def train_some(settings: RunSettings) -> list[dict[str, float]]:
+    """The lines of the log of a run, by the function that its command calls."""
+    if isinstance(settings, PretrainSettings):
+        from beit.train.pretrain import pretrain
+
+        return pretrain(settings)
+    if isinstance(settings, FinetuneSettings):
+        from beit.train.finetune import finetune
+
+        return finetune(settings)[0]
+    if isinstance(settings, SegmentSettings):
+        from beit.train.segmentation import segment
+
+        return segment(settings)[0]
+    from beit.train.tokenizer import train_tokenizer
+
+    assert isinstance(settings, TokenizerSettings)
+    return train_tokenizer(settings)
+
+
+@contextlib.contextmanager
+def _folder_beside(output: Path) -> Iterator[Path]:
+    """A temporary folder on the output's disk, so that writing takes as long and /tmp, often memory, is spared."""
+    parent = existing_folder(output.absolute().parent)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".beit-plan-", dir=parent)
+    except OSError as error:
+        raise DataError(f"No folder can be made in {parent}: {error.strerror or error}.") from error
+    with folder as name:
+        yield Path(name)
+
+
+def existing_folder(path: Path) -> Path:
+    """The path, or the nearest folder above it that there is."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def bytes_of(path: Path) -> int:
+    """Bytes of a file, or of all files below a folder."""
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+
+
+def images_in_epoch(settings: RunSettings) -> int | None:
+    """Images of one pass; None where nobody knows. Raises DataError where there are none."""
+    from beit.data.sources import open_images
+    from beit.data.sources.images import FolderImages
+    from beit.data.sources.stream import Stream
+
+    if str(settings.images).startswith("embedded:"):
+        return None
+    if isinstance(settings, FinetuneSettings) and settings.labels_per_class is not None:
+        return settings.labels_per_class * len(FolderImages(settings.images, labelled=True).classes)
+    found = open_images(settings.images)
+    return settings.images_per_epoch or found.shards.total if isinstance(found, Stream) else len(found)

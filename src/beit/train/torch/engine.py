@@ -1,0 +1,305 @@
+"""A PyTorch model in training: on its device, copied (DDP) or split (FSDP) over processes, compiled, in reduced precision.
+
+DDP and process groups are Accelerate's. FSDP is PyTorch's `fully_shard` itself, which is what Accelerate calls on GPUs and
+which, unlike Accelerate, also works on CPUs, so that tests can hold it against one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from beit.checkpoints import hub
+from beit.core.errors import CheckpointError, ConfigError
+from beit.train.run import Run
+from beit.train.torch.distributed import Accelerated
+from beit.train.torch.ema import Average, local
+
+OPTIMIZER_FILE = "optimizer.pt"
+AVERAGE_FILE = "ema.pt"
+SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
+
+Batch = dict[str, Tensor]  # on the device
+Metrics = dict[str, Tensor]
+Loss = Callable[[nn.Module, Batch, int], tuple[Tensor, Metrics]]
+
+
+def precision(choice: str, device: torch.device) -> torch.dtype | None:
+    """The autocast type, or None. "auto" takes bfloat16 where the device multiplies it natively.
+
+    Raises:
+        ConfigError: there is no such choice.
+    """
+    if choice not in ("auto", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"Unknown precision {choice!r}. Choose auto, fp32, bf16 or fp16.")
+    if choice == "fp32":
+        return None
+    if choice in ("bf16", "fp16"):
+        return torch.bfloat16 if choice == "bf16" else torch.float16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
+    return torch.bfloat16 if device.type == "cpu" and asked is not None and asked() else None
+
+
+def number_of_images(batch: Batch) -> Tensor:
+    """The weight of a batch whose loss is a mean over images."""
+    first = next(iter(batch.values()))
+    return torch.tensor(float(len(first)), device=first.device)
+
+
+class TorchEngine:
+    """`engine.Engine` of a PyTorch model.
+
+    Args:
+        run: device, processes and settings.
+        model: with its weights; moved to the device.
+        optimizer: makes the optimiser over the model's parameters, in groups as `torch_optim.parameter_groups` gives them;
+            called when they are where they stay.
+        loss: (model, batch, step) → (mean loss, metrics, also means).
+        weight: how many terms the mean of a batch is over, (); parts of a batch and processes count by it, so that they
+            give the mean over the whole batch.
+
+    Raises:
+        ConfigError: the model cannot do what the settings say.
+        CheckpointError: the checkpoint's optimiser is damaged or another's.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        model: nn.Module,
+        optimizer: Callable[[], torch.optim.Optimizer],
+        loss: Loss,
+        weight: Callable[[Batch], Tensor] = number_of_images,
+    ) -> None:
+        settings = run.settings
+        self.run, self.model, self.loss, self.weight = run, model, loss, weight
+        processes = cast(Accelerated, run.processes)
+        self.accelerator, self.device = processes.accelerator, processes.device
+        self.immediate = self.device.type == "cpu"
+        self.dtype = precision(settings.precision, self.device)
+        if settings.gradient_checkpointing:
+            enable = getattr(model, "gradient_checkpointing_enable", None)
+            if enable is None:
+                raise ConfigError("A tokenizer has no gradient checkpointing; leave it out and accumulate instead.")
+            enable()
+        if settings.compile:
+            # The encoder is where the time goes. Around it shapes follow from masks, at which a compiler stops.
+            body: Any = getattr(model, "beit", model)
+            body.encoder.compile()
+        self.split = settings.shard and run.world > 1
+        self._whole: nn.Module | None = None
+        self.module: nn.Module
+        if self.split:
+            self._whole = copy.deepcopy(model) if run.main else None
+            self.module = shard(model.to(self.device))
+        else:
+            self.module = self.accelerator.prepare(model)
+        self.optimizer = optimizer()
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
+        self.average = Average(model, settings.ema) if settings.ema else None
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def step(self, batch: Mapping[str, Any], step: int, rate: float, weight_decay: float | None) -> Metrics:
+        """Batch to the device → in parts: loss, backward → clip → AdamW → average."""
+        settings = self.run.settings
+        # Dropout and drop path of a step follow from its number: a resumed run draws the same.
+        torch.manual_seed(hash((settings.seed, step, self.run.rank)) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
+            if weight_decay is not None and group["decays"]:
+                group["weight_decay"] = weight_decay
+        there = {name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in batch.items()}
+        metrics = self._gradients(there, step)
+        metrics["gradient_norm"] = self._clip(settings.clip or math.inf)
+        self._finite &= torch.isfinite(metrics["loss"])
+        if self.scaler is None:  # with one, a gradient may overflow: the step is left out and the scale lowered
+            self._finite &= torch.isfinite(metrics["gradient_norm"])
+        self._update(step)
+        return metrics
+
+    def _gradients(self, batch: Batch, step: int) -> Metrics:
+        """Add the gradients of the mean loss over the whole batch, over parts and processes; this process's metrics."""
+        parts = [
+            dict(zip(batch, values, strict=True))
+            for values in zip(*(value.chunk(self.run.settings.accumulate) for value in batch.values()), strict=True)
+        ]
+        weights = torch.stack([self.weight(part) for part in parts])
+        total = weights.sum()
+        if self.run.world > 1:
+            total = self.accelerator.reduce(total, reduction="mean")  # DDP and FSDP take the mean over processes
+        sums: Metrics = {}
+        for number, part in enumerate(parts):
+            share = weights[number] / total
+            with self._autocast():
+                loss, metrics = self.loss(self.module, part, step)
+            self._backward(loss * share, last=number == len(parts) - 1)
+            for name, value in {"loss": loss, **metrics}.items():
+                value = value.detach().float() * share
+                sums[name] = sums[name] + value if name in sums else value
+        return sums
+
+    def _autocast(self) -> Any:
+        """Products in the run's precision."""
+        return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradients; between processes after the `last` part of a batch only."""
+        loss = self.scaler.scale(loss) if self.scaler is not None else loss
+        if self.split:
+            self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
+        with contextlib.nullcontext() if last or self.split else self.accelerator.no_sync(self.module):
+            loss.backward()
+
+    def _clip(self, most: float) -> Tensor:
+        """Scale the gradient down to the norm `most` (inf: leave it); its norm before that, ()."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _update(self, step: int) -> None:
+        """One step of the optimiser (left out by fp16 where a gradient overflowed), and of the average."""
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(step)
+
+    def finite(self) -> bool:
+        """Whether all losses and gradients were numbers, and fp16 has found a scale for them."""
+        return bool(self._finite) and (self.scaler is None or self.scaler.get_scale() >= 1)
+
+    def finite_weights(self) -> bool:
+        """Whether all weights are numbers, in all processes."""
+        finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.model.parameters())
+        return not (self.run.processes.any(not finite) if self.split else not finite)
+
+    def train_mode(self) -> None:
+        """Ready for steps."""
+        self.module.train()
+
+    # --- what is saved --------------------------------------------------------------------------------------------
+
+    def whole(self) -> nn.Module | None:
+        """The model with all its weights, in the main process; all processes must ask."""
+        if not self.split:
+            return self.model if self.run.main else None
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if self._whole is None:
+            return None
+        self._whole.load_state_dict(state, assign=True)
+        return self._whole
+
+    def averaged(self) -> AbstractContextManager[None] | None:
+        """For as long as the `with` lasts, `whole` has the averaged weights; None where weights are not averaged."""
+        return None if self.average is None else self._averaged(self.average)
+
+    @contextlib.contextmanager
+    def _averaged(self, average: Average) -> Iterator[None]:
+        with average.applied():
+            yield
+        self.whole()  # the weights of the last step again
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write optimiser and average into a checkpoint's folder; all processes take part when the model is split.
+
+        Returns:
+            What goes into state.json.
+        """
+        if self.split:
+            from torch.distributed.checkpoint import FileSystemWriter
+            from torch.distributed.checkpoint import save as save_shards
+
+            save_shards(self._shards(), storage_writer=FileSystemWriter(folder / SHARDS))
+        elif self.run.main:
+            write(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
+            if self.average is not None:
+                write(folder / AVERAGE_FILE, self.average.weights)
+        return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+
+    def load(self, folder: Path, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint's optimiser and average. Raises CheckpointError when they are damaged."""
+        try:
+            if self.split:
+                from torch.distributed.checkpoint import FileSystemReader
+                from torch.distributed.checkpoint import load as load_shards
+                from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+                found = self._shards()
+                load_shards(found, storage_reader=FileSystemReader(folder / SHARDS))
+                set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
+                if self.average is not None:
+                    self.average.weights = found["ema"]
+            else:
+                self.optimizer.load_state_dict(read(folder / OPTIMIZER_FILE))
+                if self.average is not None:
+                    self.average.weights = {k: v.to(self.device) for k, v in read(folder / AVERAGE_FILE).items()}
+        except (ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
+        if self.scaler is not None and "scaler" in state:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _shards(self) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+        parts: dict[str, Any] = {"optimizer": get_optimizer_state_dict(self.model, self.optimizer)}
+        if self.average is not None:
+            parts["ema"] = self.average.weights
+        return parts
+
+
+def shard(model: nn.Module) -> nn.Module:
+    """Split the parameters of each layer, then the rest, over all processes: a layer is whole only while it computes."""
+    from torch.distributed.fsdp import fully_shard
+
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def check(folder: Path) -> None:
+    """Whether the training state in a checkpoint can be read. Raises CheckpointError."""
+    if not (folder / SHARDS / ".metadata").is_file():
+        read(folder / OPTIMIZER_FILE)
+    if (folder / AVERAGE_FILE).exists():
+        read(folder / AVERAGE_FILE)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote, without running anything in it. Raises CheckpointError when it is damaged."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different type for nearly every kind of damage
+        raise CheckpointError(f"{path} is missing or damaged ({type(error).__name__}).") from error
+
+
+def write(path: Path, value: Any) -> None:
+    """`torch.save`, atomically. Raises OSError or CheckpointError when it cannot be written."""
+    with hub.atomic_path(path) as temporary:
+        try:
+            torch.save(value, temporary)
+        except RuntimeError as error:  # torch's writer reports a full disk so
+            raise OSError(28, str(error)) from error

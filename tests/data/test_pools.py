@@ -1,0 +1,130 @@
+"""Who makes the batches makes no difference to them; workers that are killed, fail or are left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from beit.core.errors import TrainingError
+from beit.data.workers import processes
+from beit.data.workers.processes import in_processes
+from beit.data.workers.protocol import Made
+
+COUNT = 7
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """COUNT batches; what goes wrong, and in which, is said by `trouble`."""
+
+    trouble: tuple[str, int] = ("none", -1)
+
+    def batches(self, worker: int, workers: int) -> Iterator[Made]:
+        for number in range(worker, COUNT, workers):
+            kind, when = self.trouble
+            if number == when and kind == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if number == when and kind == "fails":
+                raise ZeroDivisionError("oh")
+            if number == when and kind == "wrong":
+                yield Made(None, ["seen"], ("DataError", "no more"))
+                return
+            rng = np.random.default_rng(number)
+            arrays = {"x": rng.standard_normal((2, 3, 5)).astype("f4"), "mask": rng.random((2, 4)) < 0.5}
+            yield Made({**arrays, "empty": np.zeros((2, 0), np.int64)}, [f"note {number}"], None, {"n": number}, number)
+
+
+def all_of(pool: Any, workers: int, **trouble: Any) -> list[Made]:
+    return list(pool(Numbers(**trouble), workers))
+
+
+@pytest.fixture(autouse=True)
+def _no_block_is_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Shared memory, where a system shows it as files; other processes may have blocks of their own there."""
+    mark = f"{os.getpid():06x}{abs(hash(request.node.name)) % 0xFFFF:04x}"
+    monkeypatch.setattr(processes.secrets, "token_hex", lambda _: mark)
+    yield
+    assert not list(Path("/dev/shm").glob(f"*{mark}*"))
+
+
+@pytest.fixture(scope="module")
+def wanted() -> list[Made]:
+    return list(Numbers().batches(0, 1))
+
+
+def same(found: list[Made], wanted: list[Made]) -> None:
+    assert len(found) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours._replace(batch=None) == theirs._replace(batch=None)
+        assert list(ours.batch) == list(theirs.batch)
+        for name, array in theirs.batch.items():
+            mine = np.asarray(ours.batch[name])
+            assert mine.dtype == array.dtype
+            assert np.array_equal(mine, array)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_processes_make_the_same_batches_in_order(wanted: list[Made], workers: int) -> None:
+    same(all_of(in_processes, workers), wanted)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_torch_workers_make_the_same(wanted: list[Made], workers: int) -> None:
+    torch = pytest.importorskip("torch")
+    from beit.data.workers.torch import in_torch_workers
+
+    found = all_of(in_torch_workers, workers)
+    assert all(isinstance(value, torch.Tensor) for made in found for value in made.batch.values())
+    same(found, wanted)
+
+
+def test_a_killed_worker_is_an_error_with_advice(wanted: list[Made]) -> None:
+    batches = in_processes(Numbers(("killed", 3)), 2)
+    same([next(batches) for _ in range(3)], wanted[:3])
+    with pytest.raises(TrainingError, match=r"Data worker 1 has ended by itself \(SIGKILL\).*--workers.*--resume"):
+        next(batches)
+
+
+def test_a_failure_of_ours_shows_where() -> None:
+    with pytest.raises(RuntimeError, match="Data worker 0 failed") as error:
+        all_of(in_processes, 2, trouble=("fails", 4))
+    assert "ZeroDivisionError: oh" in str(error.value)
+
+
+def test_what_cannot_go_on_is_handed_over_and_ends_all() -> None:
+    found = all_of(in_processes, 2, trouble=("wrong", 3))
+    assert [made.batch is None for made in found] == [False, False, False, True]
+    assert found[-1].error == ("DataError", "no more")
+    assert found[-1].reasons == ["seen"]
+
+
+def test_leaving_early_leaves_nothing_behind() -> None:
+    import multiprocessing
+
+    batches = in_processes(Numbers(), 2)
+    next(batches)
+    workers = [process for process in multiprocessing.active_children() if process.name.startswith("beit-data")]
+    assert len(workers) == 2
+    batches.close()
+    assert not any(process.is_alive() for process in workers)
+
+
+def test_workers_ignore_what_a_scheduler_sends(wanted: list[Made]) -> None:
+    import multiprocessing
+
+    batches = in_processes(Numbers(), 2)
+    found = [next(batches)]
+    for process in multiprocessing.active_children():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            assert process.pid is not None
+            os.kill(process.pid, number)
+    time.sleep(0.1)
+    same([*found, *batches], wanted)

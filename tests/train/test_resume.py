@@ -1,0 +1,377 @@
+"""Runs that are killed, told to stop, damaged, out of disk space or out of numbers: nothing is lost, and going on gives
+what an undisturbed run gives, to the last bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fixtures_runs import log_lines, save_small_model, save_tokenizer, small_run, stripes, weights_of, write_images
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+
+from beit.checkpoints import hub
+from beit.checkpoints import read_weights as weight_files
+from beit.cli import main
+from beit.core.errors import CheckpointError, DataError, TrainingError
+from beit.data.sources.images import ArrayImages
+from beit.train import checkpoint
+from beit.train.finetune import finetune
+from beit.train.pretrain import pretrain
+from beit.train.run import caught_signals
+from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
+from beit.train.tokenizer import train_tokenizer
+from beit.train.torch import engine as torch_engine
+from beit.train.torch import optim as torch_optim
+from beit.train.torch import pretrain as torch_pretrain
+
+
+def trajectory(output: Path) -> list[dict[str, Any]]:
+    """The log without its clock."""
+    lines = log_lines(output)
+    for line in lines:
+        assert line.pop("images_per_second") > 0
+        assert 0 <= line.pop("data_wait") <= 1
+    return lines
+
+
+def same_state(a: Path, b: Path) -> bool:
+    """Whether two checkpoints have the same weights and the same optimiser, bit by bit."""
+    first, second = (torch_engine.read(folder / "optimizer.pt")["state"] for folder in (a, b))
+    equal = all(torch.equal(first[i][name], second[i][name]) for i in first for name in first[i])
+    return weights_of(a) == weights_of(b) and first.keys() == second.keys() and equal
+
+
+def unfinished(output: Path) -> list[Path]:
+    return [path for path in output.rglob("*") if path.name.startswith(".") or path.name.endswith(".tmp")]
+
+
+# --- killed and stopped, as a user's machine does it -------------------------------------------------------------
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "src"}
+    command = [sys.executable, "-m", "beit.cli", *arguments]
+    root = Path(__file__).parents[2]
+    # A session of its own: signals go to all processes of a run, as a terminal or a cluster sends them.
+    return subprocess.Popen(
+        command,
+        cwd=root,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
+    """Until the log has come to `step`."""
+    for _ in range(6000):
+        log = output / "log.jsonl"
+        if log.exists() and log.read_text().count("\n") >= step:
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    pytest.fail(f"step {step} was not reached: {process.communicate()[1][-2000:]}")
+
+
+@pytest.mark.parametrize(("kind", "signum"), [("folder", signal.SIGTERM), ("array", signal.SIGINT)])
+def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, capsys):
+    """SIGKILL at a random moment, --resume, SIGTERM or Ctrl-C, --resume: the same losses and weights."""
+    write_images(tmp_path / "images", 40, spread=2 if kind == "folder" else 0)
+    arguments = ["pretrain", "--images", str(tmp_path / "images"), "--model", str(save_small_model(tmp_path / "model"))]
+    arguments += ["--tokenizer", str(save_tokenizer(tmp_path / "tokenizer")), "--steps", "90", "--batch-size", "8"]
+    arguments += [
+        "--save-every",
+        "10",
+        "--log-every",
+        "1",
+        "--drop-path",
+        "0.3",
+        "--workers",
+        "2",
+        "--precision",
+        "fp32",
+    ]
+    expected, output = tmp_path / "expected", tmp_path / "run"
+    assert main([*arguments, "--output", str(expected)]) == 0
+    arguments += ["--output", str(output)]
+
+    process = start(arguments)
+    wait_for_step(process, output, 11 + int(np.random.default_rng().integers(20)))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "model.safetensors").exists()
+    assert checkpoint.list_checkpoints(output)
+
+    process = start([*arguments, "--resume"])
+    wait_for_step(process, output, 40)
+    os.killpg(process.pid, signum)
+    out, error = process.communicate(timeout=240)
+    assert process.returncode == (130 if signum == signal.SIGINT else 75)  # 75: put it in the queue again
+    saved = checkpoint.list_checkpoints(output)[-1]
+    step = json.loads((saved / "state.json").read_text())["step"]
+    assert 40 <= step < 90
+    assert f"Stopped by {signum.name} after step {step}; saved. Go on with --resume." in error
+    assert "Traceback" not in error
+    assert out == ""
+
+    assert main([*arguments, "--resume"]) == 0
+    assert trajectory(output) == trajectory(expected)
+    assert len(trajectory(output)) == 90
+    assert weights_of(output) == weights_of(expected)
+    assert same_state(output / "checkpoint-000090", expected / "checkpoint-000090")
+    assert not unfinished(output)
+
+    # Once more, after the end: nothing changes.
+    before, log = weights_of(output), log_lines(output)
+    capsys.readouterr()
+    assert main([*arguments, "--resume"]) == 0
+    assert "Saved" in capsys.readouterr().out
+    assert weights_of(output) == before
+    assert log_lines(output) == log
+
+
+def test_a_second_signal_is_not_held_back(request):
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
+    before = signal.getsignal(signal.SIGINT)
+    with caught_signals() as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# --- resuming, within this process -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parts(tmp_path) -> dict[str, Any]:
+    return small_run(tmp_path, save_every=2, steps=6, learning_rate=1e-2)
+
+
+IMAGES = ArrayImages(*stripes(24), ["flat", "upright"])
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "finetune"])
+def test_the_other_runs_resume_exactly_too(tmp_path, kind):
+    """Gumbel noise, mixing, erasing and drop path of a step do not depend on the steps before it."""
+
+    def run(output: Path, resume: bool = False) -> None:
+        shared: dict[str, Any] = {
+            "images": tmp_path,
+            "output": output,
+            "batch_size": 8,
+            "precision": "fp32",
+            "resume": "auto" if resume else "never",
+        }
+        shared |= {"steps": 6, "log_every": 1, "save_every": 3}
+        if kind == "tokenizer":
+            train_tokenizer(TokenizerSettings(**shared, image_size=8, factor=2, vocab_size=8, width=8), IMAGES)
+        else:
+            model = {"model": str(tmp_path / "model"), "drop_path": 0.5, "mixup": 0.8, "cutmix": 1.0, "erase": 0.5}
+            finetune(FinetuneSettings(**shared, **model), IMAGES)
+
+    save_small_model(tmp_path / "model")
+    run(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoint-000006")
+    (tmp_path / "cut/model.safetensors").unlink()
+    with open(tmp_path / "cut/log.jsonl", "a") as file:
+        file.write('{"step": 7, "lo')  # cut in the middle of a line
+    run(tmp_path / "cut", resume="auto")
+    assert trajectory(tmp_path / "cut") == trajectory(tmp_path / "whole")
+    assert same_state(tmp_path / "cut/checkpoint-000006", tmp_path / "whole/checkpoint-000006")
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+
+
+def test_resuming_with_other_settings_is_refused(parts):
+    pretrain(PretrainSettings(**parts), IMAGES)
+    changed = {**parts, "resume": "auto", "learning_rate": 3e-3, "seed": 4, "log_every": 5}
+    with pytest.raises(TrainingError) as error:
+        pretrain(PretrainSettings(**changed), IMAGES)
+    assert "learning_rate: 0.01 then, 0.003 now" in str(error.value)
+    assert "seed: 0 then, 4 now" in str(error.value)
+    assert "log_every" not in str(error.value)
+    with pytest.raises(DataError, match=r"already holds a run\. Go on with it by --resume"):
+        pretrain(PretrainSettings(**parts), IMAGES)
+
+
+def test_resuming_where_nothing_is_starts(parts):
+    history = pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
+    assert [line["step"] for line in history] == [1, 2, 3, 4, 5, 6]
+    # A run that died before its first checkpoint starts again, and its log with it.
+    output = parts["output"]
+    for folder in checkpoint.list_checkpoints(output):
+        shutil.rmtree(folder)
+    (output / "config.json").unlink()  # with it, the folder would be a finished run, and not be trained over
+    again = pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
+    assert [line["loss"] for line in again] == [line["loss"] for line in history]
+    assert len(log_lines(output)) == 6
+
+
+@pytest.mark.parametrize("victim", ["model.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "gone", "noise"])
+def test_a_damaged_checkpoint_is_passed_over(parts, victim, damage):
+    output = parts["output"]
+    pretrain(PretrainSettings(**parts), IMAGES)
+    weights, log = weights_of(output), trajectory(output)
+    path = output / "checkpoint-000006" / victim
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "noise":
+        path.write_bytes(np.random.default_rng(0).bytes(path.stat().st_size))
+    else:
+        path.unlink()
+    found = checkpoint.last(output, torch_engine.check)
+    assert found is not None
+    assert found[0].name == "checkpoint-000004"
+    assert found[1]["step"] == 4
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
+    assert weights_of(output) == weights
+    assert trajectory(output) == log
+    assert checkpoint.last(output, torch_engine.check)[0].name == "checkpoint-000006"
+
+
+def test_no_readable_checkpoint_is_an_error(parts):
+    output = parts["output"]
+    pretrain(PretrainSettings(**parts), IMAGES)
+    for folder in checkpoint.list_checkpoints(output):
+        (folder / "optimizer.pt").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match="No checkpoint can be read") as error:
+        pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
+    assert "checkpoint-000004" in str(error.value)
+    assert "checkpoint-000006" in str(error.value)
+    assert checkpoint.last(output / "elsewhere", torch_engine.check) is None
+
+
+# --- full disks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["torch.save", "torch.save (RuntimeError)", "rename", "weights", "mkdir"])
+def test_a_full_disk_leaves_earlier_checkpoints(parts, monkeypatch, where):
+    output = parts["output"]
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def refuse(*args: Any, **keywords: Any) -> Any:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0") if "Runtime" in where else full
+
+    real_save = checkpoint.save
+
+    def save(folder: Path, step: int, *rest: Any) -> Path:
+        if step == 4:  # from here on the disk is full
+            if "torch.save" in where:
+                monkeypatch.setattr(torch, "save", refuse)
+            elif where == "rename":
+                monkeypatch.setattr(os, "replace", refuse)
+            elif where == "weights":
+                monkeypatch.setattr(hub, "_save", refuse)
+            else:
+                monkeypatch.setattr(Path, "mkdir", refuse)
+        return real_save(folder, step, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", save)
+        with pytest.raises(CheckpointError, match="could not be written") as error:
+            pretrain(PretrainSettings(**parts), IMAGES)
+    monkeypatch.undo()
+    assert "space" in str(error.value)
+    assert [path.name for path in checkpoint.list_checkpoints(output)] == ["checkpoint-000002"]
+    assert not unfinished(output)
+    # With space again, it goes on.
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)
+    undisturbed = {**parts, "output": output.parent / "undisturbed"}
+    pretrain(PretrainSettings(**undisturbed), IMAGES)
+    assert weights_of(output) == weights_of(undisturbed["output"])
+    assert trajectory(output) == trajectory(undisturbed["output"])
+
+
+@pytest.mark.parametrize(("limit", "victim"), [(30_000, "model.safetensors"), (2_500, "The log in")])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
+def test_files_that_the_system_refuses_to_write(parts, limit, victim, capsys):
+    """The real thing: the kernel lets no file grow beyond a limit."""
+    parts = {**parts, "steps": 40, "save_every": 39}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(CheckpointError) as error:
+            pretrain(PretrainSettings(**parts), IMAGES)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert victim in str(error.value)
+    assert "could not be written" in str(error.value)
+    assert not unfinished(parts["output"])
+    assert pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)[-1]["step"] == 40
+    assert len(log_lines(parts["output"])) == 40
+
+
+# --- numbers that are none ---------------------------------------------------------------------------------------
+
+
+def all_finite(folder: Path) -> bool:
+    return all(np.isfinite(array).all() for array in weight_files.read_tensors(folder / "model.safetensors").values())
+
+
+def test_a_run_that_diverges_stops_and_says_where(parts):
+    output = parts["output"]
+    parts |= {"learning_rate": 1e30, "warmup": 0.5, "clip": 0.0, "save_every": 1, "keep": 9}
+    with pytest.raises(TrainingError) as error:
+        pretrain(PretrainSettings(**parts), IMAGES)
+    assert "not finite at step 3" in str(error.value)  # step 1 has the rate 0, step 2 throws the weights away
+    assert "learning rate 6.7e+29" in str(error.value)
+    assert str(output / "checkpoint-000002") in str(error.value)
+    assert "lower learning rate" in str(error.value)
+    found = checkpoint.list_checkpoints(output)
+    assert [path.name for path in found] == ["checkpoint-000001", "checkpoint-000002"]
+    assert all(all_finite(folder) for folder in found)
+    assert not (output / "model.safetensors").exists()
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_checkpoint(parts, monkeypatch):
+    """The loss may still be finite when its gradient is not; one step later all weights would be NaN."""
+    calls = 0
+
+    def spoil(gradient: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return gradient * float("nan") if calls == 4 else gradient
+
+    def adamw(groups: Any, beta2: float) -> Any:
+        groups[0]["params"][0].register_hook(spoil)
+        return torch_optim.adamw(groups, beta2)
+
+    monkeypatch.setattr(torch_pretrain, "adamw", adamw)
+    with pytest.raises(TrainingError, match="not finite at step 4"):
+        pretrain(PretrainSettings(**parts), IMAGES)
+    found = checkpoint.list_checkpoints(parts["output"])
+    assert [path.name for path in found] == ["checkpoint-000002"]
+    assert all_finite(found[0])
+    monkeypatch.undo()
+    pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)  # the trouble has gone: it goes on from there
+    assert all_finite(parts["output"])
+
+
+def test_diverging_before_the_first_checkpoint(parts):
+    parts |= {"learning_rate": 1e30, "warmup": 0.0}
+    with pytest.raises(TrainingError, match="There was no checkpoint yet"):
+        pretrain(PretrainSettings(**parts), IMAGES)
+    assert not checkpoint.list_checkpoints(parts["output"])

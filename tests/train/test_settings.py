@@ -1,0 +1,155 @@
+"""Settings of runs: to JSON and back, what may differ on a resume, what is refused, and that --help explains them."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from beit.cli import settings as cli_settings
+from beit.core.errors import CheckpointError, ConfigError
+from beit.train import recipes
+from beit.train import settings as module
+from beit.train.settings import (
+    FinetuneSettings,
+    PretrainSettings,
+    RunSettings,
+    TokenizerSettings,
+    differences,
+    from_dict,
+)
+
+NEEDED: dict[type[RunSettings], dict[str, Any]] = {
+    TokenizerSettings: {},
+    PretrainSettings: {"tokenizer": "runs/tokenizer"},
+    FinetuneSettings: {"model": "tiny"},
+}
+
+
+def make(kind: type[RunSettings], **changes: Any) -> RunSettings:
+    return kind(**{"images": Path("photos"), "output": Path("runs/x"), **NEEDED[kind], **changes})
+
+
+@pytest.mark.parametrize("kind", NEEDED)
+def test_round_trip_through_json(kind):
+    changes: dict[str, Any] = {"steps": 7, "crop_scale": (0.25, 0.75), "learning_rate": 1e-4, "resume": "auto"}
+    if kind is FinetuneSettings:
+        changes["validation"] = Path("photos/held_out")
+    for settings in (make(kind), make(kind, **changes)):
+        back = from_dict(kind, json.loads(json.dumps(settings.to_dict())))
+        assert back == settings
+        assert type(back) is kind
+        assert isinstance(back.images, Path)
+        assert isinstance(back.crop_scale, tuple)
+        for name in ("tokenizer", "model"):  # these may be Hub ids: they stay text
+            if hasattr(back, name):
+                assert isinstance(getattr(back, name), str)
+        assert differences(json.loads(json.dumps(settings.to_dict())), settings.to_dict()) == []
+
+
+def test_saved_settings_are_checked():
+    values = make(PretrainSettings).to_dict()
+    with pytest.raises(CheckpointError, match="unknown fields: colour, shape"):
+        from_dict(PretrainSettings, {**values, "shape": 1, "colour": 2})
+    values.pop("output")
+    with pytest.raises(CheckpointError, match=r"incomplete: .*output"):
+        from_dict(PretrainSettings, values)
+
+
+def test_differences_name_what_a_resume_must_keep():
+    old = make(PretrainSettings, seed=1, learning_rate=0.0015).to_dict()
+    new = make(PretrainSettings, seed=2, learning_rate=0.5, crop_scale=(0.2, 1.0)).to_dict()
+    assert differences(old, new) == [
+        "crop_scale: [0.08, 1.0] then, [0.2, 1.0] now",
+        "learning_rate: 0.0015 then, 0.5 now",
+        "seed: 1 then, 2 now",
+    ]
+    watched = {"output": Path("elsewhere"), "resume": "auto", "workers": 9, "log_every": 3, "save_every": 4, "keep": 5}
+    assert differences(old, make(PretrainSettings, seed=1, learning_rate=0.0015, **watched).to_dict()) == []
+    assert differences({**old, "gone": 1}, old) == ["gone: 1 then, None now"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        (TokenizerSettings, {"batch_size": 0}, "batch_size is 0"),
+        (TokenizerSettings, {"log_every": 0}, "log_every is 0"),
+        (TokenizerSettings, {"save_every": -1}, "save_every is -1"),
+        (TokenizerSettings, {"keep": 0}, "keep is 0"),
+        (TokenizerSettings, {"steps": 0}, "steps is 0"),
+        (TokenizerSettings, {"epochs": 0}, "epochs is 0"),
+        (TokenizerSettings, {"learning_rate": -1e-9}, "learning_rate must be above 0"),
+        (TokenizerSettings, {"min_learning_rate": -1e-9}, "min_learning_rate"),
+        (TokenizerSettings, {"warmup": 1.0}, r"warmup is 1\.0"),
+        (TokenizerSettings, {"workers": -1}, "workers is -1"),
+        (TokenizerSettings, {"clip": -1}, "clip is -1"),
+        (TokenizerSettings, {"weight_decay": -0.1}, r"weight_decay is -0\.1"),
+        (TokenizerSettings, {"seed": -3}, "seed is -3"),
+        (TokenizerSettings, {"beta2": 1.0}, r"beta2 is 1\.0"),
+        (TokenizerSettings, {"crop_scale": (0.0, 1.0)}, "crop_scale"),
+        (TokenizerSettings, {"min_temperature": 0.0}, "min_temperature"),
+        (PretrainSettings, {"mask_ratio": 0.0}, r"mask_ratio is 0\.0"),
+        (PretrainSettings, {"mask_ratio": 1.0}, r"mask_ratio is 1\.0"),
+        (PretrainSettings, {"crop_scale": (0.5, 0.4)}, "crop_scale"),
+        (PretrainSettings, {"crop_scale": (0.5, 1.4)}, "crop_scale"),
+        (PretrainSettings, {"flip": 1.5}, r"flip is 1\.5"),
+        (PretrainSettings, {"jitter": -0.1}, r"jitter is -0\.1"),
+        (FinetuneSettings, {"layer_decay": 0.0}, r"layer_decay is 0\.0"),
+        (FinetuneSettings, {"layer_decay": 1.1}, r"layer_decay is 1\.1"),
+        (FinetuneSettings, {"crop_scale": (0.0, 0.4)}, "crop_scale"),
+        (FinetuneSettings, {"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        (FinetuneSettings, {"label_smoothing": 1.1}, r"label_smoothing is 1\.1"),
+        (FinetuneSettings, {"erase": -1}, "erase is -1"),
+        (FinetuneSettings, {"mixup": -1}, "mixup and cutmix"),
+        (FinetuneSettings, {"labels_per_class": 0}, "labels_per_class is 0"),
+    ],
+)
+def test_impossible_values_are_refused(kind, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(kind, **changes)
+
+
+def test_learning_rates_left_out_are_the_papers():
+    assert make(PretrainSettings, batch_size=2048).learning_rate == pytest.approx(1.5e-3)
+    assert make(PretrainSettings, batch_size=256).learning_rate == pytest.approx(1.5e-3 / 8)
+    assert make(FinetuneSettings, model="a/folder", batch_size=1024).learning_rate == pytest.approx(4e-3)
+    assert make(FinetuneSettings, model="a/folder", batch_size=64).learning_rate == pytest.approx(4e-3 / 16)
+    assert make(PretrainSettings, learning_rate=0.25).learning_rate == 0.25
+    # What is saved is the rate itself, so that a resumed run keeps it.
+    assert make(PretrainSettings, batch_size=256).to_dict()["learning_rate"] == pytest.approx(1.5e-3 / 8)
+
+
+@pytest.mark.parametrize("source", [module, cli_settings])
+def test_every_field_is_explained(source):
+    """The string below a field is its text in --help."""
+    classes = [node for node in ast.parse(inspect.getsource(source)).body if isinstance(node, ast.ClassDef)]
+    assert len(classes) >= 4
+    for node in classes:
+        assert ast.get_docstring(node), node.name
+        for item, following in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(item, ast.AnnAssign):
+                text = following.value.value if isinstance(following, ast.Expr) else ""
+                assert isinstance(text, str)
+                assert len(text) > 5, f"{node.name}.{item.target.id} has no text"
+                assert text.endswith("."), f"{node.name}.{item.target.id}: {text}"
+
+
+def test_recipes_return_settings_that_fit_together(tmp_path):
+    recipe = recipes.garments(tmp_path, seed=3, length=0.01)
+    assert recipe.pretrain.tokenizer == str(recipe.tokenizer.output)
+    assert recipe.finetune.model == str(recipe.pretrain.output)
+    tuned, scratch = recipe.finetune.to_dict(), recipe.scratch.to_dict()
+    assert {name for name in tuned if tuned[name] != scratch[name]} <= {"model", "output", "layer_decay", "drop_path"}
+    full = recipes.garments(tmp_path)
+    for item in fields(full):
+        short, long = getattr(recipe, item.name), getattr(full, item.name)
+        assert (short.seed, long.seed) == (3, 0)
+        assert 4 <= short.steps < long.steps / 20
+        assert from_dict(type(long), json.loads(json.dumps(long.to_dict()))) == long
+        assert long.output.parent == tmp_path
+    assert recipes.photographs(tmp_path, tmp_path / "t").images == tmp_path

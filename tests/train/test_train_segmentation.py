@@ -1,0 +1,325 @@
+"""Training of segmentation: that it learns, what it starts from, that its numbers are true and that it resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fixtures_runs import log_lines, save_classifier, save_small_model, weights_of
+from fixtures_segment import NAMES, blocks, save_segmenter, write_names, write_segmented
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")
+pytest.importorskip("matplotlib")
+
+import beit
+from beit import BeitConfig, BeitForMaskedImageModeling, BeitForSemanticSegmentation, BeitImageProcessor
+from beit.core.errors import ConfigError, DataError, InputError, TrainingError
+from beit.data.loader import Loader, Order
+from beit.data.sources.images import BadImages
+from beit.data.sources.label_maps import LabelledFolders, LabelRules
+from beit.data.transforms.segmentation import SegmentViews
+from beit.data.workers.torch import in_torch_workers
+from beit.train import recipes
+from beit.train.schedule import learning_rate
+from beit.train.segmentation import pixel_accuracy, segment, segmenter
+from beit.train.settings import SegmentSettings, differences, from_dict
+
+
+@pytest.fixture
+def parts(tmp_path) -> dict[str, Any]:
+    """Settings of a short run from a small pre-trained model."""
+    images, maps = write_segmented(tmp_path, 12)
+    return {
+        "images": images,
+        "maps": maps,
+        "output": tmp_path / "run",
+        "model": str(save_small_model(tmp_path / "model", num_hidden_layers=4)),
+        "batch_size": 4,
+        "steps": 4,
+        "auxiliary_channels": 8,
+        "precision": "fp32",
+        "workers": 0,
+        "log_every": 1,
+    }
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
+def make(**changes: Any) -> SegmentSettings:
+    return SegmentSettings(**{"images": Path("i"), "maps": Path("m"), "output": Path("o"), "model": "base", **changes})
+
+
+def test_settings_are_the_papers():
+    assert make().learning_rate == 7e-4
+    assert make(batch_size=4).learning_rate == pytest.approx(1.75e-4)
+    assert make(model="tiny").learning_rate == make(model="tiny", batch_size=4).learning_rate == 1e-3
+    settings = make(classes=Path("names.txt"), scale=(0.75, 1.5))
+    assert (settings.schedule, settings.min_learning_rate, settings.warmup * 160_000) == ("linear", 0.0, 1500)
+    back = from_dict(SegmentSettings, json.loads(json.dumps(settings.to_dict())))
+    assert back == settings
+    assert isinstance(back.maps, Path)
+    assert differences(settings.to_dict(), back.to_dict()) == []
+    assert differences(settings.to_dict(), make(scale=(0.75, 1.5)).to_dict()) == ["classes: names.txt then, None now"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 1}, "batch norm needs at least 2"),
+        ({"scale": (2.0, 0.5)}, "wanted two factors"),
+        ({"layer_decay": 0.0}, "layer_decay is 0"),
+        ({"cat_max": 1.5}, "cat_max is 1.5"),
+        ({"head_dropout": 1.0}, "head_dropout is 1"),
+        ({"auxiliary_weight": -1.0}, "must not be negative"),
+        ({"short_side": 0}, "short_side is 0"),
+        ({"std": (0.0, 1.0, 1.0)}, "std is"),
+        ({"validation_maps": Path("v")}, "validation_maps is given without validation_images"),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**changes)
+
+
+def test_the_rate_falls_along_a_line():
+    rates = [learning_rate(step, 110, 10, peak=2.0, floor=0.5, schedule="linear") for step in range(111)]
+    assert rates[5] == 1.0
+    assert rates[10] == 2.0
+    np.testing.assert_allclose(np.diff(rates[10:]), -0.015)
+    assert rates[110] == 0.5
+    assert learning_rate(60, 110, 10, 2.0, 0.5) == pytest.approx(rates[60])  # half way a cosine is there too
+    assert learning_rate(30, 110, 10, 2.0, 0.5) > rates[30] + 0.05
+
+
+def test_recipes_of_the_authors():
+    for recipe, rate, decay, drop in (
+        (recipes.ade20k_base, 7e-4, 0.65, 0.1),
+        (recipes.ade20k_base_labels, 3e-5, 0.9, 0.1),
+        (recipes.ade20k_large_labels, 2e-5, 0.95, 0.2),
+    ):
+        found = recipe(Path("ade"), Path("o"), "some/model")
+        assert (found.learning_rate, found.layer_decay, found.drop_path) == (rate, decay, drop)
+        assert (found.steps, found.batch_size, found.weight_decay, found.reduce_labels) == (160_000, 16, 0.05, True)
+        assert (found.head_dropout, found.auxiliary_weight, found.auxiliary_channels) == (0.1, 0.4, 256)
+        half = recipe(Path("ade"), Path("o"), "some/model", batch_size=8)
+        assert (half.steps, half.learning_rate) == (320_000, rate / 2)
+        assert "mIoU" in str(recipe.__doc__)
+
+
+# --- runs --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_a_model_and_true_numbers(tmp_path, parts):
+    held_out = write_segmented(tmp_path / "held_out", 4, seed=50)
+    settings = SegmentSettings(
+        **parts, classes=write_names(tmp_path / "names.txt"), validation_images=held_out[0], validation_maps=held_out[1]
+    )
+    history, result = segment(settings)
+    assert log_lines(settings.output) == history
+    assert history[0].keys() >= {"loss", "accuracy", "gradient_norm", "learning_rate"}
+    assert [line["learning_rate"] for line in history] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])
+
+    model = beit.load(settings.output)
+    assert type(model) is BeitForSemanticSegmentation
+    config = model.config
+    assert list(config.id2label.values()) == list(NAMES)
+    assert config.segmentation_layers == BeitConfig.authors_segmentation_layers(4) == [1, 2, 3, 4]
+    assert (config.drop_path_rate, config.decode_dropout_prob, config.auxiliary_channels) == (0.1, 0.1, 8)
+    assert (config.auxiliary_loss_weight, config.semantic_loss_ignore_index) == (0.4, 255)
+    processor = BeitImageProcessor.from_pretrained(settings.output)
+    assert (processor.size, processor.do_center_crop) == ({"height": 16, "width": 16}, False)
+    assert (processor.do_reduce_labels, processor.semantic_loss_ignore_index) == (False, 255)
+    assert processor.image_mean == list(settings.mean)  # the model that it started from has no processor
+    assert processor(Image.new("RGB", (40, 30)), return_tensors="pt")["pixel_values"].shape == (1, 3, 16, 16)
+
+    assert result is not None
+    assert result.count == 4
+    saved = json.loads((settings.output / "evaluation.json").read_text())
+    assert saved["miou"] == result.miou
+    assert (settings.output / "report.html").stat().st_size > 20_000
+
+
+def test_the_first_line_by_hand(parts):
+    """Loss and accuracy of the initial weights on the first batch, by plain formulas."""
+    start = save_segmenter(Path(parts["output"]).parent / "start", auxiliary_channels=8)
+    settings = SegmentSettings(
+        **{**parts, "model": str(start), "steps": 1}, drop_path=0.0, head_dropout=0.0, ignore_index=2
+    )
+    (line,), _ = segment(settings)
+    views = SegmentViews((16, 16), (0.5,) * 3, (0.5,) * 3, 16, ignore_index=2)  # mean and std of the start's processor
+    images = LabelledFolders(settings.images, settings.maps, NAMES, LabelRules(2))
+    loader = Loader(images, views, Order(12, 4, settings.seed), BadImages(12), pool=in_torch_workers)
+    batch = next(loader.batches(0, 1))
+    model = BeitForSemanticSegmentation.from_pretrained(start, drop_path_rate=0.0).train()
+    with torch.no_grad():
+        logits = model(batch["pixel_values"]).logits
+    counted = batch["labels"] != 2
+    assert 0 < int(counted.sum()) < counted.numel()
+    right = (logits.argmax(1) == batch["labels"])[counted]
+    assert line["accuracy"] == pytest.approx(float(right.float().mean()), abs=1e-6)
+    picked = logits.log_softmax(1).gather(1, batch["labels"].clamp(max=2)[:, None])[:, 0]
+    main = float(-picked[counted].mean())
+    assert main < line["loss"] < main + 0.4 * 3  # the auxiliary head's part comes on top
+
+
+def test_accuracy_is_of_labelled_pixels():
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 1] = 1.0
+    labels = torch.full((1, 8, 8), 255)
+    assert float(pixel_accuracy(logits, labels, 255)) == 0.0
+    labels[:, :4, :4] = 1
+    assert float(pixel_accuracy(logits, labels, 255)) == 1.0
+    labels[:, :4, 4:] = 0
+    labels[:, 4:, :4] = 2
+    assert float(pixel_accuracy(logits, labels, 255)) == pytest.approx(1 / 3)
+
+
+def test_it_learns(tmp_path, parts):
+    """From scratch, on blocks that are told by their colour: clearly better than the commonest class everywhere."""
+    held_out = write_segmented(tmp_path / "held_out", 6, seed=50)
+    start = save_segmenter(tmp_path / "start", auxiliary_channels=8)
+    parts |= {"model": str(start), "steps": 60, "batch_size": 8, "learning_rate": 5e-3, "layer_decay": 1.0}
+    settings = SegmentSettings(**parts, validation_images=held_out[0], validation_maps=held_out[1], drop_path=0.0)
+    history, result = segment(settings)
+    assert result is not None
+    ground = result.confusion.sum(1)[0] / result.confusion.sum()
+    assert result.pixel_accuracy > ground + 0.1
+    assert result.miou > 0.6
+    assert history[-1]["loss"] < 0.6 * history[0]["loss"]
+
+
+def test_starting_from_every_kind_of_model(tmp_path, parts):
+    images = {"images": parts["images"], "output": tmp_path / "x"}
+    start = BeitForMaskedImageModeling.from_pretrained(parts["model"])
+    with torch.no_grad():
+        start.beit.encoder.relative_position.table.normal_()
+    start.save_pretrained(parts["model"])
+    model = segmenter(SegmentSettings(**images, model=parts["model"]), list(NAMES), None)
+    layers = model.beit.encoder.layers
+    assert all(torch.equal(x.attn.relative_position.table, start.beit.encoder.relative_position.table) for x in layers)
+    assert len({x.attn.relative_position.table.data_ptr() for x in layers}) == 4
+    assert not model.config.use_mask_token
+    assert torch.equal(layers[3].mlp.fc1.weight, start.beit.encoder.layers[3].mlp.fc1.weight)
+
+    # The Hub's models name layers for a head that they do not have.
+    tuned = save_classifier(tmp_path / "tuned", num_hidden_layers=4, out_indices=[1, 2, 3, 4])
+    model = segmenter(SegmentSettings(**images, model=str(tuned)), list(NAMES), None)
+    assert model.layers == [1, 2, 3, 4]
+    # A model that segments already keeps the layers that its heads know, and its heads where the classes fit.
+    own = save_segmenter(tmp_path / "own", segmentation_layers=[1, 1, 2, 3])
+    model = segmenter(SegmentSettings(**images, model=str(own)), list("abc"), None)
+    assert model.layers == [1, 1, 2, 3]
+    assert torch.equal(model.decode_head.classifier.weight, beit.load(own).decode_head.classifier.weight)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    model = segmenter(SegmentSettings(**images, model=str(own)), list("abcd"), None)
+    assert model.decode_head.classifier.weight.shape[0] == 4
+
+    model = segmenter(SegmentSettings(**images, model="tiny", image_size=32, patch_size=16), list(NAMES), None)
+    assert (model.config.image_size, model.config.grid) == (32, (2, 2))
+    assert model.config.use_relative_position_bias
+    model = segmenter(SegmentSettings(**images, model="tiny", auxiliary_weight=0.0), list(NAMES), None)
+    assert model.auxiliary_head is None
+    with pytest.raises(ConfigError, match=r"for training from scratch; .*own has its own"):
+        segmenter(SegmentSettings(**images, model=str(own), patch_size=16), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model=str(own), image_size=64), list(NAMES), None)
+    assert model.config.image_size == 64
+    assert "were resized" in str(model.load_report)
+
+
+def test_where_the_classes_come_from(tmp_path, parts):
+    def trained(**changes: Any) -> list[str]:
+        shutil.rmtree(parts["output"], ignore_errors=True)
+        segment(SegmentSettings(**{**parts, "steps": 1, **changes}))
+        return list(beit.load(parts["output"]).config.id2label.values())
+
+    assert trained() == ["0", "1", "2"]
+    own = save_segmenter(tmp_path / "own", names=("a", "b", "c", "d"))
+    assert trained(model=str(own)) == ["a", "b", "c", "d"]
+    assert trained(model=str(own), classes=write_names(tmp_path / "names.txt")) == list(NAMES)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_run_has_the_same_losses_to_the_bit(parts, workers):
+    """Dropout, drop path, distortion and the batch norms' statistics do not depend on where the run was cut."""
+    parts |= {"steps": 6, "save_every": 3, "workers": workers}
+    whole, cut = parts["output"], Path(parts["output"]).parent / "cut"
+    segment(SegmentSettings(**parts))
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoint-000006")
+    (cut / "model.safetensors").unlink()
+    segment(SegmentSettings(**{**parts, "output": cut, "resume": "auto"}))
+    assert [line["loss"] for line in log_lines(cut)] == [line["loss"] for line in log_lines(whole)]
+    assert len(log_lines(cut)) == 6
+    assert weights_of(cut) == weights_of(whole)
+    with pytest.raises(TrainingError, match="ignore_index: 255 then, 7 now"):
+        segment(SegmentSettings(**{**parts, "resume": "auto", "ignore_index": 7}))
+    # Other images under the same settings.
+    (parts["images"] / "a/00.png").unlink()
+    (parts["maps"] / "a/00.png").unlink()
+    with pytest.raises(TrainingError, match="are not those of"):
+        segment(SegmentSettings(**{**parts, "resume": "auto"}))
+
+
+def test_cls_pooling_and_the_final_norm(tmp_path, parts):
+    """The heads do not see the final norm of models that pool by their cls token: it must not wait for a gradient."""
+    start = save_small_model(tmp_path / "cls", num_hidden_layers=4, use_mean_pooling=False)
+    segment(SegmentSettings(**{**parts, "model": str(start), "steps": 2}))
+    model = segmenter(SegmentSettings(**{**parts, "model": str(start)}), list(NAMES), None).train()
+    model(torch.randn(2, 3, 16, 16), labels=torch.zeros(2, 16, 16, dtype=torch.long)).loss.backward()
+    lonely = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert lonely == []
+
+
+def test_wrong_labels_end_a_run(parts):
+    Image.new("L", (16, 16), 77).save(parts["maps"] / "a/00.png")
+    with pytest.raises(DataError, match="only one image"):
+        segment(SegmentSettings(**parts), LabelledFolders(parts["images"], parts["maps"]).subset(np.array([0])))
+    start = save_segmenter(Path(parts["output"]).parent / "start")
+    with pytest.raises(InputError, match=r"00\.png has the values 77\. Wanted 0 to 2"):
+        segment(SegmentSettings(**{**parts, "model": str(start)}))
+
+
+def test_a_batch_without_labels_has_no_loss(parts):
+    for path in parts["maps"].rglob("*.png"):
+        Image.fromarray(np.full(np.asarray(Image.open(path)).shape, 255, np.uint8)).save(path)
+    start = save_segmenter(Path(parts["output"]).parent / "start")
+    with pytest.warns(UserWarning, match="all labels of this batch are 255"):
+        history, _ = segment(SegmentSettings(**{**parts, "model": str(start), "steps": 2}))
+    assert [line["loss"] for line in history] == [0.0, 0.0]
+
+
+def test_images_given_by_the_caller(parts):
+    class Made:
+        labels = None
+        classes = list(NAMES)
+
+        def __len__(self) -> int:
+            return 6
+
+        def read(self, index: int) -> Image.Image:
+            return Image.fromarray(blocks(index)[0])
+
+        def target(self, index: int) -> np.ndarray:
+            return blocks(index)[1].astype(np.int64)
+
+        def name(self, index: int) -> str:
+            return f"made {index}"
+
+        def fingerprint(self) -> str:
+            return "made"
+
+    _, result = segment(SegmentSettings(**parts), Made(), Made())
+    assert result is not None
+    assert result.count == 6
+    other = Made()
+    other.classes = ["a", "b"]
+    with pytest.raises(DataError, match="must be the same"):
+        segment(SegmentSettings(**{**parts, "output": parts["output"].parent / "y"}), Made(), other)
