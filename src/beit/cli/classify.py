@@ -92,7 +92,7 @@ def embed_command(arguments: list[str]) -> None:
         raise DataError(f"{settings.output} is a folder; name a file.")
     import numpy as np
 
-    from beit.checkpoints import hub
+    from beit.core.files import atomic_path
     from beit.data.processor import BeitImageProcessor
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import embed
@@ -105,7 +105,7 @@ def embed_command(arguments: list[str]) -> None:
         model.pooler = None  # its norm was never trained; the plain mean says the same
     kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
     names = [images.name(index) for index in kept]
-    with hub.atomic_path(settings.output) as temporary:
+    with atomic_path(settings.output) as temporary:
         if settings.output.suffix == ".npy":
             with open(temporary, "wb") as file:
                 np.save(file, features)
@@ -116,7 +116,7 @@ def embed_command(arguments: list[str]) -> None:
             column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
             parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
     if settings.output.suffix == ".npy":
-        with hub.atomic_path(settings.output.with_suffix(".txt")) as temporary:
+        with atomic_path(settings.output.with_suffix(".txt")) as temporary:
             temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
     print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     if skipped:
