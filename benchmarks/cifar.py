@@ -24,7 +24,9 @@ import numpy as np
 
 from beit.core.files import atomic_path, write_json
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import BadImages, FolderImages, Images, hold_in_memory
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import FolderImages, Images
+from beit.data.sources.in_memory import hold_in_memory
 from beit.evaluation import probe
 from beit.models.torch.beit import BeitForMaskedImageModeling, BeitModel
 from beit.train.finetune import finetune

@@ -20,7 +20,9 @@ from beit.cli import main
 from beit.core.errors import CheckpointError, ConfigError, DataError, TrainingError
 from beit.core.files import read_json
 from beit.data import embedded as assets
-from beit.data.sources.images import ArrayImages, BadImages, FolderImages, hold_in_memory
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import ArrayImages, FolderImages
+from beit.data.sources.in_memory import hold_in_memory
 from beit.tokenizers import DalleConfig, DalleTokenizer
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain

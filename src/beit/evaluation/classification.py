@@ -17,8 +17,10 @@ import numpy as np
 
 from beit.core.errors import CheckpointError, DataError
 from beit.core.files import write_json
+from beit.data.decode import read_image
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import BadImages, Images, read_image
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import Images
 
 if TYPE_CHECKING:
     import torch

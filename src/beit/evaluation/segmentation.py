@@ -17,7 +17,7 @@ from PIL import Image
 from beit.core.errors import DataError, require
 from beit.core.files import write_json
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import BadImages
+from beit.data.sources.bad_images import BadImages
 from beit.evaluation.classification import EVALUATION_FILE
 from beit.inference.segmentation import WINDOWS, Segmenter, Way
 from beit.models.torch.segmentation import BeitForSemanticSegmentation

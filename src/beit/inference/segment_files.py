@@ -13,8 +13,9 @@ from PIL import Image
 
 from beit.core.errors import DataError, require
 from beit.core.files import atomic_path
+from beit.data.decode import read_image
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import list_images, read_image
+from beit.data.sources.paths import list_images
 from beit.evaluation.report_segmentation import legend, overlay, palette
 from beit.inference.segmentation import WINDOWS, Segmenter, Way
 from beit.models.torch.segmentation import BeitForSemanticSegmentation

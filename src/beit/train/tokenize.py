@@ -23,9 +23,12 @@ from torch.utils.data import DataLoader, Dataset
 from beit.core import geometry
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import read_json, write_json
+from beit.data.decode import decode_image
 from beit.data.sources import open_images
-from beit.data.sources.images import ArrayImages, BadImages, Images, count_of, decode_image, hold_in_memory
-from beit.data.sources.stream import Stream, sample_key
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import ArrayImages, Images
+from beit.data.sources.in_memory import hold_in_memory
+from beit.data.sources.stream import Stream, count_of, sample_key
 from beit.data.sources.tar import Cut, Raw
 from beit.data.token_cache import (
     CACHE_FILE,
