@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 
-from beit.cli import settings as cli_settings
+from beit.cli import checkpoints, classify, plan, segment
+from beit.cli import recipes as recipes_command
+from beit.cli import train as train_command
 from beit.core.errors import CheckpointError, ConfigError
+from beit.demo import settings as demo_settings
 from beit.evaluation import settings as evaluation_settings
 from beit.train import recipes
 from beit.train import settings as module
@@ -125,7 +128,20 @@ def test_learning_rates_left_out_are_the_papers():
     assert make(PretrainSettings, batch_size=256).to_dict()["learning_rate"] == pytest.approx(1.5e-3 / 8)
 
 
-@pytest.mark.parametrize(("source", "least"), [(module, 4), (cli_settings, 4), (evaluation_settings, 3)])
+@pytest.mark.parametrize(
+    ("source", "least"),
+    [
+        (module, 4),
+        (classify, 3),
+        (segment, 3),
+        (checkpoints, 5),
+        (train_command, 1),
+        (recipes_command, 1),
+        (plan, 1),
+        (demo_settings, 2),
+        (evaluation_settings, 3),
+    ],
+)
 def test_every_field_is_explained(source, least):
     """The string below a field is its text in --help."""
     classes = [node for node in ast.parse(inspect.getsource(source)).body if isinstance(node, ast.ClassDef)]

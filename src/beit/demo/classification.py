@@ -23,7 +23,6 @@ from PIL import Image
 from torch import Tensor
 
 from beit.checkpoints import hub
-from beit.cli.settings import DemoSettings
 from beit.core.errors import DataError, Interrupted
 from beit.data import embedded
 from beit.data.masking import BlockMask
@@ -31,6 +30,7 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.ops import crop_box, normalise, view
 from beit.data.transforms.pretrain import mask_sizes
+from beit.demo.settings import DemoSettings
 from beit.evaluation import report
 from beit.evaluation.classification import Evaluation, wilson
 from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImageModeling
