@@ -22,7 +22,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from beit.cli.settings import DemoSettings
 from beit.core.errors import DataError, Interrupted
 from beit.core.files import read_json, write_json
 from beit.data import embedded
@@ -31,6 +30,7 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.ops import crop_box, normalise, view
 from beit.data.transforms.pretrain import mask_sizes
+from beit.demo.settings import DemoSettings
 from beit.evaluation import report
 from beit.evaluation.classification import Evaluation, wilson
 from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImageModeling

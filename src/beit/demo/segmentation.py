@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beit.cli.settings import SegmentDemo
 from beit.core.errors import DataError, Interrupted
 from beit.core.files import read_json, write_json
 from beit.data.embedded.pasted import PastedGarments
+from beit.demo.settings import SegmentDemo
 from beit.evaluation import report
 from beit.evaluation.report_segmentation import add_evaluation
 from beit.evaluation.segmentation import SegmentationEvaluation, mean_of, scores_of
