@@ -18,6 +18,7 @@ from beit.cli import main
 from beit.cli import settings as cli_settings
 from beit.cli.parsing import parse
 from beit.core.errors import ConfigError
+from beit.evaluation.settings import Probe
 from beit.train import recipes
 from beit.train import settings as module
 from beit.train.recipes import RECIPES, arguments_of, command_line, facts, find, runs
@@ -30,7 +31,7 @@ KINDS: dict[str, Any] = {
     "finetune": FinetuneSettings,
     "finetune scratch": FinetuneSettings,
     "segment train": SegmentSettings,
-    "probe": cli_settings.Probe,
+    "probe": Probe,
 }
 GIVEN = {"images": "some/images", "output": "runs/x", "tokenizer": "runs/t", "model": "some/model"}
 HALF, MEAN, STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

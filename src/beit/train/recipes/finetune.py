@@ -8,13 +8,11 @@ devices as those of pre-training do (`pretrain_recipes`), and times are estimate
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from beit.evaluation.settings import Probe
 from beit.train.recipes.pretrain import LONG_RUN, parts, scaled
 from beit.train.settings import FinetuneSettings
-
-if TYPE_CHECKING:
-    from beit.cli.settings import Probe
 
 
 def finetune_base(
@@ -265,8 +263,6 @@ def probe_base(images: Path, model: str, validation: Path | None = None, batch_s
         validation: images to measure on.
         batch_size: images a step of the linear layers; the learning rate goes with it.
     """
-    from beit.cli.settings import Probe
-
     rate = scaled(4e-3, batch_size, 1024)
     return Probe(
         images=images,
