@@ -72,7 +72,11 @@ def comments_per_100_lines(files: Iterable[Path]) -> float:
         text = path.read_text(encoding="utf-8")
         quoted: set[int] = set()
         for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 quoted |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
         code += sum(1 for i, line in enumerate(text.splitlines(), 1) if line.strip() and i not in quoted)
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
@@ -96,7 +100,9 @@ def main() -> None:
     imports, frameworks = graph_of(source)
     groups = circles(imports)
     top = {path.name for path in (source / "beit").iterdir()} - {"__pycache__", "__init__.py", "py.typed"}
-    model = [path for path in files if path.parts[-3:] == ("models", "torch", "beit.py") or path.name == "pytorch_beit.py"]
+    model = [
+        path for path in files if path.parts[-3:] == ("models", "torch", "beit.py") or path.name == "pytorch_beit.py"
+    ]
     outside = sorted(
         module for module, used in frameworks.items() if used and not {"torch", "flax"} & set(module.split("."))
     )
