@@ -279,8 +279,8 @@ class BeitImageProcessor:
         return processor
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """A processor from a model folder, the JSON file itself, an id on the Hub, or any other BEiT checkpoint.
+    def from_pretrained(cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any) -> Any:
+        """A processor from a model folder, the JSON file itself, an id on the Hub, any other BEiT checkpoint, or an open `Checkpoint`.
 
         Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
         file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
@@ -290,22 +290,26 @@ class BeitImageProcessor:
             CheckpointError: no such file, or it holds no settings.
         """
         where, kwargs = hub.split_hub_keywords(kwargs)
-        path = Path(pretrained_model_name_or_path)
-        if path.is_file() and path.suffix == ".json":
-            settings = checkpoints.pixels_in(path)
+        source: str | os.PathLike[str]
+        if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
+            checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
+            source, where, found = checkpoint.source, checkpoint.where, checkpoint.pixels
         else:
+            source = pretrained_model_name_or_path
+            path = Path(source)
+            if path.is_file() and path.suffix == ".json":
+                return cls.from_dict(checkpoints.pixels_in(path), **kwargs)
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
-            found = None if nothing else checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
-            if found is None:  # a folder without: says what it holds
-                hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
-            settings = found or {}
-        return cls.from_dict(settings, **kwargs)
+            found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
+        if found is None:  # a folder without: says what it holds
+            hub.resolve_file(source, FILE_NAME, **where)
+        return cls.from_dict(found or {}, **kwargs)
 
     @classmethod
-    def stored_in(cls, checkpoint: str | os.PathLike[str]) -> Any:
+    def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
         """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
-        settings = checkpoints.Checkpoint(checkpoint).pixels
+        settings = checkpoints.Checkpoint.open(checkpoint).pixels
         return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
