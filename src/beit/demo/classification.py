@@ -26,11 +26,11 @@ from beit.checkpoints import hub
 from beit.cli.settings import DemoSettings
 from beit.core.errors import DataError, Interrupted
 from beit.data import embedded
-from beit.data.masking import BlockMask
+from beit.data.masking import BlockMask, mask_sizes
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.data.transforms.ops import crop_box, normalise, view
-from beit.data.transforms.pretrain import mask_sizes
+from beit.data.transforms.crops import crop_box, view
+from beit.data.transforms.pixels import normalise
 from beit.evaluation import report
 from beit.evaluation.classification import Evaluation, wilson
 from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImageModeling

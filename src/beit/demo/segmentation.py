@@ -16,7 +16,7 @@ import torch
 from beit.checkpoints import hub
 from beit.cli.settings import SegmentDemo
 from beit.core.errors import DataError, Interrupted
-from beit.data.embedded.pasted import PastedGarments
+from beit.data.embedded.pasted_garments import PastedGarments
 from beit.evaluation import report
 from beit.evaluation.report_segmentation import add_evaluation
 from beit.evaluation.segmentation import SegmentationEvaluation, mean_of, scores_of
