@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import CheckpointError, ConfigError, DataError
 from beit.data.decode import read_image
-from beit.data.sources.label_maps import LabelledFolders, LabelRules
+from beit.data.label_maps import LabelRules
+from beit.data.sources.labelled_folders import LabelledFolders
 from beit.evaluation.report_segmentation import coloured, legend, overlay, palette
 from beit.evaluation.segmentation import evaluate_segmentation, mean_of, scores_of
 from beit.inference import segmentation

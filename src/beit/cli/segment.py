@@ -92,7 +92,9 @@ def _segment_evaluate(arguments: list[str]) -> None:
     require("torch", "train", "beit segment")
     if settings.output is not None:
         require("matplotlib", "train", "the pictures of a report")
-    from beit.data.sources.label_maps import LabelRules, open_segmented, read_classes
+    from beit.data.label_maps import LabelRules
+    from beit.data.sources.class_names import read_classes
+    from beit.data.sources.opening import open_segmented
     from beit.evaluation.segmentation import evaluate_segmentation
 
     model, processor, way = _segmenter(settings)
