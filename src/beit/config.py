@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.files import write_json
 
 if TYPE_CHECKING:
     from beit.checkpoints import Checkpoint
@@ -536,11 +537,9 @@ class BeitConfig:
             ConfigError: `hidden_act` is a function, which JSON cannot hold.
             CheckpointError: it could not be written.
         """
-        from beit.checkpoints import hub
-
         if callable(self.hidden_act):
             raise ConfigError("hidden_act is a function, which config.json cannot hold. Use the name of an activation.")
-        hub.write_json(os.path.join(folder, CONFIG_FILE), self.to_dict())
+        write_json(os.path.join(folder, CONFIG_FILE), self.to_dict())
 
     def to_json_string(self) -> str:
         """config.json as text."""

@@ -22,9 +22,10 @@ pytest.importorskip("torch")
 import torch
 
 from beit import BeitConfig, BeitForImageClassification
-from beit.checkpoints import Checkpoint, hub
+from beit.checkpoints import Checkpoint
 from beit.checkpoints import names as weights
 from beit.checkpoints.msgpack import write_msgpack
+from beit.checkpoints.write_weights import write_tensors
 from beit.core.errors import BeitError
 from beit.export.layouts import write
 from fixtures_runs import tiny_config
@@ -41,8 +42,8 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     model = BeitForImageClassification(tiny_config(use_relative_position_bias=True, num_labels=3))
     disk = model.disk_tensors()
     memory, _ = weights.to_memory(disk)
-    hub.write_tensors(folder / KINDS[0], disk)
-    hub.write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
+    write_tensors(folder / KINDS[0], disk)
+    write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
     write(folder / KINDS[2], "unilm", memory, model.config, None)
     content = torch.load(folder / KINDS[2], weights_only=True)
     content["args"] = argparse.Namespace(model="beit_base", input_size=16)

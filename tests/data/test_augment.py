@@ -14,7 +14,8 @@ from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from beit.core.errors import ConfigError
 from beit.data.loader import Loader, Order
-from beit.data.sources.images import BadImages, FolderImages
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import FolderImages
 from beit.data.transforms.augment import OPERATIONS, draw_operations, rand_augment, three_augment
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.ops import (

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from beit.core.errors import DataError
+from beit.data.decode import read_image
 from beit.data.loader import Loader, Order
-from beit.data.sources.images import ArrayImages, BadImages, FolderImages, hold_in_memory, read_image
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import ArrayImages, FolderImages
+from beit.data.sources.in_memory import hold_in_memory
 from fixtures_runs import stripes, write_images
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from beit.core.errors import DataError, InputError
 from beit.data.embedded.pasted import PastedGarments
 from beit.data.loader import Loader, Order
-from beit.data.sources.images import BadImages
+from beit.data.sources.bad_images import BadImages
 from beit.data.sources.label_maps import LabelledFolders, LabelRules, numbered_classes, open_segmented, read_classes
 from beit.data.transforms.sample_rng import Draw
 from beit.data.transforms.segmentation import (

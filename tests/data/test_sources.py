@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from beit.core import http as remote
 from beit.core.errors import ConfigError, DataError, InputError
+from beit.data.decode import decode_image
 from beit.data.sources import expand_braces, open_images
-from beit.data.sources.images import FolderImages, decode_image
+from beit.data.sources.images import FolderImages
 from beit.data.sources.paths import PathList, list_images
 from beit.data.sources.stream import Stream
 from beit.data.sources.tar import Cut, Raw, TarShards

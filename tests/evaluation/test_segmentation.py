@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import CheckpointError, ConfigError, DataError
-from beit.data.sources.images import read_image
+from beit.data.decode import read_image
 from beit.data.sources.label_maps import LabelledFolders, LabelRules
 from beit.evaluation.report_segmentation import coloured, legend, overlay, palette
 from beit.evaluation.segmentation import evaluate_segmentation, mean_of, scores_of

@@ -33,7 +33,8 @@ from beit.core.errors import CheckpointError, ConfigError, DataError
 from beit.data import embedded as assets
 from beit.data.loader import Loader, Order
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import ArrayImages, BadImages, FolderImages
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.pretrain import PretrainViews, mask_sizes
 from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import load_tokenizer

@@ -22,7 +22,7 @@ import beit
 from beit import BeitConfig, BeitForMaskedImageModeling, BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import ConfigError, DataError, InputError, TrainingError
 from beit.data.loader import Loader, Order
-from beit.data.sources.images import BadImages
+from beit.data.sources.bad_images import BadImages
 from beit.data.sources.label_maps import LabelledFolders, LabelRules
 from beit.data.transforms.segmentation import SegmentViews
 from beit.data.workers.torch import in_torch_workers

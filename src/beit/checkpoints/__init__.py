@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import dialects, hub, infer, locate
+from beit.checkpoints import dialects, infer, locate
 from beit.checkpoints import names as weights
 from beit.checkpoints.infer import Guess
 from beit.checkpoints.read_weights import Raw, read_files
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.files import read_json
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -56,7 +57,7 @@ class Checkpoint:
         path = self._place.file(CONFIG_FILE)
         if path is None:
             return None
-        values = hub.read_json(path)
+        values = read_json(path)
         if not isinstance(values, dict):
             raise CheckpointError(f"{path} holds no settings (a JSON object).")
         return values
@@ -221,7 +222,7 @@ def pixels_in(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: there are none.
     """
-    settings = hub.read_json(path)
+    settings = read_json(path)
     if isinstance(settings, dict) and path.name == PROCESSOR_FILES[1]:
         settings = settings.get("image_processor")
     if not isinstance(settings, dict):

@@ -20,7 +20,8 @@ from PIL import Image
 
 from beit.core import errors
 from beit.core.errors import BeitError, ConfigError, DataError, InputError, TrainingError
-from beit.data.sources.images import ArrayImages, BadImages, Images
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.stream import BEGINNING, Handed, Place, Stream, lane
 from beit.data.transforms.ops import planes
 from beit.data.transforms.sample_rng import Draw

@@ -26,6 +26,7 @@ from PIL import Image
 from beit import checkpoints
 from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError
+from beit.core.files import write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_label_map, read_picture
 from beit.data.tensors import BatchFeature as BatchFeature
 from beit.data.tensors import choice, label_maps
@@ -312,7 +313,7 @@ class BeitImageProcessor:
         folder = Path(save_directory)
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
-        hub.write_json(folder / FILE_NAME, self.to_dict())
+        write_json(folder / FILE_NAME, self.to_dict())
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return [str(folder / FILE_NAME)]

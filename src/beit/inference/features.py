@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from beit.core import geometry
 from beit.core.errors import DataError, require
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import BadImages, Images
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import Images
 from beit.data.transforms.ops import crop_box, view
 from beit.data.transforms.sample_rng import Draw
 from beit.evaluation.classification import batches_of, finite

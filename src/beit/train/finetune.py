@@ -21,9 +21,11 @@ from beit.core.errors import ConfigError, DataError
 from beit.data.loader import Batch, Loader, Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
-from beit.data.sources.images import BadImages, FolderImages, Images, count_of, hold_in_memory
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import FolderImages, Images
+from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.label_maps import read_classes
-from beit.data.sources.stream import Stream
+from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.ops import mixup
 from beit.train.loop import Job, train

@@ -28,8 +28,10 @@ from beit.core.errors import ConfigError
 from beit.data.loader import Loader, Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
-from beit.data.sources.images import BadImages, FolderImages, Images, count_of, hold_in_memory
-from beit.data.sources.stream import Stream
+from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import FolderImages, Images
+from beit.data.sources.in_memory import hold_in_memory
+from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.pretrain import PretrainViews
 from beit.train.loop import Job, train
 from beit.train.run import open_run

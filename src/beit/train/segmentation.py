@@ -15,7 +15,7 @@ from beit.core import geometry
 from beit.core.errors import ConfigError, DataError, require
 from beit.data.loader import Loader, Order
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources.images import BadImages
+from beit.data.sources.bad_images import BadImages
 from beit.data.sources.label_maps import (
     LabelledFolders,
     LabelRules,

@@ -14,7 +14,8 @@ from PIL import Image
 
 from beit.core.errors import DataError
 from beit.data import embedded
-from beit.data.sources.images import FolderImages, fingerprint_of
+from beit.data.fingerprint import fingerprint_of
+from beit.data.sources.images import FolderImages
 
 _EVERY_FOURTH = 4  # of the photographs is for the test
 _MOST = 4  # garments a picture

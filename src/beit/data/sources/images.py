@@ -1,32 +1,20 @@
-"""Where images come from: a folder of files, or an array. Pillow + numpy."""
+"""Images by number: a folder of files, or an array. Pillow + numpy."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import hashlib
-import io
 import os
-import stat
-import warnings
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from beit.core.errors import BeitError, DataError
+from beit.core.errors import DataError
+from beit.data.decode import read_image
+from beit.data.fingerprint import fingerprint_of
 from beit.data.sources.paths import SUFFIXES, list_images
-
-if TYPE_CHECKING:
-    from beit.data.sources.stream import Stream
-
-# Images of one small size are decoded once and kept: above this they are read from disk again for every crop.
-_MOST_BYTES_IN_MEMORY = 1_000_000_000
-_LARGEST_SIDE_IN_MEMORY = 128
-_FEWEST_TO_JUDGE = 100  # images of a stream
-_MOST_BAD = 0.1  # of the images; more means that the folder is not what it is taken for
 
 
 class Images(Protocol):
@@ -208,188 +196,3 @@ class FolderImages:
         part.paths = self.paths.take(indices)
         part.labels = None if self.labels is None else self.labels[indices]
         return part
-
-
-def fingerprint_of(*parts: Any) -> str:
-    """A short text that is the same for the same bytes."""
-    digest = hashlib.sha1(usedforsecurity=False)
-    for part in parts:
-        digest.update(part)
-        digest.update(b"|")
-    return digest.hexdigest()
-
-
-def read_image(path: str | os.PathLike[str], smallest_side: int = 1) -> Image.Image:
-    """An image file in RGB, turned upright by its EXIF orientation.
-
-    Raises:
-        DataError: it cannot be read, is truncated, shorter than `smallest_side`, or so large that it may be a
-            decompression bomb (more than Pillow's `MAX_IMAGE_PIXELS`).
-    """
-    with opened(path) as image:
-        return _upright(image, path, smallest_side)
-
-
-def decode_image(data: bytes, name: str, smallest_side: int = 1) -> Image.Image:
-    """`read_image` of a file's bytes; `name` is for messages."""
-    with _errors_of(name), pillow_warnings(), Image.open(io.BytesIO(data)) as image:
-        return _upright(image, name, smallest_side)
-
-
-def _upright(image: Image.Image, name: str | os.PathLike[str], smallest_side: int) -> Image.Image:
-    if min(image.size) < smallest_side:
-        raise DataError(f"{name}: {image.width}x{image.height} pixels, smaller than a patch ({smallest_side}).")
-    return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
-
-
-@contextlib.contextmanager
-def pillow_warnings() -> Iterator[None]:
-    """Pillow warns of odd metadata, which says nothing here; of bombs it must not only warn.
-
-    The filters belong to the whole process: enter it around threads, never in them.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
-
-
-@contextlib.contextmanager
-def opened(path: str | os.PathLike[str], in_thread: bool = False) -> Iterator[Image.Image]:
-    """An image file, for as long as the `with` lasts; what goes wrong in there is an error of this file.
-
-    `in_thread`: the caller has entered `pillow_warnings` already, around all threads.
-
-    Raises:
-        DataError: as `read_image`.
-    """
-    with _errors_of(path):
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait forever
-            raise DataError(f"{path}: not a file.")
-        with contextlib.nullcontext() if in_thread else pillow_warnings(), Image.open(path) as image:
-            yield image
-
-
-@contextlib.contextmanager
-def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{path}: refused, it may be a decompression bomb ({error}).") from error
-    except BeitError:
-        raise
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file.") from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{path}: not an image that Pillow can read.") from error
-    except Exception as error:  # Pillow's readers raise nearly anything for damaged files: struct.error, SyntaxError, …
-        raise DataError(f"{path}: damaged or unreadable ({error}).") from error
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """Grey images of 16 bits a pixel, or of floats in [0, 1], on the scale of 8 bits; Pillow would cut them to white or
-    black. Others as they are."""
-    if image.mode != "F" and not image.mode.startswith("I"):
-        return image
-    array = np.asarray(image).astype(np.float64)
-    if image.mode.startswith("I;16") or (image.mode == "I" and 255 < array.max() <= 65535):
-        array /= 257
-    elif image.mode == "F" and array.max() <= 1:
-        array *= 255
-    return Image.fromarray(array.round().clip(0, 255).astype(np.uint8))
-
-
-class BadImages:
-    """Keeps the images that could not be read, and says when there are too many.
-
-    Args:
-        total: number of images; None for a stream, of which those count that `saw` was told of, but not less than a hundred
-            until it `ended`.
-    """
-
-    def __init__(self, total: int | None) -> None:
-        self.total = total
-        self.seen = 0  # images of a stream that can be used
-        self.reasons: dict[str, None] = {}  # a set that keeps the order
-
-    def add(self, reason: str) -> None:
-        """Note one image.
-
-        Raises:
-            DataError: more than a tenth of all images are bad.
-        """
-        self.reasons[reason] = None
-        self._check()
-
-    def saw(self, count: int) -> None:
-        """So many images of a stream could be used, in the first pass over it."""
-        self.seen += count
-
-    def ended(self) -> None:
-        """The first pass over a stream is over. Raises DataError when more than a tenth of its images were bad."""
-        if self.total is None:
-            self.total = self.seen + len(self.reasons)
-            self._check()
-
-    def _check(self) -> None:
-        count = len(self.reasons)
-        total = max(self.seen + count, _FEWEST_TO_JUDGE) if self.total is None else self.total
-        if count > _MOST_BAD * total:
-            known = f"the first {self.seen + count}" if self.total is None else str(total)
-            raise DataError(
-                f"{count} of {known} images cannot be used, more than a tenth:\n{self}\nMend or remove them."
-            )
-
-    def __len__(self) -> int:
-        return len(self.reasons)
-
-    def __str__(self) -> str:
-        lines = list(self.reasons)
-        return "\n".join("  " + line for line in lines[:10]) + (f"\n  … and {len(lines) - 10} more" * (len(lines) > 10))
-
-
-def count_of(images: Images | Stream) -> int | None:
-    """Number of images; None for a stream."""
-    return len(images) if isinstance(images, Sized) else None
-
-
-@overload
-def hold_in_memory(images: Images, bad: BadImages, target: int) -> Images: ...
-@overload
-def hold_in_memory(images: Images | Stream, bad: BadImages, target: int) -> Images | Stream: ...
-def hold_in_memory(images: Images | Stream, bad: BadImages, target: int) -> Images | Stream:
-    """The same images decoded once, when all have one small size (CIFAR, MNIST, …); else as they are, streams too.
-
-    Only images of up to 1.5 times `target`, the shortest side of a view in pixels: views of a batch are made without a
-    filter against aliasing (`views.batch_view`).
-
-    Images that cannot be read are left out and noted in `bad`.
-    """
-    if isinstance(images, ArrayImages) or not isinstance(images, Sized):
-        return images
-    first = None
-    for index in range(min(len(images), 16)):
-        try:
-            size = images.read(index).size
-        except DataError:
-            continue
-        if first is not None and size != first:
-            return images
-        first = size
-    if first is None or max(first) > min(_LARGEST_SIDE_IN_MEMORY, 1.5 * target):
-        return images
-    if len(images) * first[0] * first[1] * 3 > _MOST_BYTES_IN_MEMORY:
-        return images
-    arrays, kept = [], []
-    for index in range(len(images)):
-        try:
-            image = images.read(index)
-        except DataError as error:
-            bad.add(str(error))
-            continue
-        if image.size != first:
-            return images
-        arrays.append(np.asarray(image))
-        kept.append(index)
-    labels = None if images.labels is None else images.labels[kept]
-    return ArrayImages(np.stack(arrays), labels, images.classes)

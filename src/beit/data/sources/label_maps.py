@@ -16,8 +16,10 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from beit.core.errors import ConfigError, DataError, InputError, require
+from beit.data.decode import opened, pillow_warnings, read_image
+from beit.data.fingerprint import fingerprint_of
 from beit.data.image_input import read_label_map
-from beit.data.sources.images import fingerprint_of, list_images, opened, pillow_warnings, read_image
+from beit.data.sources.paths import list_images
 
 _LOSSY = (".jpg", ".jpeg")
 _DEFAULT_IGNORE = 255

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ import numpy as np
 from PIL import Image
 
 from beit.core.errors import ConfigError, DataError, InputError
-from beit.data.sources.images import decode_image, fingerprint_of
+from beit.data.decode import decode_image
+from beit.data.fingerprint import fingerprint_of
+from beit.data.sources.images import Images
 from beit.data.sources.tar import Cut, Raw, Shards
 
 _EMPTY_PASSES = 10  # for each lane: so often none of its shards has an image before there is said to be none
@@ -89,6 +91,11 @@ class Stream:
     def fingerprint(self) -> str:
         """Of the names of the shards and classes."""
         return fingerprint_of(*(os.fsencode("\n".join(part)) for part in (self.shards.names, self.classes)))
+
+
+def count_of(images: Images | Stream) -> int | None:
+    """Number of images; None for a stream."""
+    return len(images) if isinstance(images, Sized) else None
 
 
 class Cursor(NamedTuple):

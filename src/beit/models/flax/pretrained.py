@@ -28,6 +28,7 @@ from jax.scipy.special import erfinv
 from beit.checkpoints import Checkpoint, flax_layout, hub
 from beit.checkpoints import names as weights
 from beit.checkpoints.msgpack import write_msgpack
+from beit.checkpoints.write_weights import as_bytes, remove_other_weights, write_weights
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError, InputError
@@ -399,10 +400,10 @@ class FlaxPretrained:
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         disk = self.disk_tensors(params)
         if safe_serialization:
-            hub.write_weights(path, disk, hub.as_bytes(max_shard_size))
+            write_weights(path, disk, as_bytes(max_shard_size))
         else:
             write_msgpack(path / hub.MSGPACK, disk)
-            hub.remove_other_weights(path, hub.MSGPACK)
+            remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes this name too, and its pipelines go by it.
         self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
 

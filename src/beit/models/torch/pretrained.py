@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from beit.checkpoints import Checkpoint, hub, names
+from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError
 from beit.models import outputs
@@ -180,7 +181,7 @@ class PretrainedModule(nn.Module):
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         config = self.config.replace(architectures=[type(self).__name__])
-        hub.write_weights(path, self.disk_tensors(), hub.as_bytes(max_shard_size))
+        write_weights(path, self.disk_tensors(), as_bytes(max_shard_size))
         config.save_pretrained(path)
 
     def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
