@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import hub
+from beit.core.files import atomic_path, write_json
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import FolderImages, Images
@@ -85,7 +85,7 @@ def once(path: Path, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return json.loads(path.read_text())
     began = time.perf_counter()
     found = {**work(), "minutes": (time.perf_counter() - began) / 60}
-    hub.write_json(path, found)
+    write_json(path, found)
     return found
 
 
@@ -184,7 +184,7 @@ def draw(path: Path, figures: dict[str, Any], output: Path) -> None:
         axis.set(title=f"pre-training, {name}", xlabel="step", ylabel="%")
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
     pyplot.close(figure)
 
@@ -225,7 +225,7 @@ def main() -> None:
                 minutes["tune"] += done["minutes"]
                 minutes["probe"] += seen["minutes"]
                 print({name: value for name, value in figures.items() if name.endswith(where)}, flush=True)
-    hub.write_json(output / "figures.json", {**figures, "minutes": minutes})
+    write_json(output / "figures.json", {**figures, "minutes": minutes})
     print("| | " + " | ".join(f"{share.name} of the labels" for share in SHARES) + " |\n|" + "---|" * (1 + len(SHARES)))
     for way, title in WAYS.items():
         for start in STARTS:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from beit.checkpoints import hub
+from beit.core.files import write_json
 from beit.data import embedded as assets
 from beit.data.sources.images import ArrayImages
 from beit.demo.classification import LABELS_PER_CLASS, Data, raw_pixel_baselines, run_experiment
@@ -73,7 +73,7 @@ def run_seed(data: Path, output: Path, seed: int, length: float) -> dict[str, fl
         "commonest token": result.history["pretrain"][-1]["commonest_token"],
         "minutes": (time.perf_counter() - began) / 60,
     }
-    hub.write_json(path, figures)
+    write_json(path, figures)
     return figures
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--length", type=float, default=1.0, help="factor on all numbers of steps")
     arguments = parser.parse_args()
     rows = [run_seed(arguments.data, arguments.output, seed, arguments.length) for seed in arguments.seeds]
-    hub.write_json(arguments.output / "figures.json", dict(zip(map(str, arguments.seeds), rows, strict=True)))
+    write_json(arguments.output / "figures.json", dict(zip(map(str, arguments.seeds), rows, strict=True)))
     header = ["", *(f"seed {seed}" for seed in arguments.seeds), "mean"]
     print("| " + " | ".join(header) + " |\n|" + "---|" * len(header))
     for name in rows[0]:

@@ -80,9 +80,11 @@ def test_rooms_are_of_use_without_frameworks(tmp_path: Path) -> None:
     run(
         f"""
 import numpy as np
+from pathlib import Path
 from PIL import Image
 import beit
 from beit.checkpoints import hub
+from beit.checkpoints.write_weights import write_weights
 from beit.checkpoints import read_weights as weight_files
 from beit.core import geometry
 from beit.data import masking
@@ -91,7 +93,7 @@ config.save_pretrained({str(tmp_path)!r})
 assert beit.BeitConfig.from_pretrained({str(tmp_path)!r}) == config
 assert masking.BlockMask((14, 14), 75, exact=True)(np.random.default_rng(0)).sum() == 75
 assert geometry.relative_position_index((2, 2)).shape == (5, 5)
-hub.write_weights(hub.Path({str(tmp_path)!r}), {{"a": np.ones(2, "f4")}})
+write_weights(Path({str(tmp_path)!r}), {{"a": np.ones(2, "f4")}})
 assert weight_files.read_files(hub.resolve_weights({str(tmp_path)!r})).tensors["a"].sum() == 2
 processor = beit.BeitImageProcessor()
 image = Image.fromarray(np.zeros((300, 280, 3), np.uint8))

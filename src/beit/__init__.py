@@ -40,7 +40,7 @@ _PUBLIC = {
     "MissingExtraError": "beit.core.errors",
     "SemanticSegmenterOutput": "beit.models.outputs",
     "TrainingError": "beit.core.errors",
-    "load": "beit.checkpoints.hub",
+    "load": "beit.models.auto",
 }
 
 # Second names, under which transformers has the same thing.
@@ -70,7 +70,6 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from beit.checkpoints.hub import load as load
     from beit.config import BeitConfig as BeitConfig
     from beit.core.errors import BeitError as BeitError
     from beit.core.errors import CheckpointError as CheckpointError
@@ -81,6 +80,7 @@ if TYPE_CHECKING:
     from beit.core.errors import TrainingError as TrainingError
     from beit.data.processor import BeitFeatureExtractor as BeitFeatureExtractor
     from beit.data.processor import BeitImageProcessor as BeitImageProcessor
+    from beit.models.auto import load as load
     from beit.models.flax.beit import FlaxBeitForImageClassification as FlaxBeitForImageClassification
     from beit.models.flax.beit import FlaxBeitForMaskedImageModeling as FlaxBeitForMaskedImageModeling
     from beit.models.flax.beit import FlaxBeitModel as FlaxBeitModel

@@ -19,11 +19,12 @@ import torch
 
 import beit
 from beit import BeitConfig, BeitForImageClassification, BeitImageProcessor, CheckpointError
-from beit.checkpoints import Checkpoint, dialects, hub, infer
+from beit.checkpoints import Checkpoint, dialects, infer
 from beit.checkpoints import catalogue as published
 from beit.checkpoints import locate as places
 from beit.checkpoints import names as weights
 from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints.write_weights import write_tensors
 from beit.cli import main
 from beit.export.layouts import write
 from beit.export.resize import pixels_for
@@ -43,7 +44,7 @@ def tiny_classifier(**overrides: Any) -> BeitForImageClassification:
 
 
 def memory_of(model: Any) -> dict[str, np.ndarray]:
-    return weights.to_memory(model.disk_tensors())[0]
+    return weights.to_state_dict(model.disk_tensors())[0]
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_wrappers_come_off(wrapper: str, dialect: Any, kind: str) -> None:
     disk = weights.to_disk(memory, dialect)
     found = dialects.recognise({wrapper + name: array for name, array in disk.items()}, "file")
     assert found.dialect == kind
-    assert weights.to_memory(found.tensors, found.dialect)[0].keys() == memory.keys()
+    assert weights.to_state_dict(found.tensors, found.dialect)[0].keys() == memory.keys()
 
 
 def test_a_bare_backbone_of_openmmlab() -> None:
@@ -99,7 +100,7 @@ def test_a_bare_backbone_of_openmmlab() -> None:
     bare = {name.removeprefix("backbone."): array for name, array in disk.items() if name.startswith("backbone.")}
     found = dialects.recognise(bare, "file")
     assert found.dialect == "openmmlab"
-    assert "beit.pooler.layernorm.weight" in weights.to_memory(found.tensors, "openmmlab")[0]
+    assert "beit.pooler.layernorm.weight" in weights.to_state_dict(found.tensors, "openmmlab")[0]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_bare_backbone_of_openmmlab() -> None:
     ],
 )
 def test_relatives_are_named(names: list[str], what: str, tmp_path: Path) -> None:
-    hub.write_tensors(tmp_path / "x.safetensors", {name: np.zeros((4, 4), "f4") for name in names})
+    write_tensors(tmp_path / "x.safetensors", {name: np.zeros((4, 4), "f4") for name in names})
     with pytest.raises(CheckpointError, match=what):
         BeitConfig.from_pretrained(tmp_path / "x.safetensors")
 
@@ -121,7 +122,7 @@ def test_relatives_are_named(names: list[str], what: str, tmp_path: Path) -> Non
 def test_eva_is_not_taken_for_beit(tmp_path: Path) -> None:
     disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.0.mlp.norm.weight"] = np.ones(4, "f4")
-    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match=r"blocks.0.mlp.norm.weight.*EVA"):
         BeitConfig.from_pretrained(tmp_path / "x.safetensors")
 
@@ -165,7 +166,7 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
     model = tiny_classifier(image_size=(8, 24))
     write(tmp_path / "with_index.pth", "unilm", memory_of(model), model.config, None)
     assert BeitConfig.from_pretrained(tmp_path / "with_index.pth").image_size == (8, 24)
-    hub.write_tensors(tmp_path / "without.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "without.safetensors", weights.to_disk(memory_of(model), "unilm"))
     with pytest.raises(CheckpointError, match=r"image_size=\(height, width\)"):
         BeitConfig.from_pretrained(tmp_path / "without.safetensors")
     assert BeitConfig.from_pretrained(tmp_path / "without.safetensors", image_size=(8, 24)).grid == model.config.grid
@@ -177,14 +178,14 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
 def test_two_norms_are_refused(tmp_path: Path) -> None:
     disk = weights.to_disk(memory_of(tiny_classifier()), "openmmlab")
     disk |= {f"backbone.ln1.{kind}": np.ones(16, "f4") for kind in ("weight", "bias")}
-    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match="another after pooling"):
         BeitConfig.from_pretrained(tmp_path / "x.safetensors")
 
 
 def test_no_positions_no_size(tmp_path: Path) -> None:
     model = BeitForImageClassification(tiny_config(use_shared_relative_position_bias=False))
-    hub.write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
     assert BeitConfig.from_pretrained(tmp_path / "x.safetensors", num_attention_heads=2).image_size == 224
 
 
@@ -234,7 +235,7 @@ def test_names_of_classes_with_gaps_are_renumbered() -> None:
 
 def test_features_are_not_taken_for_tokens(tmp_path: Path) -> None:
     model = beit.BeitForMaskedImageModeling(tiny_config(use_shared_relative_position_bias=True, vocab_size=16))
-    hub.write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
     guesses = {guess.name: guess.why for guess in Checkpoint(tmp_path / "x.safetensors").guesses}
     assert "data2vec" in guesses["vocab_size"]
 
@@ -394,7 +395,7 @@ def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pyte
     tensors = dict(weight_files.read_file(UNILM).tensors)
     del tensors["blocks.1.norm2.bias"]
     tensors["ema.decay"] = np.ones(1, "f4")
-    hub.write_tensors(tmp_path / "odd-abcdef01.safetensors", tensors)
+    write_tensors(tmp_path / "odd-abcdef01.safetensors", tensors)
     assert main(["inspect", str(tmp_path / "odd-abcdef01.safetensors")]) == 0
     text = capsys.readouterr().out
     assert "Missing: 1 tensors\n  beit.encoder.layers.1.norm2.bias" in text
@@ -470,7 +471,7 @@ def test_settings_that_contradict_the_tensors_are_said(
 def test_integers_are_no_weights(tmp_path: Path) -> None:
     disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.0.attn.qkv.weight"] = (disk["blocks.0.attn.qkv.weight"] * 100).astype(np.int8)
-    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match=r"qkv.weight is int8.*quantised"):
         beit.load(tmp_path / "x.safetensors")
 
@@ -478,7 +479,7 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
 def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.1.norm2.bias"][0] = np.nan
-    hub.write_tensors(tmp_path / "x.safetensors", disk)
+    write_tensors(tmp_path / "x.safetensors", disk)
     assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "new"), "--to", "hf"]) == 1
     assert "layers.1.norm2.bias holds NaN" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
@@ -488,7 +489,7 @@ def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFi
 def test_two_models_in_one_table(prefixes: tuple[str, str], tmp_path: Path) -> None:
     disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
     both = {prefix + name: array for prefix in prefixes for name, array in disk.items()}
-    hub.write_tensors(tmp_path / "x.safetensors", both)
+    write_tensors(tmp_path / "x.safetensors", both)
     with pytest.raises(CheckpointError, match="holds 2 models"):
         beit.load(tmp_path / "x.safetensors")
 
@@ -496,7 +497,7 @@ def test_two_models_in_one_table(prefixes: tuple[str, str], tmp_path: Path) -> N
 def test_a_rectangle_whose_table_is_a_squares(tmp_path: Path) -> None:
     """5x13 patches have as many displacements as 8x8."""
     model = tiny_classifier(image_size=(20, 52), use_shared_relative_position_bias=False)
-    hub.write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
     assert "rectangle" in {g.name: g.why for g in Checkpoint(tmp_path / "x.safetensors").guesses}["image_size"]
     again = beit.load(tmp_path / "x.safetensors", image_size=(20, 52))
     x = torch.randn(1, 3, 20, 52)

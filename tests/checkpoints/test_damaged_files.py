@@ -22,9 +22,10 @@ pytest.importorskip("torch")
 import torch
 
 from beit import BeitConfig, BeitForImageClassification
-from beit.checkpoints import Checkpoint, hub
+from beit.checkpoints import Checkpoint
 from beit.checkpoints import names as weights
 from beit.checkpoints.msgpack import write_msgpack
+from beit.checkpoints.write_weights import write_tensors
 from beit.core.errors import BeitError
 from beit.export.layouts import write
 from fixtures_runs import tiny_config
@@ -40,9 +41,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("sound")
     model = BeitForImageClassification(tiny_config(use_relative_position_bias=True, num_labels=3))
     disk = model.disk_tensors()
-    memory, _ = weights.to_memory(disk)
-    hub.write_tensors(folder / KINDS[0], disk)
-    hub.write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
+    memory, _ = weights.to_state_dict(disk)
+    write_tensors(folder / KINDS[0], disk)
+    write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
     write(folder / KINDS[2], "unilm", memory, model.config, None)
     content = torch.load(folder / KINDS[2], weights_only=True)
     content["args"] = argparse.Namespace(model="beit_base", input_size=16)
@@ -71,8 +72,8 @@ def no_longer_than(seconds: int) -> Iterator[None]:
 def opened(path: Path) -> Any:
     """Everything that loading does: tensors, settings, the model."""
     checkpoint = Checkpoint(path)
-    config = BeitConfig.of(checkpoint)
-    if sum(array.size for array in checkpoint.memory.values()) > 10**6 or config.hidden_size > 10**4:
+    config = BeitConfig.from_pretrained(checkpoint)
+    if sum(array.size for array in checkpoint.state_dict.values()) > 10**6 or config.hidden_size > 10**4:
         return config  # a model of this size would be a correct answer, and is not what is tested
     model = BeitForImageClassification.from_pretrained(path)
     return model

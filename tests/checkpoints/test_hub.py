@@ -23,6 +23,8 @@ import beit
 from beit import BeitConfig, CheckpointError
 from beit.checkpoints import hub
 from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints.write_weights import write_tensors, write_weights
+from beit.core.files import atomic_path, read_json, write_json
 
 resource = pytest.importorskip("resource")
 
@@ -63,7 +65,7 @@ def no_file_above(size: int) -> Iterator[None]:
 
 def test_the_longest_name_that_a_file_can_have(tmp_path: Path) -> None:
     path = tmp_path / ("猫" * 83 + ".txt")  # 253 bytes
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [path]
@@ -74,30 +76,30 @@ def test_the_longest_name_that_a_file_can_have(tmp_path: Path) -> None:
 def test_failed_write_leaves_the_old_file(
     step: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub.write_tensors(tmp_path / "model.safetensors", arrays(0))
-    hub.write_json(tmp_path / "config.json", {"a": 1})
-    monkeypatch.setattr(hub.os, step, fail(code))
+    write_tensors(tmp_path / "model.safetensors", arrays(0))
+    write_json(tmp_path / "config.json", {"a": 1})
+    monkeypatch.setattr(os, step, fail(code))
     for write in (
-        lambda: hub.write_tensors(tmp_path / "model.safetensors", arrays(1)),
-        lambda: hub.write_json(tmp_path / "config.json", {"a": 2}),
+        lambda: write_tensors(tmp_path / "model.safetensors", arrays(1)),
+        lambda: write_json(tmp_path / "config.json", {"a": 2}),
     ):
         with pytest.raises(CheckpointError, match=r"untouched") as caught:
             write()
         assert ("Free some space" in str(caught.value)) == (code == errno.ENOSPC)
     monkeypatch.undo()
     assert same(weight_files.read_tensors(tmp_path / "model.safetensors"), arrays(0))
-    assert hub.read_json(tmp_path / "config.json") == {"a": 1}
+    assert read_json(tmp_path / "config.json") == {"a": 1}
     assert files(tmp_path) == ["config.json", "model.safetensors"]
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    hub.write_tensors(tmp_path / "model.safetensors", arrays(0))
+    write_tensors(tmp_path / "model.safetensors", arrays(0))
     big = {"t": np.zeros(100_000, "f4")}
     with no_file_above(50_000):
         with pytest.raises(CheckpointError, match="could not be written"):
-            hub.write_tensors(tmp_path / "model.safetensors", big)
+            write_tensors(tmp_path / "model.safetensors", big)
         with pytest.raises(CheckpointError, match="could not be written"):
-            hub.write_json(tmp_path / "config.json", {"a": "x" * 100_000})
+            write_json(tmp_path / "config.json", {"a": "x" * 100_000})
     assert same(weight_files.read_tensors(tmp_path / "model.safetensors"), arrays(0))
     assert files(tmp_path) == ["model.safetensors"]
 
@@ -106,9 +108,9 @@ def test_full_disk_among_shards(tmp_path: Path) -> None:
     """The second shard does not fit: the first is not the new one among old ones."""
     old = {"a": np.zeros(100, "f4"), "b": np.zeros(100, "f4")}
     new = {"a": np.ones(100, "f4"), "b": np.ones(100_000, "f4")}
-    hub.write_weights(tmp_path, old, 400)
+    write_weights(tmp_path, old, 400)
     with no_file_above(50_000), pytest.raises(CheckpointError, match="could not be written"):
-        hub.write_weights(tmp_path, new, 400)
+        write_weights(tmp_path, new, 400)
     assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, old)
     assert len(files(tmp_path)) == 3
 
@@ -117,7 +119,7 @@ def test_error_inside_the_block_is_not_hidden(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("old")
 
     def half() -> None:
-        with hub.atomic_path(tmp_path / "x") as temporary:
+        with atomic_path(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise KeyError("stop")
 
@@ -128,15 +130,15 @@ def test_error_inside_the_block_is_not_hidden(tmp_path: Path) -> None:
 
 
 def test_files_have_ordinary_rights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_UMASK", 0o027)  # read once, at import
-    hub.write_json(tmp_path / "config.json", {})
+    monkeypatch.setattr("beit.core.files._UMASK", 0o027)  # read once, at import
+    write_json(tmp_path / "config.json", {})
     assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="could not be written"):
-        hub.write_json(tmp_path / "file" / "config.json", {})
+        write_json(tmp_path / "file" / "config.json", {})
 
 
 # --- shards ------------------------------------------------------------------------------------------------------
@@ -144,12 +146,12 @@ def test_unwritable_place(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("most", "shards"), [(10**9, 1), (420, 3), (1, 5), (0, 5)])
 def test_shards(most: int, shards: int, tmp_path: Path) -> None:
-    hub.write_weights(tmp_path, arrays(), most)
+    write_weights(tmp_path, arrays(), most)
     found = hub.resolve_weights(tmp_path)
     assert len(found) == shards
     assert same(weight_files.read_files(found).tensors, arrays())
     if shards > 1:
-        index = hub.read_json(tmp_path / hub.SAFETENSORS_INDEX)
+        index = read_json(tmp_path / hub.SAFETENSORS_INDEX)
         assert index["metadata"]["total_size"] == sum(array.nbytes for array in arrays().values())
         assert index["weight_map"].keys() == arrays().keys()
         assert found[0].name == f"model-00001-of-0000{shards}.safetensors"
@@ -160,14 +162,14 @@ def test_shards(most: int, shards: int, tmp_path: Path) -> None:
 def test_saving_again_leaves_no_stale_file(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     for seed, most in enumerate((1, 420, 10**9, 420)):
-        hub.write_weights(tmp_path, arrays(seed), most)
+        write_weights(tmp_path, arrays(seed), most)
         assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, arrays(seed))
-    hub.write_weights(tmp_path, arrays(9))
+    write_weights(tmp_path, arrays(9))
     assert files(tmp_path) == ["model.safetensors", "notes.txt"]
 
 
 def test_missing_shard(tmp_path: Path) -> None:
-    hub.write_weights(tmp_path, arrays(), 420)
+    write_weights(tmp_path, arrays(), 420)
     (tmp_path / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"no model-00002-of-00003.safetensors"):
         hub.resolve_weights(tmp_path)
@@ -176,15 +178,15 @@ def test_missing_shard(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", 7])
 def test_shard_outside_the_folder(shard: Any, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    hub.write_tensors(tmp_path / "secret.safetensors", arrays())
-    hub.write_json(folder / hub.SAFETENSORS_INDEX, {"weight_map": {"t0": shard}})
+    write_tensors(tmp_path / "secret.safetensors", arrays())
+    write_json(folder / hub.SAFETENSORS_INDEX, {"weight_map": {"t0": shard}})
     with pytest.raises(CheckpointError, match=r"outside its folder|has no \.\."):
         hub.resolve_weights(folder)
 
 
 @pytest.mark.parametrize("index", [[], {}, {"weight_map": {}}, {"weight_map": ["a"]}, "x"])
 def test_damaged_index(index: Any, tmp_path: Path) -> None:
-    hub.write_json(tmp_path / hub.SAFETENSORS_INDEX, index)
+    write_json(tmp_path / hub.SAFETENSORS_INDEX, index)
     with pytest.raises(CheckpointError, match="weight_map"):
         hub.resolve_weights(tmp_path)
 
@@ -200,7 +202,7 @@ def test_no_weights(tmp_path: Path) -> None:
 
 def test_truncated_anywhere(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    hub.write_tensors(path, arrays())
+    write_tensors(path, arrays())
     whole = path.read_bytes()
     for size in (0, 1, 7, 8, 9, 50, 300, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:size])
@@ -214,7 +216,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 def test_flipped_header_bytes(tmp_path: Path) -> None:
     """A damaged header is refused, or it happens to be another sound header (a renamed tensor): nothing else."""
     path = tmp_path / "model.safetensors"
-    hub.write_tensors(path, {**arrays(), "b": np.zeros(3, "f2")})
+    write_tensors(path, {**arrays(), "b": np.zeros(3, "f2")})
     whole = bytearray(path.read_bytes())
     header = int.from_bytes(whole[:8], "little")
     refused = 0
@@ -243,7 +245,7 @@ def test_not_safetensors(tmp_path: Path) -> None:
 
 
 def test_arrays_are_writable(tmp_path: Path) -> None:
-    hub.write_tensors(tmp_path / "m.safetensors", arrays())
+    write_tensors(tmp_path / "m.safetensors", arrays())
     tensors = weight_files.read_tensors(tmp_path / "m.safetensors")
     tensors["t0"][:] = 1
     assert not same(tensors, weight_files.read_tensors(tmp_path / "m.safetensors"))
@@ -331,7 +333,7 @@ def test_code_in_a_bin_is_not_run(tmp_path: Path) -> None:
 
 
 def test_safetensors_come_before_bin(tmp_path: Path) -> None:
-    hub.write_weights(tmp_path, arrays(1))
+    write_weights(tmp_path, arrays(1))
     (tmp_path / hub.BIN).write_bytes(b"evil")
     assert same(weight_files.read_files(hub.resolve_weights(tmp_path)).tensors, arrays(1))
 
@@ -352,7 +354,7 @@ def test_file_in_place_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_subfolder(tmp_path: Path) -> None:
-    hub.write_json(tmp_path / "part" / "config.json", {"hidden_size": 24, "num_attention_heads": 2})
+    write_json(tmp_path / "part" / "config.json", {"hidden_size": 24, "num_attention_heads": 2})
     assert BeitConfig.from_pretrained(tmp_path, subfolder="part").hidden_size == 24
 
 

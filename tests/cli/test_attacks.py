@@ -15,8 +15,10 @@ from PIL import Image
 from beit import BeitConfig, BeitForMaskedImageModeling
 from beit.checkpoints import hub
 from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints.write_weights import write_tensors
 from beit.cli import main
 from beit.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from beit.core.files import read_json
 from beit.data import embedded as assets
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, FolderImages
@@ -94,7 +96,7 @@ def test_a_model_of_nan_is_refused(labelled: Path, tmp_path: Path, capsys: pytes
     finetune(settings(labelled, tmp_path / "run"))
     path = tmp_path / "run" / hub.SAFETENSORS
     tensors = weight_files.read_tensors(path)
-    hub.write_tensors(path, {name: np.full_like(array, np.nan) for name, array in tensors.items()})
+    write_tensors(path, {name: np.full_like(array, np.nan) for name, array in tensors.items()})
     for command in (
         ["predict", str(labelled / "boot" / "0.png"), "--model", str(tmp_path / "run")],
         ["evaluate", "--images", str(labelled), "--model", str(tmp_path / "run")],
@@ -150,7 +152,7 @@ def test_settings_of_an_earlier_run_can_be_used_again(labelled: Path, tmp_path: 
     finetune(settings(labelled, tmp_path / "old", learning_rate=5e-4, seed=3))
     saved = str(tmp_path / "old" / "settings.json")
     assert main(["finetune", "--settings", saved, "--output", str(tmp_path / "new"), "--seed", "4"]) == 0
-    values = hub.read_json(tmp_path / "new" / "settings.json")
+    values = read_json(tmp_path / "new" / "settings.json")
     assert (values["learning_rate"], values["seed"], values["steps"]) == (5e-4, 4, 2)
 
 
@@ -205,5 +207,5 @@ def test_pretraining_goes_on_with_the_pixels_that_a_model_knows(labelled: Path, 
     mean, std = (0.25, 0.25, 0.25), (0.4, 0.4, 0.4)
     pretrain(PretrainSettings(**start, output=tmp_path / "first", model="tiny", mean=mean, std=std))
     pretrain(PretrainSettings(**start, output=tmp_path / "second", model=str(tmp_path / "first")))
-    values = hub.read_json(tmp_path / "second" / "preprocessor_config.json")
+    values = read_json(tmp_path / "second" / "preprocessor_config.json")
     assert (values["image_mean"], values["image_std"]) == (list(mean), list(std))

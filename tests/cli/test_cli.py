@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import beit
+import beit.cli
 from beit.cli import COMMANDS, demo, main, usage
 from beit.core.errors import BeitError, CheckpointError, DataError
 from fixtures_runs import refused, save_classifier, save_small_model, save_tokenizer, write_images
@@ -52,6 +53,59 @@ def test_help_names_every_command_and_loads_nothing():
         assert any(name in line and explanation in line for line in text)
     loaded = {name.partition(".")[0] for name in modules.split()}
     assert not loaded & {"torch", "tyro", "numpy", "PIL", "jax", "accelerate", "matplotlib"}
+
+
+def test_help_of_all_commands_loads_no_framework():
+    """`beit COMMAND --help` answers at once: the settings of a command stand in files that load no framework."""
+    actions = {"tokenizer": ["train", "evaluate"], "segment": ["train", "evaluate", "predict", "demo"]}
+    lines = [[name, *action.split()] for name in COMMANDS for action in actions.get(name, [""])]
+    code = f"import sys; from beit.cli import main\nfor line in {lines}: assert main([*line, '--help']) == 0, line\n"
+    found = shell(code=code + "print(' '.join(sys.modules))")
+    assert found.returncode == 0, found.stderr
+    assert "usage: beit knn" in found.stdout
+    loaded = {name.partition(".")[0] for name in found.stdout.splitlines()[-1].split()}
+    assert "tyro" in loaded
+    assert not loaded & {"torch", "jax", "flax", "accelerate", "matplotlib", "datasets"}
+
+
+TOY = '''
+"""`beit greet`: a toy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from beit.cli.parsing import parse
+
+
+@dataclass(kw_only=True)
+class Greet:
+    """Greet somebody."""
+
+    name: str = "you"
+    """Who."""
+
+
+def greet_command(arguments: list[str]) -> None:
+    print(f"Hello, {parse(Greet, 'greet', arguments).name}!")
+'''
+
+
+def test_a_new_command_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
+    """A file in beit.cli with the settings and the function, and a line of the table: nothing else is touched."""
+    refused(capsys, ["greet"], "there is no command 'greet'", status=2)
+    (tmp_path / "toy.py").write_text(TOY)
+    with monkeypatch.context() as patch:
+        patch.setattr(beit.cli, "__path__", [*beit.cli.__path__, str(tmp_path)])
+        patch.setitem(COMMANDS, "greet", ("toy", "say hello"))
+        assert main(["greet", "--name", "Ada"]) == 0
+        assert capsys.readouterr().out == "Hello, Ada!\n"
+        assert main(["greet", "--help"]) == 0
+        assert "usage: beit greet" in capsys.readouterr().out
+        assert "greet      say hello" in usage()
+        refused(capsys, ["greet", "--nam", "Ada"], "--nam", status=2)
+    del sys.modules["beit.cli.toy"]
+    refused(capsys, ["greet"], "there is no command 'greet'", status=2)
 
 
 def test_the_module_can_be_run():

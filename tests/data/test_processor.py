@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError, MissingExtraError
+from beit.core.files import write_json
 from beit.data.processor import BatchFeature, BeitFeatureExtractor, BeitImageProcessor
 from beit.data.processor_sizes import box_of_crop
 
@@ -759,7 +759,7 @@ def test_files_of_other_versions(tmp_path: Path) -> None:
     assert (fast.do_reduce_labels, fast.do_center_crop, fast.size["height"]) == (True, False, 20)
     assert fast.to_dict()["image_processor_type"] == "BeitImageProcessor"
     assert fast(picture(30, 41), return_tensors="np").pixel_values.shape == (1, 3, 20, 20)
-    hub.write_json(tmp_path / "processor_config.json", {"processor_class": "X", "image_processor": FAST})
+    write_json(tmp_path / "processor_config.json", {"processor_class": "X", "image_processor": FAST})
     assert BeitImageProcessor.from_pretrained(tmp_path).to_dict() == fast.to_dict()
 
 
@@ -785,7 +785,7 @@ def test_push_to_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         seen.append((repo_id, keywords, json.loads((Path(folder) / "preprocessor_config.json").read_text())))
         return "address"
 
-    monkeypatch.setattr(hub, "upload_folder", upload)
+    monkeypatch.setattr("beit.checkpoints.hub.upload_folder", upload)
     processor = BeitImageProcessor(size=99)
     assert processor.push_to_hub("me/model", private=True) == "address"
     processor.save_pretrained(tmp_path / "mine", push_to_hub=True)

@@ -16,9 +16,9 @@ pytest.importorskip("accelerate")
 
 import beit
 from beit.cli import main
-from beit.cli.settings import DemoSettings
 from beit.core.errors import DataError
 from beit.demo.classification import embedded_data, raw_pixel_baselines, run_demo
+from beit.demo.settings import DemoSettings
 
 
 class Page(HTMLParser):

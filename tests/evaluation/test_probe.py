@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tqdm")
 
 from beit import BeitForMaskedImageModeling, BeitImageProcessor, BeitModel
-from beit.checkpoints import hub
+from beit.checkpoints.write_weights import write_weights
 from beit.core.errors import ConfigError, DataError
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.crops import crop_box, view
@@ -482,7 +482,7 @@ def test_layers_that_start_anew_are_refused(photos, pretrained, capsys):
         if "relative_position" not in name
     }
     (pretrained / "model.safetensors").unlink()
-    hub.write_weights(pretrained, tensors)
+    write_weights(pretrained, tensors)
     refused(
         capsys,
         ["knn", "--model", pretrained, "--images", photos],

@@ -34,6 +34,7 @@ from beit import (
 from beit.checkpoints import flax_layout, hub
 from beit.checkpoints import msgpack as msgpack_file
 from beit.checkpoints import names as weights
+from beit.checkpoints.write_weights import write_tensors
 from fixtures_flax import close, pair, pixels, same_outputs
 from golden import make_flax as golden
 from test_imports import run
@@ -272,7 +273,7 @@ def test_damaged_and_incomplete_folders(saved: Any, tmp_path: Path) -> None:
     flax_model, folder = saved
     disk = flax_model.disk_tensors()
     del disk["beit.encoder.layer.0.layernorm_after.bias"]
-    for write in (hub.write_tensors, msgpack_file.write_msgpack):
+    for write in (write_tensors, msgpack_file.write_msgpack):
         for stale in folder.glob("*model*"):
             stale.unlink()
         write(folder / (hub.MSGPACK if "msgpack" in write.__name__ else hub.SAFETENSORS), disk)

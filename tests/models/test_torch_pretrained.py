@@ -21,8 +21,9 @@ from beit import (
     CheckpointError,
     ConfigError,
 )
-from beit.checkpoints import hub
 from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints.write_weights import write_tensors
+from beit.core.files import write_json
 
 KINDS = [BeitModel, BeitForMaskedImageModeling, BeitForImageClassification]
 SETTINGS: list[dict[str, Any]] = [
@@ -104,16 +105,16 @@ def test_load_picks_the_class(tmp_path: Path, tiny: Any) -> None:
 
 
 def test_other_architecture(tmp_path: Path, tiny: Any, saved: Any) -> None:
-    hub.write_json(tmp_path / "config.json", {"model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 24})
-    hub.write_tensors(tmp_path / "model.safetensors", {"encoder.layer.0.output.dense.weight": np.zeros((2, 2), "f4")})
+    write_json(tmp_path / "config.json", {"model_type": "vit", "architectures": ["ViTModel"], "hidden_size": 24})
+    write_tensors(tmp_path / "model.safetensors", {"encoder.layer.0.output.dense.weight": np.zeros((2, 2), "f4")})
     with pytest.raises(CheckpointError, match=r"another architecture.*vit"):
         BeitModel.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"ViTModel.*vit"):
         beit.load(tmp_path)
-    hub.write_json(tmp_path / "config.json", {"model_type": "vit"})
+    write_json(tmp_path / "config.json", {"model_type": "vit"})
     with pytest.raises(CheckpointError, match=r"vit"):
         beit.load(tmp_path)
-    hub.write_tensors(tmp_path / "model.safetensors", {"conv1.weight": np.zeros((2, 2), "f4")})
+    write_tensors(tmp_path / "model.safetensors", {"conv1.weight": np.zeros((2, 2), "f4")})
     with pytest.raises(CheckpointError, match=r"no BEiT checkpoint.*conv1.weight"):
         BeitModel.from_pretrained(tmp_path, config=tiny())
 
@@ -230,7 +231,7 @@ def test_damaged_and_incomplete_folders(saved: Any, tmp_path: Path) -> None:
         BeitForImageClassification.from_pretrained(folder)
     tensors = model.disk_tensors()
     del tensors["beit.encoder.layer.0.layernorm_after.bias"]
-    hub.write_tensors(weights, tensors)
+    write_tensors(weights, tensors)
     with pytest.raises(CheckpointError, match="incomplete"):
         BeitForImageClassification.from_pretrained(folder)
     weights.unlink()

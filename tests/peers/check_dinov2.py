@@ -111,7 +111,8 @@ def check() -> list[tuple[str, float, float]]:
 
     import beit
     from beit import BeitImageProcessor, BeitModel
-    from beit.checkpoints import Checkpoint, hub, infer
+    from beit.checkpoints import Checkpoint, infer
+    from beit.checkpoints.write_weights import write_tensors
     from beit.data import embedded as assets
 
     path = file_of_package()
@@ -124,7 +125,7 @@ def check() -> list[tuple[str, float, float]]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "dinov2.safetensors"
-        hub.write_tensors(file, tensors_of(onnx.load(path).graph))
+        write_tensors(file, tensors_of(onnx.load(path).graph))
         config = beit.BeitConfig.from_pretrained(file, num_attention_heads=HEADS)
         assert (config.image_size, config.patch_size, config.num_hidden_layers) == (518, 14, 12)
         assert (config.layer_norm_eps, config.use_mean_pooling) == (1e-6, False)

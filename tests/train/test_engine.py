@@ -23,9 +23,9 @@ pytest.importorskip("accelerate")
 
 from torch import nn
 
-from beit.checkpoints import hub
 from beit.checkpoints import read_weights as weight_files
 from beit.core.errors import ConfigError, DataError, Interrupted, TrainingError
+from beit.core.files import read_json, write_json
 from beit.data.sources.images import ArrayImages
 from beit.train import checkpoint
 from beit.train.alarms import Watch
@@ -126,7 +126,7 @@ def test_half_precision_scales_the_loss_and_resumes(parts):
     full, _ = run(parts, "full")
     assert [line["loss"] for line in whole] == pytest.approx([line["loss"] for line in full], rel=0.01)
     assert [line["loss"] for line in whole] != [line["loss"] for line in full]
-    state = hub.read_json(whole_folder / "checkpoint-000002/state.json")
+    state = read_json(whole_folder / "checkpoint-000002/state.json")
     assert state["scaler"]["scale"] > 1
     cut = parts["images"] / "cut"
     shutil.copytree(whole_folder, cut)
@@ -222,15 +222,15 @@ def test_the_average_is_saved_and_resumed(parts):
 def test_two_runs_in_one_folder(parts):
     """The second is refused while the first writes, whatever it was told; the first goes on to its end."""
     settings = PretrainSettings(**{**parts, "output": parts["images"] / "run"})
-    hub.write_json(parts["images"] / "settings.json", settings.to_dict())
+    write_json(parts["images"] / "settings.json", settings.to_dict())
     code = (
         "import sys; from beit.train import loop; steps = loop._steps\n"
         "def slow(*arguments): print('inside', flush=True); sys.stdin.read(); steps(*arguments)\n"
         "loop._steps = slow\n"
         "from beit.train.pretrain import pretrain; from beit.train.settings import PretrainSettings, from_dict\n"
-        "from beit.checkpoints import hub; from pathlib import Path; from beit.data.sources.images import ArrayImages\n"
+        "from beit.core.files import read_json; from pathlib import Path; from beit.data.sources.images import ArrayImages\n"
         "from fixtures_runs import stripes\n"
-        "settings = from_dict(PretrainSettings, hub.read_json(sys.argv[1]))\n"
+        "settings = from_dict(PretrainSettings, read_json(sys.argv[1]))\n"
         "pretrain(settings, ArrayImages(*stripes(24), ['flat', 'upright']))\n"
     )
     tests = Path(__file__).parents[1]
@@ -297,7 +297,7 @@ def test_pixels_as_target(parts):
     history, folder = run(parts, "run", log_every=50, save_every=100, batch_size=24)
     assert history[0]["explained"] < 0.05
     assert history[-1]["explained"] > 0.1
-    assert hub.read_json(folder / "config.json")["vocab_size"] == 48
+    assert read_json(folder / "config.json")["vocab_size"] == 48
     finetune(FinetuneSettings(images=folder, output=folder.parent / "tuned", model=str(folder), steps=1), IMAGES)
     with pytest.raises(ConfigError, match="needs no tokenizer"):
         run(parts, "other", tokenizer="x")

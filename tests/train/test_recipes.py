@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from beit.cli import main
-from beit.cli import settings as cli_settings
 from beit.cli.parsing import parse
 from beit.core.errors import ConfigError
+from beit.demo.settings import DemoSettings
+from beit.evaluation.settings import Probe
 from beit.train import recipes
 from beit.train import settings as module
 from beit.train.recipes import RECIPES, arguments_of, command_line, facts, find, runs
@@ -30,7 +31,7 @@ KINDS: dict[str, Any] = {
     "finetune": FinetuneSettings,
     "finetune scratch": FinetuneSettings,
     "segment train": SegmentSettings,
-    "probe": cli_settings.Probe,
+    "probe": Probe,
 }
 GIVEN = {"images": "some/images", "output": "runs/x", "tokenizer": "runs/t", "model": "some/model"}
 HALF, MEAN, STD = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -203,7 +204,7 @@ def test_the_docstring_says_everything_and_its_commands_are_the_recipe(name, mon
         arguments = shlex.split(line)
         arguments = arguments[arguments.index("beit.cli" if arguments[0] == "torchrun" else "beit") + 1 :]
         if arguments[0] == "demo":
-            assert parse(cli_settings.DemoSettings, "demo", arguments[1:]).output == Path("runs/demo")
+            assert parse(DemoSettings, "demo", arguments[1:]).output == Path("runs/demo")
             continue
         monkeypatch.setenv("WORLD_SIZE", str(process_count(line)))
         command = next(text for text in KINDS if arguments[: len(text.split())] == text.split())

@@ -23,7 +23,6 @@ from fixtures_runs import log_lines, save_small_model, save_tokenizer, small_run
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from beit.checkpoints import hub
 from beit.checkpoints import read_weights as weight_files
 from beit.cli import main
 from beit.core.errors import CheckpointError, DataError, TrainingError
@@ -284,7 +283,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(parts, monkeypatch, where):
             elif where == "rename":
                 monkeypatch.setattr(os, "replace", refuse)
             elif where == "weights":
-                monkeypatch.setattr(hub, "_save", refuse)
+                monkeypatch.setattr("beit.checkpoints.write_weights._save", refuse)
             else:
                 monkeypatch.setattr(Path, "mkdir", refuse)
         return real_save(folder, step, *rest)

@@ -15,10 +15,10 @@ from fixtures_streams import striped
 pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
-from beit.checkpoints import hub
 from beit.cli import main
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError, DataError, InputError
+from beit.core.files import write_json
 from beit.data.sources.images import FolderImages
 from beit.data.token_cache import TokenCache, write_shard
 from beit.data.transforms.pretrain import PretrainViews
@@ -171,7 +171,7 @@ def test_many_codes_take_four_bytes(tmp_path):
     tokens = np.arange(12).reshape(2, 1, 6) + 65_530
     write_shard(tmp_path, 0, np.array([9, 4]), tokens, 70_000)
     about = {"crops": 1, "seed": 0, "vocab_size": 70_000, "grid": [2, 3], "view_size": [8, 12], "shards": 1}
-    hub.write_json(tmp_path / "cache.json", about)
+    write_json(tmp_path / "cache.json", about)
     cache = TokenCache(tmp_path)
     assert cache.tokens(4, 0).tolist() == tokens[1, 0].tolist()
     assert cache.tokens(9, 0).dtype == np.int64

@@ -1,26 +1,19 @@
-"""Model folders: an id or a folder → files, and files ← arrays. Loads neither torch nor jax.
+"""Model folders: a local folder or an id on the Hub → local files, and uploads. Loads neither torch nor jax.
 
 A *model folder* holds `config.json`, weights (`model.safetensors`, its shards, or the older `pytorch_model.bin` or
-`flax_model.msgpack`) and, where images are fed, `preprocessor_config.json`. An id such as
-`microsoft/beit-base-patch16-224` is a folder on the Hub; huggingface_hub downloads and caches it. Every file is written
-under a temporary name, synced and renamed, so that a full disk or a kill leaves what was there before.
+`flax_model.msgpack`) and, for models that take images, `preprocessor_config.json`. An id such as
+`microsoft/beit-base-patch16-224` is a folder on the Hub; huggingface_hub downloads and caches it.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from beit.core.errors import CheckpointError, ConfigError
+from beit.core.errors import CheckpointError
+from beit.core.files import read_json
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -29,15 +22,6 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 MSGPACK = "flax_model.msgpack"
 MSGPACK_INDEX = "flax_model.msgpack.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference
-_UMASK = os.umask(0)  # there is no way to ask without setting it; done once, before there are threads
-os.umask(_UMASK)
-_MODELS = (
-    "BeitModel",
-    "BeitForMaskedImageModeling",
-    "BeitForImageClassification",
-    "BeitForSemanticSegmentation",
-    "BeitBackbone",
-)
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
@@ -160,142 +144,6 @@ def _is_missing_file(error: CheckpointError) -> bool:
     return (error.__cause__ is None and " has no " in str(error)) or isinstance(error.__cause__, EntryNotFoundError)
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """A JSON file's content. Raises CheckpointError when it is not JSON (says where it breaks)."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}. Download or save it again.") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-# --- writing -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
-
-    Raises:
-        CheckpointError: it could not be written (disk full, no permission); `path` is as it was before.
-    """
-    target = Path(path)
-    temporary: Path | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        start = target.name[:60]  # so that the whole stays within 255 bytes
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; a model folder is an ordinary one
-        os.replace(temporary, target)
-        sync_folder(target.parent)
-    except OSError as error:
-        advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the path and its rights"
-        raise CheckpointError(
-            f"{target} could not be written: {error.strerror or error}. {advice}; what was there before is untouched."
-        ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened, as on Windows)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON, indented and with sorted keys, atomically."""
-    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
-        data = text.encode()
-    except UnicodeEncodeError:  # file names that are not UTF-8
-        data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-
-
-def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Write arrays as one safetensors file, atomically."""
-    with atomic_path(path) as temporary:
-        _save(temporary, tensors)
-
-
-def _save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
-    ordered = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    try:
-        # "pt" is the marker that the transformers library looks for before it reads the file.
-        save_file(ordered, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
-        code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
-
-
-def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int = 5_000_000_000) -> None:
-    """Write `model.safetensors`, or shards with an index where it would be larger than `max_shard_bytes`.
-
-    Weight files of an earlier save under other names are removed afterwards, so that none is taken for current.
-    """
-    shards: list[dict[str, np.ndarray]] = [{}]
-    room = max_shard_bytes
-    for name, array in tensors.items():
-        if shards[-1] and array.nbytes > room:
-            shards.append({})
-            room = max_shard_bytes
-        shards[-1][name] = array
-        room -= array.nbytes
-    if len(shards) == 1:
-        names = [SAFETENSORS]
-    else:
-        names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    with contextlib.ExitStack() as stack:  # shards get their names only when all of them are written
-        for filename, shard in zip(names, shards, strict=True):
-            _save(stack.enter_context(atomic_path(folder / filename)), shard)
-    if len(shards) > 1:
-        weight_map = {tensor: filename for filename, shard in zip(names, shards, strict=True) for tensor in shard}
-        total = sum(array.nbytes for array in tensors.values())
-        write_json(folder / SAFETENSORS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        names.append(SAFETENSORS_INDEX)
-    remove_other_weights(folder, *names)
-
-
-def remove_other_weights(folder: Path, *names: str) -> None:
-    """Remove weight files that an earlier save of ours left under other names than `names`.
-
-    That of Flax too: transformers' Flax models would take it before safetensors.
-    """
-    single = [folder / name for name in (SAFETENSORS, SAFETENSORS_INDEX, MSGPACK)]
-    for stale in [*single, *folder.glob("model-*-of-*.safetensors")]:
-        if stale.name not in names:
-            stale.unlink(missing_ok=True)
-
-
-def as_bytes(size: int | str) -> int:
-    """`500MB` → 500,000,000. Raises ConfigError for what is no size."""
-    if isinstance(size, int):
-        return size
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
-        if size.upper().endswith(unit):
-            try:
-                return int(float(size[:-2]) * factor)
-            except ValueError:
-                break
-    raise ConfigError(f"max_shard_size is {size!r}; give bytes, or text like 500MB or 5GB.")
-
-
 def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any) -> str:
     """Upload a model folder to the Hub and return the address of the commit.
 
@@ -320,29 +168,3 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
             f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=…."
         ) from error
     return str(info.commit_url)
-
-
-def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
-    """Load any BEiT checkpoint as the class that belongs to it.
-
-    The class is the one that config.json names under `architectures`; without that, the tensors tell.
-
-    Args:
-        id_or_folder: a folder, a weight file, an id, a URL, a name of the catalogue: see `BeitModel.from_pretrained`.
-        **keywords: as for `BeitModel.from_pretrained`.
-
-    Raises:
-        CheckpointError: as `from_pretrained`; or a class that is not here.
-    """
-    import beit
-    from beit.checkpoints import Checkpoint
-
-    where, overrides = split_hub_keywords(keywords)
-    checkpoint = Checkpoint(id_or_folder, overrides, **where)
-    named = checkpoint.architecture
-    if named not in _MODELS:
-        kind = checkpoint.settings.get("model_type")
-        raise CheckpointError(
-            f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: {', '.join(_MODELS)}."
-        )
-    return getattr(beit, named).from_pretrained(id_or_folder, **keywords)

@@ -19,6 +19,7 @@ from beit.checkpoints import catalogue as published
 from beit.checkpoints import hub
 from beit.checkpoints.read_weights import diagnose
 from beit.core.errors import CheckpointError, DataError
+from beit.core.files import atomic_path
 
 MIRRORS = "BEIT_CHECKPOINTS"
 _PAUSES = (0.5, 2.0)  # after a failed download: somebody waits
@@ -173,7 +174,7 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
         raise CheckpointError(f"{url}: not downloaded yet, and this is to be done without a connection.")
     remote = RemoteFile(url, _PAUSES)
     try:
-        with hub.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             with temporary.open("wb") as file:
                 while piece := remote.read(1 << 20):
                     file.write(piece)

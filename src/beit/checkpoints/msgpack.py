@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import flax_layout, hub
+from beit.checkpoints import flax_layout
 from beit.core.errors import CheckpointError, require
+from beit.core.files import atomic_path
 
 _ARRAY, _SCALAR = 1, 3  # extension types; 2 is a complex number, which no model has
 # A list, because numpy reads a name that is none as an expression.
@@ -65,7 +66,7 @@ def write_msgpack(path: Path, disk: Mapping[str, np.ndarray]) -> None:
         return {key: packed(item) for key, item in value.items()} if isinstance(value, dict) else value
 
     tree = packed(flax_layout.to_reference(disk))
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(msgpack.packb(tree, use_bin_type=True))
 
 

@@ -6,9 +6,11 @@ import difflib
 import json
 import os
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import tyro
 
 from beit.cli.parsing import parse
 from beit.core.errors import CheckpointError, ConfigError
@@ -16,9 +18,20 @@ from beit.core.errors import CheckpointError, ConfigError
 _MOST_COMPARED = 5000  # patches: the relative positions of all pairs take 200 MB then
 
 
+@dataclass(kw_only=True)
+class Models:
+    """The published checkpoints, under names that every command takes for a model."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Checkpoint to show; all of them in a table if not given."""
+    task: Literal["pretrained", "classify", "segment"] | None = None
+    """Only those for this task."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
 def models_command(arguments: list[str]) -> None:
     from beit.checkpoints import catalogue
-    from beit.cli.settings import Models
 
     settings = parse(Models, "models", arguments)
     if settings.name is not None:
@@ -48,6 +61,20 @@ def models_command(arguments: list[str]) -> None:
             )
 
 
+@dataclass(kw_only=True)
+class _Unstated:
+    """What weight files do not state, where the guess is wrong."""
+
+    image_size: tuple[int, ...] | None = None
+    """Side of the images in pixels, or height and width. Positions are resized where it is not the checkpoint's own."""
+    num_attention_heads: int | None = None
+    """Heads of each attention, where no relative-position table shows them."""
+    layer_norm_eps: float | None = None
+    """Epsilon of the layer norms."""
+    pixels: Literal["half", "imagenet"] | None = None
+    """Mean and deviation that pixels are normalised with: 0.5, or ImageNet's."""
+
+
 def _overrides(settings: Any) -> dict[str, Any]:
     """Fields of the config that the caller states."""
     given: dict[str, Any] = {}
@@ -73,9 +100,19 @@ def _pixels(checkpoint: Any, config: Any, choice: str | None) -> dict[str, Any] 
     return pixels
 
 
-def inspect_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Inspect
+@dataclass(kw_only=True)
+class Inspect(_Unstated):
+    """Say what a checkpoint is: whose, which class, its settings, what was guessed, what is missing or left over."""
 
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    tensors: bool = False
+    """List every tensor too: name, type, shape."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
+def inspect_command(arguments: list[str]) -> None:
     settings = parse(Inspect, "inspect", arguments)
     from beit.checkpoints import Checkpoint
     from beit.export.describe import describe, tensors_of, text_of
@@ -93,16 +130,36 @@ def inspect_command(arguments: list[str]) -> None:
         print("\n".join(f"  {name:70} {kind:8} {shape}" for name, kind, shape in tensors_of(checkpoint)))
 
 
-def convert_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Convert
+@dataclass(kw_only=True)
+class Convert(_Unstated):
+    """Write a checkpoint in another layout, and compare what both compute on photographs."""
 
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write (hf, timm, flax), or file (unilm, openmmlab)."""
+    to: Literal["hf", "unilm", "timm", "flax", "openmmlab"]
+    """Layout: transformers (and beit), the authors' code, timm, transformers' Flax, mmpretrain and mmsegmentation."""
+    check: bool = True
+    """Compute both on embedded photographs, and fail where they differ."""
+
+
+def convert_command(arguments: list[str]) -> None:
     settings = parse(Convert, "convert", arguments)
     _write(settings, settings.to, settings.check)
 
 
-def resize_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Resize
+@dataclass(kw_only=True)
+class Resize(_Unstated):
+    """Write a model folder for images of another size: positions bicubically, relative-position tables as the authors do it."""
 
+    model: tyro.conf.Positional[str]
+    """Folder, weight file, Hub id, URL, or a name that beit models lists."""
+    output: tyro.conf.Positional[Path]
+    """Folder to write."""
+
+
+def resize_command(arguments: list[str]) -> None:
     settings = parse(Resize, "resize", arguments)
     if settings.image_size is None:
         raise ConfigError("beit resize needs --image-size: one side in pixels, or height and width.")
@@ -121,7 +178,7 @@ def _write(settings: Any, to: Any, check: bool) -> None:
         raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
     given = _overrides(settings)
     checkpoint = Checkpoint(settings.model, given)
-    config = BeitConfig.of(checkpoint, **given).replace(architectures=[checkpoint.architecture])
+    config = BeitConfig.from_pretrained(checkpoint, **given).replace(architectures=[checkpoint.architecture])
     memory, changes = model_of(checkpoint, config)
     pixels = _pixels(checkpoint, config, settings.pixels)
     left = checkpoint.left_over

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
 
 from beit.cli.parsing import at_least_one, default_device, parse, say_skipped
 from beit.core.errors import ConfigError, DataError, require
 
 
-def evaluate_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Evaluate
+@dataclass(kw_only=True)
+class Evaluate:
+    """Measure a classifier on labelled images: top-1 and top-5."""
 
+    model: str
+    """Fine-tuned model folder or Hub id."""
+    images: Path
+    """Folder with one subfolder a class, named as the model's classes."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX."""
+    batch_size: int = 64
+    """Images at a time."""
+    output: Path | None = None
+    """Folder to write evaluation.json into, with the confusion matrix."""
+
+
+def evaluate_command(arguments: list[str]) -> None:
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
     model = _classifier(settings.model, settings.framework, "beit evaluate")
@@ -48,9 +66,23 @@ def _classifier(folder: str, framework: str, purpose: str) -> Any:
     return model
 
 
-def predict_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Predict
+@dataclass(kw_only=True)
+class Predict:
+    """Classify images."""
 
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    model: str
+    """Fine-tuned model folder or Hub id."""
+    framework: Literal["torch", "flax"] = "torch"
+    """What computes: PyTorch, or JAX."""
+    top: int = 5
+    """How many labels to show."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+def predict_command(arguments: list[str]) -> None:
     settings = parse(Predict, "predict", arguments)
     from beit.data.processor import BeitImageProcessor
     from beit.data.sources.images import FolderImages
@@ -78,9 +110,23 @@ def predict_command(arguments: list[str]) -> None:
         raise DataError(f"{failed} of {len(results)} images could not be read.")
 
 
-def embed_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Embed
+@dataclass(kw_only=True)
+class Embed:
+    """Write features of images to a .npy or .parquet file."""
 
+    model: str
+    """Any BEiT model folder or Hub id."""
+    images: Path
+    """Folder with images."""
+    output: Path
+    """File to write: features.npy (with features.txt, the paths) or features.parquet (paths and features)."""
+    layer: int | None = None
+    """Layer to take, 1 to the last; the pooled output if not given."""
+    batch_size: int = 64
+    """Images at a time."""
+
+
+def embed_command(arguments: list[str]) -> None:
     settings = parse(Embed, "embed", arguments)
     at_least_one("batch_size", settings.batch_size)
     if settings.output.suffix not in (".npy", ".parquet"):
@@ -92,7 +138,7 @@ def embed_command(arguments: list[str]) -> None:
         raise DataError(f"{settings.output} is a folder; name a file.")
     import numpy as np
 
-    from beit.checkpoints import hub
+    from beit.core.files import atomic_path
     from beit.data.processor import BeitImageProcessor
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import embed
@@ -105,7 +151,7 @@ def embed_command(arguments: list[str]) -> None:
         model.pooler = None  # its norm was never trained; the plain mean says the same
     kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
     names = [images.name(index) for index in kept]
-    with hub.atomic_path(settings.output) as temporary:
+    with atomic_path(settings.output) as temporary:
         if settings.output.suffix == ".npy":
             with open(temporary, "wb") as file:
                 np.save(file, features)
@@ -116,7 +162,7 @@ def embed_command(arguments: list[str]) -> None:
             column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
             parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
     if settings.output.suffix == ".npy":
-        with hub.atomic_path(settings.output.with_suffix(".txt")) as temporary:
+        with atomic_path(settings.output.with_suffix(".txt")) as temporary:
             temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
     print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     if skipped:

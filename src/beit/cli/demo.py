@@ -7,7 +7,7 @@ from beit.core.errors import require
 
 
 def demo_command(arguments: list[str]) -> None:
-    from beit.cli.settings import DemoSettings
+    from beit.demo.settings import DemoSettings
 
     settings = parse(DemoSettings, "demo", arguments)
     require("torch", "train", "beit demo")

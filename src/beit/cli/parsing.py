@@ -36,12 +36,12 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
     if file is not None and recipe is not None:
         raise ConfigError("--settings and --recipe both say where to start from; give one of them.")
     if file is not None:
-        from beit.checkpoints import hub
+        from beit.core.files import read_json
         from beit.train.settings import RunSettings, from_dict
 
         if not issubclass(kind, RunSettings):
             raise ConfigError(f"beit {name} does not take --settings; training commands do.")
-        values = hub.read_json(file)
+        values = read_json(file)
         if not isinstance(values, dict):
             raise ConfigError(f"{file} holds no settings (a JSON object).")
         return arguments, from_dict(kind, values)

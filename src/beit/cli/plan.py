@@ -6,15 +6,31 @@ import json
 import math
 import os
 import textwrap
+from dataclasses import dataclass
 
 from beit.cli.parsing import at_least_one, parse
 from beit.core.errors import ConfigError, require
 
 
+@dataclass(kw_only=True)
+class Plan:
+    """Forecast time, memory and disk of a run: beit plan pretrain …, with the arguments that beit pretrain takes."""
+
+    steps_measured: int = 5
+    """Steps to measure, after those in which caches and queues fill."""
+    measure: bool = True
+    """Run these steps, in a temporary folder; --no-measure only counts parameters and operations."""
+    images_per_second: float | None = None
+    """Take this speed, of another machine for example, instead of the measured one."""
+    devices: int = 1
+    """Devices that will share a batch. One does its part here; sending gradients between them is not counted."""
+    json: bool = False
+    """Print JSON instead of text."""
+
+
 def plan_command(arguments: list[str]) -> None:
     import tyro
 
-    from beit.cli.settings import Plan
     from beit.train.settings import RUNS
 
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -9,7 +9,7 @@ from beit.core.errors import ConfigError, DataError, require
 
 
 def probe_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Probe
+    from beit.evaluation.settings import Probe
 
     settings = parse(Probe, "probe", arguments)
     for name in ("epochs", "linear_batch_size"):
@@ -25,7 +25,7 @@ def probe_command(arguments: list[str]) -> None:
 
 
 def knn_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Knn
+    from beit.evaluation.settings import Knn
 
     settings = parse(Knn, "knn", arguments)
     _measure(settings, "beit knn", epochs=0, layers=None if settings.layer is None else [settings.layer])

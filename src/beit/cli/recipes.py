@@ -5,14 +5,44 @@ from __future__ import annotations
 import dataclasses
 import json
 import textwrap
+from dataclasses import dataclass
 from typing import Any
+
+import tyro
 
 from beit.cli.parsing import at_least_one, parse
 from beit.core.errors import ConfigError
 
 
+@dataclass(kw_only=True)
+class Recipes:
+    """The recipes: published runs of the paper, and small ones for one GPU or none."""
+
+    name: tyro.conf.Positional[str | None] = None
+    """Recipe to show; all of them in a table if not given."""
+    print: bool = False
+    """Show every setting, and which differ from the command's own."""
+    json: bool = False
+    """Print settings.json, as beit pretrain --settings FILE takes it."""
+    command: bool = False
+    """Print the command line that the recipe stands for, every flag spelled out."""
+    part: str | None = None
+    """Only this run of an experiment of several, such as pretrain; --json needs it then."""
+    images: str | None = None
+    """Where the images are."""
+    output: str | None = None
+    """Folder for the result."""
+    tokenizer: str | None = None
+    """Folder or Hub id of the tokenizer."""
+    model: str | None = None
+    """Folder or Hub id of the model to start from."""
+    batch_size: int | None = None
+    """Images a step, over all devices; the learning rate goes with it."""
+    devices: int = 1
+    """How many devices share a batch; with few of them it goes through the model in parts."""
+
+
 def recipes_command(arguments: list[str]) -> None:
-    from beit.cli.settings import Recipes
     from beit.train import recipes
 
     chosen = parse(Recipes, "recipes", arguments)

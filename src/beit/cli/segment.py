@@ -3,10 +3,32 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
 
 from beit.cli.parsing import at_least_one, default_device, last_line, parse, say
 from beit.core.errors import ConfigError, DataError, require
+
+
+@dataclass(kw_only=True)
+class _Ways:
+    """How segmentation brings images to the model."""
+
+    model: str
+    """Folder or Hub id of a model that was trained for segmentation."""
+    mode: Literal["slide", "whole"] = "slide"
+    """Windows of the model's size over the image, or the whole image resized to that size (faster, coarser)."""
+    short_side: int | None = None
+    """Shorter side in pixels to which images are resized before windows are cut; the model's size if not given."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average over these scales of the image, such as 0.5 0.75 1 1.25 1.5 1.75."""
+    flip: bool = False
+    """Average with the mirrored image."""
+    batch_size: int = 8
+    """Windows at a time."""
 
 
 def segment_command(arguments: list[str]) -> None:
@@ -42,9 +64,27 @@ def _segment_train(arguments: list[str]) -> None:
         say(f"Validation: {result}\nOpen {settings.output / 'report.html'}")
 
 
-def _segment_evaluate(arguments: list[str]) -> None:
-    from beit.cli.settings import EvaluateSegmentation
+@dataclass(kw_only=True)
+class EvaluateSegmentation(_Ways):
+    """Measure segmentation on images with label maps: mIoU, accuracies, and a report with the worst cases."""
 
+    images: Path
+    """Folder with images; or embedded:pasted_garments, the test part of the embedded task."""
+    maps: Path | None = None
+    """Folder with their label maps, named and arranged alike."""
+    classes: Path | None = None
+    """Text file with the names of the classes, one a line, where the model's own are only numbers."""
+    ignore_index: int | None = None
+    """Number in the label maps that means no label, if not the model's."""
+    reduce_labels: bool = False
+    """Maps count classes from 1 and 0 means no label; so it is anyway for a model that was trained so."""
+    examples: int = 6
+    """How many images from all over the set, and how many of the worst, to show in the report."""
+    output: Path | None = None
+    """Folder to write evaluation.json and report.html into."""
+
+
+def _segment_evaluate(arguments: list[str]) -> None:
     settings = parse(EvaluateSegmentation, "segment evaluate", arguments)
     at_least_one("examples", settings.examples)
     if settings.output is not None and settings.output.is_file():
@@ -85,9 +125,17 @@ def _segment_evaluate(arguments: list[str]) -> None:
         print(f"Open {settings.output / 'report.html'}")
 
 
-def _segment_predict(arguments: list[str]) -> None:
-    from beit.cli.settings import PredictSegmentation
+@dataclass(kw_only=True)
+class PredictSegmentation(_Ways):
+    """Segment images: label maps, overlays, and a legend of the colours."""
 
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, or folders of them."""
+    output: Path
+    """Folder for maps/, overlays/ and legend.png."""
+
+
+def _segment_predict(arguments: list[str]) -> None:
     settings = parse(PredictSegmentation, "segment predict", arguments)
     if settings.output.is_file():
         raise DataError(f"{settings.output} is a file; give a folder for the result.")
@@ -119,7 +167,7 @@ def _segmenter(settings: Any) -> tuple[Any, Any, Any]:
 
 
 def _segment_demo(arguments: list[str]) -> None:
-    from beit.cli.settings import SegmentDemo
+    from beit.demo.settings import SegmentDemo
 
     settings = parse(SegmentDemo, "segment demo", arguments)
     require("torch", "train", "beit segment demo")

@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 from beit.cli.parsing import at_least_one, last_line, parse, say
 from beit.core.errors import ConfigError, require
+
+
+@dataclass(kw_only=True)
+class EvaluateTokenizer:
+    """Measure a tokenizer: codes in use, and the error of pictures decoded from tokens."""
+
+    tokenizer: str
+    """Tokenizer folder or Hub id."""
+    images: Path
+    """Folder with images."""
+    image_size: int = 64
+    """Side in pixels to which images are cropped and resized."""
 
 
 def tokenizer_command(arguments: list[str]) -> None:
@@ -26,8 +41,6 @@ def tokenizer_command(arguments: list[str]) -> None:
             f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
         )
     elif action == "evaluate":
-        from beit.cli.settings import EvaluateTokenizer
-
         chosen = parse(EvaluateTokenizer, "tokenizer evaluate", rest)
         at_least_one("image_size", chosen.image_size)
         require("torch", "train", "beit tokenizer")

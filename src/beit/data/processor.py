@@ -25,6 +25,7 @@ from PIL import Image
 from beit import checkpoints
 from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError
+from beit.core.files import write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_picture
 from beit.data.label_maps import read_label_map
 from beit.data.postprocess.semantic import label_maps
@@ -280,8 +281,8 @@ class BeitImageProcessor:
         return processor
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """A processor from a model folder, the JSON file itself, an id on the Hub, or any other BEiT checkpoint.
+    def from_pretrained(cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any) -> Any:
+        """A processor from a model folder, the JSON file itself, an id on the Hub, any other BEiT checkpoint, or an open `Checkpoint`.
 
         Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
         file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
@@ -291,22 +292,26 @@ class BeitImageProcessor:
             CheckpointError: no such file, or it holds no settings.
         """
         where, kwargs = hub.split_hub_keywords(kwargs)
-        path = Path(pretrained_model_name_or_path)
-        if path.is_file() and path.suffix == ".json":
-            settings = checkpoints.pixels_in(path)
+        source: str | os.PathLike[str]
+        if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
+            checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
+            source, where, found = checkpoint.source, checkpoint.where, checkpoint.pixels
         else:
+            source = pretrained_model_name_or_path
+            path = Path(source)
+            if path.is_file() and path.suffix == ".json":
+                return cls.from_dict(checkpoints.pixels_in(path), **kwargs)
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
-            found = None if nothing else checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
-            if found is None:  # a folder without: says what it holds
-                hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
-            settings = found or {}
-        return cls.from_dict(settings, **kwargs)
+            found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
+        if found is None:  # a folder without: says what it holds
+            hub.resolve_file(source, FILE_NAME, **where)
+        return cls.from_dict(found or {}, **kwargs)
 
     @classmethod
-    def stored_in(cls, checkpoint: str | os.PathLike[str]) -> Any:
+    def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
         """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
-        settings = checkpoints.Checkpoint(checkpoint).pixels
+        settings = checkpoints.Checkpoint.open(checkpoint).pixels
         return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -314,7 +319,7 @@ class BeitImageProcessor:
         folder = Path(save_directory)
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
-        hub.write_json(folder / FILE_NAME, self.to_dict())
+        write_json(folder / FILE_NAME, self.to_dict())
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
         return [str(folder / FILE_NAME)]

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, DataError, InputError
+from beit.core.files import atomic_path, read_json
 from beit.data.sources.images import Images
 from beit.data.sources.stream import Stream
 
@@ -42,7 +42,7 @@ class TokenCache:
         if not (self.folder / CACHE_FILE).is_file():
             raise DataError(f"{self.folder} is no token cache, or an unfinished one. Write it with beit tokenize.")
         try:
-            about = hub.read_json(self.folder / CACHE_FILE)
+            about = read_json(self.folder / CACHE_FILE)
             self.about: dict[str, Any] = about
             self.crops, self.seed, self.vocab_size = int(about["crops"]), int(about["seed"]), int(about["vocab_size"])
             self.grid = (int(about["grid"][0]), int(about["grid"][1]))
@@ -142,5 +142,5 @@ def write_shard(folder: Path, number: int, keys: np.ndarray, tokens: np.ndarray,
     """Write a shard: `keys (n,)`, `tokens (n, K, N)`. Raises CheckpointError when it cannot be written."""
     kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     for name, array in (("tokens", tokens.astype(kind)), ("keys", keys.astype(np.int64))):
-        with hub.atomic_path(folder / f"{name}-{number:05}.npy") as temporary, open(temporary, "wb") as file:
+        with atomic_path(folder / f"{name}-{number:05}.npy") as temporary, open(temporary, "wb") as file:
             np.save(file, array)

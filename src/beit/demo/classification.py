@@ -22,15 +22,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from beit.checkpoints import hub
-from beit.cli.settings import DemoSettings
 from beit.core.errors import DataError, Interrupted
+from beit.core.files import read_json, write_json
 from beit.data import embedded
 from beit.data.masking import BlockMask, mask_sizes
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.crops import crop_box, view
 from beit.data.transforms.pixels import normalise
+from beit.demo.settings import DemoSettings
 from beit.evaluation import report
 from beit.evaluation.classification import Evaluation, wilson
 from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImageModeling
@@ -159,10 +159,10 @@ def run_demo(settings: DemoSettings) -> Path:
     if output.is_file():
         raise DataError(f"{output} is a file; give a folder for the result.")
     if output.exists() and any(output.iterdir()):
-        if not (output / SETTINGS_FILE).is_file() or "smoke" not in str(hub.read_json(output / SETTINGS_FILE)):
+        if not (output / SETTINGS_FILE).is_file() or "smoke" not in str(read_json(output / SETTINGS_FILE)):
             raise DataError(f"{output} holds something other than an earlier demo; choose another --output.")
         shutil.rmtree(output)
-    hub.write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output)})
+    write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output)})
     recipe = recipes.garments(output, settings.seed, length=0.005 if settings.smoke else 1.0)
     for run in (recipe.pretrain, recipe.finetune, recipe.scratch):
         run.framework = settings.framework
@@ -181,7 +181,7 @@ def run_demo(settings: DemoSettings) -> Path:
     seconds = time.perf_counter() - began
     write_report(page, settings, recipe, data, result, seconds)
     tuned, scratch = result.tuned, result.scratch
-    hub.write_json(
+    write_json(
         output / "results.json",
         {
             "pretrained": tuned.to_dict(),

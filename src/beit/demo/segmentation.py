@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from beit.checkpoints import hub
-from beit.cli.settings import SegmentDemo
 from beit.core.errors import DataError, Interrupted
+from beit.core.files import read_json, write_json
 from beit.data.embedded.pasted_garments import PastedGarments
+from beit.demo.settings import SegmentDemo
 from beit.evaluation import report
 from beit.evaluation.report_segmentation import add_evaluation
 from beit.evaluation.segmentation import SegmentationEvaluation, mean_of, scores_of
@@ -45,10 +45,10 @@ def run_segment_demo(settings: SegmentDemo) -> Path:
     if output.is_file():
         raise DataError(f"{output} is a file; give a folder for the result.")
     if output.exists() and any(output.iterdir()):
-        if not (output / SETTINGS_FILE).is_file() or _KIND not in str(hub.read_json(output / SETTINGS_FILE)):
+        if not (output / SETTINGS_FILE).is_file() or _KIND not in str(read_json(output / SETTINGS_FILE)):
             raise DataError(f"{output} holds something other than an earlier demo; choose another --output.")
         shutil.rmtree(output)
-    hub.write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output), "kind": _KIND})
+    write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output), "kind": _KIND})
     recipe = recipes.pasted_garments(output / "model", settings.seed, length=0.002 if settings.smoke else 1.0)
     began = time.perf_counter()
     try:
@@ -60,7 +60,7 @@ def run_segment_demo(settings: SegmentDemo) -> Path:
     page = output / "report.html"
     write_demo_report(page, settings, recipe, history, result, seconds)
     guess = constant_guess(result.confusion)
-    hub.write_json(
+    write_json(
         output / "results.json",
         {**result.to_dict(), "constant_guess": {"miou": guess[0], "pixel_accuracy": guess[1]}, "seconds": seconds},
     )

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, DataError
+from beit.core.files import write_json
 from beit.data.decode import read_image
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
@@ -70,7 +70,7 @@ class Evaluation:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write evaluation.json."""
-        hub.write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+        write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from beit.checkpoints import hub
 from beit.core.errors import DataError
+from beit.core.files import atomic_path, write_json
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.evaluation.classification import wilson
@@ -101,12 +101,12 @@ class ProbeResult:
         """Write probe.json and probe.png, a curve over the layers."""
         from beit.evaluation.report import layer_curves  # matplotlib
 
-        hub.write_json(Path(folder) / PROBE_FILE, self.to_dict())
+        write_json(Path(folder) / PROBE_FILE, self.to_dict())
         lines = []
         for _, title, right in self._ways():
             intervals = [wilson(number, self.count) for number in right]
             lines.append((title, [number / self.count for number in right], intervals))
-        with hub.atomic_path(Path(folder) / PLOT_FILE) as temporary:
+        with atomic_path(Path(folder) / PLOT_FILE) as temporary:
             layer_curves(temporary, self.layers, lines, self.commonest)
 
     def __str__(self) -> str:

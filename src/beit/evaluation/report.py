@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import hub
 from beit.core.errors import require
+from beit.core.files import atomic_path
 
 # Blue, orange, green, red of Okabe and Ito's palette: told apart by colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
@@ -92,7 +92,7 @@ class Report:
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>\n'
         )
-        with hub.atomic_path(path) as temporary:
+        with atomic_path(path) as temporary:
             temporary.write_text(page + "\n".join(self.parts) + "\n</body></html>\n", encoding="utf-8")
 
 

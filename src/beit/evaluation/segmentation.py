@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit.checkpoints import hub
 from beit.core.errors import DataError, require
+from beit.core.files import write_json
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.evaluation.classification import EVALUATION_FILE
@@ -110,7 +110,7 @@ class SegmentationEvaluation:
         """Write evaluation.json and report.html."""
         from beit.evaluation.report_segmentation import write_report
 
-        hub.write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+        write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
         write_report(Path(folder) / REPORT_FILE, self)
 
     def __str__(self) -> str:

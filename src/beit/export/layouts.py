@@ -19,9 +19,11 @@ import numpy as np
 from beit.checkpoints import hub
 from beit.checkpoints import names as weights
 from beit.checkpoints.names import Dialect
+from beit.checkpoints.write_weights import remove_other_weights, write_tensors, write_weights
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, require
+from beit.core.files import atomic_path, write_json
 
 Layout = Literal["hf", "unilm", "timm", "flax", "openmmlab"]
 Tensors = Mapping[str, np.ndarray]
@@ -79,9 +81,9 @@ def _write_folder(
         from beit.checkpoints.msgpack import write_msgpack
 
         write_msgpack(folder / hub.MSGPACK, disk)
-        hub.remove_other_weights(folder, hub.MSGPACK)
+        remove_other_weights(folder, hub.MSGPACK)
     else:
-        hub.write_weights(folder, disk)
+        write_weights(folder, disk)
     config.save_pretrained(folder)
     if pixels is not None:
         from beit.data.processor import BeitImageProcessor
@@ -107,7 +109,7 @@ def _write_file(
         content = {"state_dict": content, "meta": {"dataset_meta": {"classes": names}}}
     else:
         content = {"state_dict": content, "meta": {"CLASSES": names}} if segments else {"model": content}
-    with hub.atomic_path(path) as temporary, temporary.open("wb") as file:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:  # its zip writer's, when the disk is full
@@ -161,8 +163,8 @@ def _write_timm(
     }
     if classes:
         about["label_names"] = [config.id2label[i] for i in range(classes)]
-    hub.write_tensors(folder / hub.SAFETENSORS, disk)
-    hub.write_json(folder / "config.json", about)
+    write_tensors(folder / hub.SAFETENSORS, disk)
+    write_json(folder / "config.json", about)
 
 
 def _lost(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None) -> list[str]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from beit.checkpoints import hub
 from beit.core.errors import DataError, require
+from beit.core.files import atomic_path
 from beit.data.decode import read_image
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.paths import list_images
@@ -107,5 +107,5 @@ def _map_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
 
 
 def _save(image: Image.Image, path: Path) -> None:
-    with hub.atomic_path(path) as temporary, open(temporary, "wb") as file:
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
         image.save(file, format="PNG")

@@ -89,6 +89,7 @@ def load_tokenizer(
         MissingExtraError: the framework is not installed.
     """
     from beit.checkpoints import hub
+    from beit.core.files import read_json
 
     if framework not in _FRAMEWORKS:
         raise ConfigError(f"Got framework={framework!r}; wanted one of {', '.join(_FRAMEWORKS)}.")
@@ -96,7 +97,7 @@ def load_tokenizer(
     folder = Path(id_or_folder)
     if (folder / "encoder.pkl").is_file() and not (folder / "config.json").is_file():
         return _class_of("dalle_dvae", framework).from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
-    config = hub.read_json(hub.resolve_file(id_or_folder, "config.json", **where))
+    config = read_json(hub.resolve_file(id_or_folder, "config.json", **where))
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in _MODEL_TYPES:
         raise CheckpointError(

@@ -18,6 +18,7 @@ from typing import Any
 from beit.checkpoints import hub
 from beit.checkpoints.read_weights import read_files
 from beit.core.errors import CheckpointError, TrainingError
+from beit.core.files import read_json, sync_folder
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"
@@ -62,7 +63,7 @@ def save(
         if main:
             shutil.rmtree(final, ignore_errors=True)  # the same step, written before: after a resume
             os.replace(unfinished, final)
-            hub.sync_folder(output)
+            sync_folder(output)
     except OSError as error:
         raise CheckpointError(
             f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are untouched; free some space "
@@ -91,7 +92,7 @@ def last(output: Path, check: Callable[[Path], None]) -> tuple[Path, dict[str, A
     errors = []
     for folder in reversed(list_checkpoints(output)):
         try:
-            state = hub.read_json(folder / STATE_FILE)
+            state = read_json(folder / STATE_FILE)
             if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                 raise CheckpointError(f"{folder / STATE_FILE} does not say which step it is.")
             read_files(hub.resolve_weights(folder))

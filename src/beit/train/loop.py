@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beit.checkpoints import hub
 from beit.core.errors import Interrupted, TrainingError
+from beit.core.files import write_json
 from beit.data.loader import Loader
 from beit.data.transforms.views import Batch
 from beit.train import checkpoint
@@ -84,7 +84,7 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
         if run.main:
             for unfinished in output.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
                 shutil.rmtree(unfinished, ignore_errors=True)
-            hub.write_json(output / SETTINGS_FILE, run.settings.to_dict())
+            write_json(output / SETTINGS_FILE, run.settings.to_dict())
             cut_log(output / LOG_FILE, run)
         engine = job.engine(run)
         if run.checkpoint is not None:
@@ -155,7 +155,7 @@ def _save(run: Run, job: Job, engine: Engine, step: int) -> None:
         if stream is not None:
             state["streams"] = streams
         if run.main:
-            hub.write_json(folder / checkpoint.STATE_FILE, state)
+            write_json(folder / checkpoint.STATE_FILE, state)
 
     checkpoint.save(run.settings.output, step, write, run.settings.keep, run.main, run.processes.wait)
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from beit.checkpoints import hub
 from beit.core.errors import DataError, TrainingError
+from beit.core.files import atomic_path, read_json
 from beit.train import checkpoint
 from beit.train.distributed import Processes
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
@@ -107,7 +107,7 @@ def open_run(settings: RunSettings, processes: Processes, check: Callable[[Path]
 
 
 def _check(folder: Path, settings: RunSettings, check: Callable[[Path], None]) -> None:
-    saved = hub.read_json(folder / checkpoint.STATE_FILE).get("settings", {})
+    saved = read_json(folder / checkpoint.STATE_FILE).get("settings", {})
     # Of another framework's run the engine can read nothing, but it is not damaged: the settings will say what is wrong.
     if saved.get("framework") == settings.to_dict().get("framework"):
         check(folder)
@@ -177,7 +177,7 @@ def cut_log(path: Path, run: Run) -> None:
             if entry.get("step", 0) <= run.first:
                 lines.append(line)
                 run.history.append(entry)
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from beit.checkpoints import hub
 from beit.core import geometry
 from beit.core.errors import ConfigError, DataError, require
+from beit.core.files import read_json, write_json
 from beit.data.decode import decode_image
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
@@ -92,7 +92,7 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
     images = hold_in_memory(images, bad, smallest_view(config, size))
     count = len(images.shards.names) if isinstance(images, Stream) else -(-len(images) // _PIECE)
     if state.is_main_process:
-        hub.write_json(settings.output / _UNFINISHED, about)
+        write_json(settings.output / _UNFINISHED, about)
     done = finished_shards(settings.output)
     shown = None if state.is_main_process else True  # None: a bar where there is a terminal
     with tqdm(total=count_of(images), desc="tokenize", unit="image", disable=shown, file=sys.stderr) as bar:
@@ -102,7 +102,7 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
                 writer.write(number, images)
     state.wait_for_everyone()
     if state.is_main_process:
-        hub.write_json(settings.output / CACHE_FILE, {**about, "shards": count})
+        write_json(settings.output / CACHE_FILE, {**about, "shards": count})
         (settings.output / _UNFINISHED).unlink(missing_ok=True)
     state.wait_for_everyone()
     if bad and state.is_main_process:
@@ -116,7 +116,7 @@ def _check_folder(output: Path, about: dict[str, Any]) -> None:
         raise DataError(f"{output} is a file; give a folder for the tokens.")
     for name in (CACHE_FILE, _UNFINISHED):
         if (output / name).exists():
-            before = hub.read_json(output / name)
+            before = read_json(output / name)
             wrong = [
                 f"{key}: {before.get(key)} there, {now} now" for key, now in about.items() if before.get(key) != now
             ]

@@ -18,7 +18,9 @@ import numpy as np
 
 from beit.checkpoints import hub
 from beit.checkpoints.read_weights import read_tensors
+from beit.checkpoints.write_weights import write_tensors
 from beit.core.errors import CheckpointError, ConfigError, InputError
+from beit.core.files import read_json, write_json
 from beit.tokenizers.dalle.openai_pickle import read_module_tensors
 
 PIXEL_EPS = 0.1  # keeps pixels off 0 and 1, where the logit of the reconstruction loss is infinite
@@ -174,8 +176,8 @@ def check_tokens(config: DalleConfig, integers: bool, low: int = 0, high: int = 
 
 def write_folder(folder: str | os.PathLike[str], config: DalleConfig, tensors: Mapping[str, np.ndarray]) -> None:
     """Write config.json and model.safetensors: tensors with the names and shapes of `DalleConfig.shapes`."""
-    hub.write_tensors(Path(folder) / "model.safetensors", dict(tensors))
-    hub.write_json(Path(folder) / "config.json", config.to_dict())
+    write_tensors(Path(folder) / "model.safetensors", dict(tensors))
+    write_json(Path(folder) / "config.json", config.to_dict())
 
 
 def read_folder(id_or_folder: str | os.PathLike[str], **where: Any) -> tuple[DalleConfig, dict[str, np.ndarray]]:
@@ -185,7 +187,7 @@ def read_folder(id_or_folder: str | os.PathLike[str], **where: Any) -> tuple[Dal
         CheckpointError: a file is missing or damaged, or weights and config.json do not agree.
     """
     path = hub.resolve_file(id_or_folder, "config.json", **where)
-    values = hub.read_json(path)
+    values = read_json(path)
     try:
         config = DalleConfig.from_dict(values if isinstance(values, dict) else {})
     except ConfigError as error:

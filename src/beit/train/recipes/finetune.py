@@ -14,7 +14,7 @@ from beit.train.recipes.pretrain import LONG_RUN, parts, scaled
 from beit.train.settings import FinetuneSettings
 
 if TYPE_CHECKING:
-    from beit.cli.settings import Probe
+    from beit.evaluation.settings import Probe
 
 
 def finetune_base(
@@ -265,7 +265,7 @@ def probe_base(images: Path, model: str, validation: Path | None = None, batch_s
         validation: images to measure on.
         batch_size: images a step of the linear layers; the learning rate goes with it.
     """
-    from beit.cli.settings import Probe
+    from beit.evaluation.settings import Probe
 
     rate = scaled(4e-3, batch_size, 1024)
     return Probe(

@@ -17,8 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.files import atomic_path
 from beit.train.run import Run
 from beit.train.torch.distributed import Accelerated
 from beit.train.torch.ema import Average, local
@@ -298,7 +298,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def write(path: Path, value: Any) -> None:
     """`torch.save`, atomically. Raises OSError or CheckpointError when it cannot be written."""
-    with hub.atomic_path(path) as temporary:
+    with atomic_path(path) as temporary:
         try:
             torch.save(value, temporary)
         except RuntimeError as error:  # torch's writer reports a full disk so

@@ -1,0 +1,79 @@
+"""Files that are always whole: each is written under a temporary name, synced and renamed. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from beit.core.errors import CheckpointError
+
+_UMASK = os.umask(0)  # the only way to read it is to set it; done once, at import, before there are threads
+os.umask(_UMASK)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """A JSON file's content. Raises CheckpointError when it is not JSON (says where it breaks)."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}. Download or save it again.") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
+
+    Raises:
+        CheckpointError: it could not be written (disk full, no permission); `path` is as it was before.
+    """
+    target = Path(path)
+    temporary: Path | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        start = target.name[:60]  # so that the whole stays within 255 bytes
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; a model folder is an ordinary one
+        os.replace(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the path and its rights"
+        raise CheckpointError(
+            f"{target} could not be written: {error.strerror or error}. {advice}; what was there before is untouched."
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened, as on Windows)."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: str | os.PathLike[str], content: Any) -> None:
+    """Write JSON, indented and with sorted keys, atomically."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    try:
+        data = text.encode()
+    except UnicodeEncodeError:  # file names that are not UTF-8
+        data = (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
