@@ -17,7 +17,10 @@ pytest.importorskip("torchmetrics")
 from beit import BeitForImageClassification, BeitImageProcessor, BeitModel
 from beit.core.errors import DataError
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.evaluation.classification import embed, evaluate, logits_of, predict, wilson
+from beit.evaluation.classification import evaluate, wilson
+from beit.inference.classification import logits_of, predict
+from beit.inference.features import embed
+from beit.inference.files import ImageFiles
 
 SEVEN = tuple("abcdefg")
 
@@ -127,7 +130,7 @@ def test_predictions_keep_the_order_of_the_files(trained, tmp_path):
     paths.insert(2, tmp_path / "missing.png")
     (tmp_path / "broken.png").write_text("no image")
     paths.append(tmp_path / "broken.png")
-    results = predict(model, processor, paths, top=7, batch_size=2)
+    results = list(predict(model, processor, ImageFiles(paths), top=7, batch_size=2))
     assert [result["image"] for result in results] == [str(path) for path in paths]
     assert [sorted(result.keys() - {"image"}) for result in results] == [["labels"]] * 2 + [["error"]] + [
         ["labels"]
@@ -142,10 +145,11 @@ def test_predictions_keep_the_order_of_the_files(trained, tmp_path):
         assert list(found.values()) == sorted(found.values(), reverse=True)
         for number, name in enumerate(SEVEN):
             assert found[name] == pytest.approx(float(expected[int(path.stem), number]), abs=2e-5)
-    assert [len(result["labels"]) for result in predict(model, processor, paths[:2], top=3)] == [3, 3]
-    assert [len(result["labels"]) for result in predict(model, processor, paths[:2], top=99)] == [7, 7]
-    assert "error" in predict(model, processor, [tmp_path / "missing.png"])[0]
-    assert predict(model, processor, []) == []
+    for top, shown in ((3, 3), (99, 7)):
+        found = predict(model, processor, ImageFiles(paths[:2]), top)
+        assert [len(result["labels"]) for result in found] == [shown, shown]
+    assert ["error" in result for result in predict(model, processor, ImageFiles([tmp_path / "missing.png"]))] == [True]
+    assert list(predict(model, processor, ImageFiles([]))) == []
 
 
 def test_features_are_the_models_own(trained):

@@ -22,11 +22,13 @@ from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import CheckpointError, ConfigError, DataError
 from beit.data.decode import read_image
 from beit.data.sources.label_maps import LabelledFolders, LabelRules
-from beit.evaluation.report_segmentation import coloured, legend, overlay, palette
+from beit.evaluation.report_segmentation import write_report
 from beit.evaluation.segmentation import evaluate_segmentation, mean_of, scores_of
-from beit.inference import segmentation
+from beit.inference.colors import coloured, legend, overlay, palette
 from beit.inference.segment_files import predict_maps
-from beit.inference.segmentation import Segmenter, Way, best_classes, enlarged_rows, stride_of, window_starts
+from beit.inference.sliding_window import SlidingWindow, stride_of, window_starts
+from beit.inference.torch import segmentation
+from beit.inference.torch.segmentation import Segmenter, best_classes, enlarged_rows
 
 Model = tuple[BeitForSemanticSegmentation, BeitImageProcessor]
 
@@ -82,7 +84,7 @@ def test_sliding_windows_are_averaged(trained, size):
     assert bool((count > 0).all())
     expected = (total / count).argmax(0)
     for batch_size in (1, 3, 50):
-        found = Segmenter(*trained, Way(batch_size=batch_size))(image)
+        found = Segmenter(*trained, SlidingWindow(batch_size=batch_size))(image)
         assert found.shape == size
         assert float((found == expected).float().mean()) > 0.998  # equal scores up to rounding
     assert len(found.unique()) > 1
@@ -92,7 +94,7 @@ def test_windows_of_another_grid(tmp_path):
     """Patches of 6 pixels: 1.5 pixels a logit. Windows must begin where logits do."""
     folder = save_segmenter(tmp_path / "six", image_size=24, patch_size=6)
     trained = BeitForSemanticSegmentation.from_pretrained(folder), BeitImageProcessor.from_pretrained(folder)
-    segmenter = Segmenter(*trained, Way(short_side=24))
+    segmenter = Segmenter(*trained, SlidingWindow(short_side=24))
     assert segmenter.unit == (3, 3)
     image = picture(24, 39)
     pixels = as_pixels(trained, image)
@@ -109,7 +111,7 @@ def test_pictures_smaller_than_the_window_are_padded(trained):
     image = picture(10, 12)
     pixels = F.pad(as_pixels(trained, image), (0, 4, 0, 6))
     expected = logits_of(trained, pixels)[0, :, :10, :12].argmax(0)
-    assert torch.equal(Segmenter(*trained, Way(short_side=10))(image), expected)
+    assert torch.equal(Segmenter(*trained, SlidingWindow(short_side=10))(image), expected)
 
 
 def test_a_picture_is_resized_with_its_proportions(trained):
@@ -136,7 +138,7 @@ def test_the_whole_picture_as_the_processor_has_it(trained):
     image = picture(50, 80)
     logits = logits_of(trained, processor(image, return_tensors="pt")["pixel_values"])
     (expected,) = processor.post_process_semantic_segmentation(logits, [(50, 80)])
-    assert torch.equal(Segmenter(model, processor, Way(mode="whole"))(image), expected)
+    assert torch.equal(Segmenter(model, processor, SlidingWindow(mode="whole"))(image), expected)
     assert not torch.equal(Segmenter(model, processor)(image), expected)
 
 
@@ -149,7 +151,7 @@ def test_scales_and_flips_average_probabilities(trained):
             scores = Segmenter(*trained)._scores(source, scale)
             enlarged = F.interpolate(scores[None], size=(24, 32), mode="bilinear")[0]
             views.append((enlarged.flip(2) if mirrored else enlarged).softmax(0))
-    segmenter = Segmenter(*trained, Way(scales=(0.75, 1.5), flip=True))
+    segmenter = Segmenter(*trained, SlidingWindow(scales=(0.75, 1.5), flip=True))
     found = segmenter(image)
     assert torch.equal(found, torch.stack(views).mean(0).argmax(0))
     turned = segmenter(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
@@ -178,7 +180,7 @@ def test_ways_that_make_no_sense(trained):
         ({"batch_size": 0}, "batch_size is 0"),
     ):
         with pytest.raises(ConfigError, match=message):
-            Way(**changes)
+            SlidingWindow(**changes)
     with torch.no_grad():
         trained[0].decode_head.classifier.bias[0] = float("nan")
     with pytest.raises(CheckpointError, match="NaN"):
@@ -223,6 +225,8 @@ def test_evaluation_counts_pixels(tmp_path, trained):
     assert found.seconds_per_image > 0
 
     found.save(tmp_path / "result")
+    assert not (tmp_path / "result/report.html").exists()  # a result does not draw itself
+    assert write_report(tmp_path / "result", found) == tmp_path / "result/report.html"
     saved = json.loads((tmp_path / "result/evaluation.json").read_text())
     assert saved["miou"] == found.miou
     assert saved["classes"][1] == {
@@ -247,6 +251,7 @@ def test_a_class_that_never_appears(tmp_path):
     assert found.miou == pytest.approx(sum(value or 0 for value in found.iou[:3]) / 3)
     assert "1 of 4 classes are absent" in str(found)
     found.save(tmp_path / "result")
+    write_report(tmp_path / "result", found)
     assert "absent" in (tmp_path / "result/report.html").read_text()
 
 
