@@ -31,8 +31,9 @@ from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.crops import crop_box, view
 from beit.data.transforms.pixels import normalise
 from beit.demo.settings import DemoSettings
-from beit.evaluation import report
+from beit.evaluation import figures
 from beit.evaluation.classification import Evaluation, wilson
+from beit.evaluation.report import Report
 from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImageModeling
 from beit.tokenizers import load_tokenizer
 from beit.train import recipes
@@ -219,7 +220,7 @@ def write_report(
 ) -> None:
     """Write the page with everything that the demonstration found."""
     gain = 100 * (result.tuned.top1 - result.scratch.top1)
-    page = report.Report(
+    page = Report(
         "BEiT on a small scale",
         f"A network that first learned to predict the visual tokens of masked patches of {len(data.unlabelled):,} unlabelled "
         f"images reaches {result.tuned.top1:.1%} with {len(data.labelled):,} labels; the same network from scratch "
@@ -237,7 +238,7 @@ def write_report(
         ],
         best=len(rows) - 1,
     )
-    page.figure(report.accuracy_bars(rows), "Test accuracy with the same labels for all.")
+    page.figure(figures.accuracy_bars(rows), "Test accuracy with the same labels for all.")
 
     page.heading("1 · The tokenizer: images become codes")
     usage = result.usage
@@ -249,7 +250,7 @@ def write_report(
     lines = result.history["tokenizer"]
     steps = [line["step"] for line in lines]
     page.figure(
-        report.curves(
+        figures.curves(
             [
                 ("Reconstruction", "part of variance lost", [("", steps, [x["reconstruction"] for x in lines])]),
                 ("Codebook in use", "part of the codes", [("", steps, [x["codes_used"] for x in lines])]),
@@ -272,7 +273,7 @@ def write_report(
         f"would get {lines[-1]['commonest_token']:.1%}."
     )
     page.figure(
-        report.curves(
+        figures.curves(
             [
                 ("Loss", "cross-entropy, nats", [("", steps, [x["loss"] for x in lines])]),
                 (
@@ -295,7 +296,7 @@ def write_report(
 
     page.heading("3 · Fine-tuning on few labels")
     page.figure(
-        report.curves(
+        figures.curves(
             [
                 (
                     title,
@@ -311,7 +312,7 @@ def write_report(
         "Fine-tuning, pre-trained and from scratch.",
     )
     page.figure(_attention(recipe, data), "What the cls token of the last layer attends to, mean of its heads.")
-    page.figure(report.confusion(result.tuned.confusion, result.tuned.classes), "The pre-trained model's mistakes.")
+    page.figure(figures.confusion(result.tuned.confusion, result.tuned.classes), "The pre-trained model's mistakes.")
 
     page.heading("How it was made")
     machine = f"{os.cpu_count()} processors ({platform.machine()}), {_arithmetic(recipe.pretrain)}"
@@ -367,7 +368,7 @@ def _tokenizer_pictures(recipe: recipes.Experiment, data: Data) -> Any:
     tokenizer = load_tokenizer(recipe.tokenizer.output)
     images = _examples(data)
     decoded = tokenizer.decode(tokenizer.tokens(images), tokenizer.grid((images.shape[2], images.shape[3])))
-    return report.picture_rows([("original", _as_pictures(images)), ("from codes", _as_pictures(decoded))])
+    return figures.picture_rows([("original", _as_pictures(images)), ("from codes", _as_pictures(decoded))])
 
 
 def _photograph_pictures(folder: Path) -> Any:
@@ -381,7 +382,7 @@ def _photograph_pictures(folder: Path) -> Any:
         crops.append(view(image, box, (64, 64), Image.Resampling.LANCZOS, False))
     images = torch.from_numpy(np.stack(crops))
     decoded = tokenizer.decode(tokenizer.tokens(images), tokenizer.grid((64, 64)))
-    return report.picture_rows([("original", _as_pictures(images)), ("from codes", _as_pictures(decoded))])
+    return figures.picture_rows([("original", _as_pictures(images)), ("from codes", _as_pictures(decoded))])
 
 
 @torch.inference_mode()
@@ -399,7 +400,7 @@ def _reconstructions(recipe: recipes.Experiment, data: Data) -> Any:
     hidden = mask.view(-1, 1, *grid).float()
     hidden = torch.nn.functional.interpolate(hidden, size=images.shape[2:], mode="nearest")
     masked = images * (1 - hidden) + torch.tensor([0.55, 0.6, 0.7]).view(1, 3, 1, 1) * hidden
-    return report.picture_rows(
+    return figures.picture_rows(
         [
             ("original", _as_pictures(images)),
             ("masked", _as_pictures(masked)),
@@ -423,4 +424,4 @@ def _attention(recipe: recipes.Experiment, data: Data) -> Any:
     height, width = model.config.grid
     maps = output.attentions[-1][:, :, 0, 1:].mean(1).view(-1, height, width).numpy()
     names = [model.config.id2label[int(number)] for number in output.logits.argmax(-1)]
-    return report.attention_maps(_as_pictures(images), maps / maps.max(axis=(1, 2), keepdims=True), names)
+    return figures.attention_maps(_as_pictures(images), maps / maps.max(axis=(1, 2), keepdims=True), names)

@@ -17,7 +17,8 @@ from beit.core.errors import DataError, Interrupted
 from beit.core.files import read_json, write_json
 from beit.data.embedded.pasted_garments import PastedGarments
 from beit.demo.settings import SegmentDemo
-from beit.evaluation import report
+from beit.evaluation import figures
+from beit.evaluation.report import Report
 from beit.evaluation.report_segmentation import add_evaluation
 from beit.evaluation.segmentation import SegmentationEvaluation, mean_of, scores_of
 from beit.train import recipes
@@ -78,7 +79,7 @@ def write_demo_report(
 ) -> None:
     """Write the page with what the demonstration found."""
     miou, accuracy = constant_guess(result.confusion)
-    page = report.Report(
+    page = Report(
         "Segmentation on a small scale",
         f"A tiny BEiT with UPerNet heads, trained for {seconds / 60:.1f} minutes from scratch, finds garments pasted on "
         f"photographs with a mIoU of {result.miou:.1%} (always guessing the commonest class: {miou:.1%}).",
@@ -97,7 +98,7 @@ def write_demo_report(
     )
     steps = [line["step"] for line in history]
     page.figure(
-        report.curves(
+        figures.curves(
             [
                 ("Loss", "cross-entropy, nats", [("", steps, [line["loss"] for line in history])]),
                 ("Training pixels", "accuracy", [("", steps, [line["accuracy"] for line in history])]),
