@@ -15,7 +15,7 @@ pytest.importorskip("torchmetrics")
 pytest.importorskip("matplotlib")
 
 
-from beit.data.sources.label_maps import LabelledFolders
+from beit.data.sources.labelled_folders import LabelledFolders
 
 from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import DataError
