@@ -26,7 +26,7 @@ import numpy as np
 
 import paired
 from beit import BeitConfig
-from beit.data.transforms.pretrain import mask_sizes
+from beit.data.masking import mask_sizes
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, RunSettings
 from flax_inference import HEADER, as_line, machine, only_cores, only_cpu, rows_of

@@ -105,7 +105,7 @@ def prepare(folder: Path, s: Sizes, arguments: argparse.Namespace) -> dict[str, 
     import torch
 
     from beit import BeitConfig, BeitForMaskedImageModeling
-    from beit.data.loader import Order
+    from beit.data.order import Order
     from beit.tokenizers import DalleConfig, DalleTokenizer
 
     batch = arguments.batch or s.batch

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import ast
 import io
-import os
 import sys
 import tokenize
 from collections.abc import Iterable
@@ -23,7 +22,6 @@ FRAMEWORKS = ("torch", "jax", "flax", "optax", "orbax")
 def graph_of(source: Path) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
     """(module → modules of beit that it imports, module → frameworks that it imports), lazy imports counted."""
     sys.path.insert(0, str(source))
-    os.environ["PYTHONPATH"] = str(source)
     import grimp
 
     graph = grimp.build_graph("beit", include_external_packages=True, cache_dir=None)

@@ -13,6 +13,7 @@ import torch
 import beit
 from beit import BeitConfig
 from beit.checkpoints import flax_layout
+from beit.checkpoints.names import to_state_dict
 from fixtures_runs import tiny_config
 from golden import make_segmentation as golden
 
@@ -34,7 +35,7 @@ def pair(kind: str, config: BeitConfig, seed: int = 0, **arguments: Any) -> tupl
     """(PyTorch model, Flax model that keeps nothing, its params): the same numbers, each of which shows in the output."""
     model = getattr(beit, kind)(config, **arguments).eval()
     shapes = {name: array.shape for name, array in model.disk_tensors().items()}
-    model.fill(golden.draw_weights(shapes, seed))
+    model.fill(*to_state_dict(golden.draw_weights(shapes, seed)))
     flax_model = getattr(beit, "Flax" + kind)(config, _do_init=False, **arguments)
     return model, flax_model, params_of(model)
 

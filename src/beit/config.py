@@ -10,14 +10,12 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from beit.checkpoints import Checkpoint, Source, hub, infer
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import write_json
-
-if TYPE_CHECKING:
-    from beit.checkpoints import Checkpoint
 
 CONFIG_FILE = "config.json"
 ACTIVATIONS = ("gelu", "relu", "selu", "gelu_new")
@@ -74,8 +72,6 @@ _BOOKKEEPING = frozenset(
     eos_token_id sep_token_id decoder_start_token_id""".split()
 )
 
-
-_DATA2VEC = "data2vec-vision"  # the reference's name for BEiT's network trained by data2vec
 
 _FLOATS = [
     "hidden_dropout_prob",
@@ -424,7 +420,7 @@ class BeitConfig:
     @staticmethod
     def authors_segmentation_layers(num_hidden_layers: int) -> list[int]:
         """A third, a half, two thirds and all of the depth: 4, 6, 8, 12 and 8, 12, 16, 24 in the authors' models."""
-        return [max(round(num_hidden_layers * part), 1) for part in (1 / 3, 1 / 2, 2 / 3, 1)]
+        return infer.authors_segmentation_layers(num_hidden_layers)
 
     def tapped_layers(self) -> list[int]:
         """The four layers that the segmentation heads see, counted from 1: see `segmentation_layers`.
@@ -487,13 +483,8 @@ class BeitConfig:
         Raises:
             CheckpointError: `values` describes another architecture.
         """
-        found = values.get("model_type", "beit")
-        if found not in (cls.model_type, _DATA2VEC):
-            raise CheckpointError(
-                f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit' or {_DATA2VEC!r}, which is "
-                "the same."
-            )
-        if found == _DATA2VEC:
+        infer.check_model_type(values)
+        if values.get("model_type") == "data2vec-vision":
             # [3, 5, 7, 11] is its default in the reference, whatever the depth; files may leave it out. Only segmentation reads it.
             segments = "ForSemanticSegmentation" in str(values.get("architectures"))
             default = {"out_indices": [3, 5, 7, 11]}
@@ -509,26 +500,27 @@ class BeitConfig:
         return cls(**{**merged, **overrides})
 
     @classmethod
-    def from_pretrained(cls, id_or_folder: str | os.PathLike[str], **keywords: Any) -> BeitConfig:
+    def from_pretrained(cls, id_or_folder: Source, **keywords: Any) -> BeitConfig:
         """The config of any BEiT checkpoint: of its config.json, or inferred from its tensors.
 
         Args:
-            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue.
+            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue, or
+                an open `Checkpoint`.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where from; all others override fields.
 
         Raises:
             CheckpointError: no such folder or id; damaged; another architecture.
             ConfigError: a value is impossible.
         """
-        from beit.checkpoints import Checkpoint, hub
-
         where, overrides = hub.split_hub_keywords(keywords)
-        return cls.of(Checkpoint(id_or_folder, overrides, **where), **overrides)
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, **overrides: Any) -> BeitConfig:
-        """The config of a checkpoint that is open, with `overrides` on top; see `from_pretrained`."""
-        return cls.from_dict(checkpoint.settings, **overrides)
+        checkpoint = Checkpoint.open(id_or_folder, overrides, **where)
+        if not checkpoint.inferred:
+            return cls.from_dict(checkpoint.settings, **checkpoint.given)
+        settings = checkpoint.settings
+        try:
+            return cls.from_dict(settings, **checkpoint.given)
+        except ConfigError as error:
+            raise CheckpointError(f"{checkpoint.source}: its tensors are of impossible sizes. {error}") from error
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write config.json, atomically.

@@ -44,7 +44,7 @@ def tiny_classifier(**overrides: Any) -> BeitForImageClassification:
 
 
 def memory_of(model: Any) -> dict[str, np.ndarray]:
-    return weights.to_memory(model.disk_tensors())[0]
+    return weights.to_state_dict(model.disk_tensors())[0]
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_wrappers_come_off(wrapper: str, dialect: Any, kind: str) -> None:
     disk = weights.to_disk(memory, dialect)
     found = dialects.recognise({wrapper + name: array for name, array in disk.items()}, "file")
     assert found.dialect == kind
-    assert weights.to_memory(found.tensors, found.dialect)[0].keys() == memory.keys()
+    assert weights.to_state_dict(found.tensors, found.dialect)[0].keys() == memory.keys()
 
 
 def test_a_bare_backbone_of_openmmlab() -> None:
@@ -100,7 +100,7 @@ def test_a_bare_backbone_of_openmmlab() -> None:
     bare = {name.removeprefix("backbone."): array for name, array in disk.items() if name.startswith("backbone.")}
     found = dialects.recognise(bare, "file")
     assert found.dialect == "openmmlab"
-    assert "beit.pooler.layernorm.weight" in weights.to_memory(found.tensors, "openmmlab")[0]
+    assert "beit.pooler.layernorm.weight" in weights.to_state_dict(found.tensors, "openmmlab")[0]
 
 
 @pytest.mark.parametrize(

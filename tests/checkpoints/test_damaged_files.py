@@ -41,7 +41,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("sound")
     model = BeitForImageClassification(tiny_config(use_relative_position_bias=True, num_labels=3))
     disk = model.disk_tensors()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     write_tensors(folder / KINDS[0], disk)
     write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
     write(folder / KINDS[2], "unilm", memory, model.config, None)
@@ -72,8 +72,8 @@ def no_longer_than(seconds: int) -> Iterator[None]:
 def opened(path: Path) -> Any:
     """Everything that loading does: tensors, settings, the model."""
     checkpoint = Checkpoint(path)
-    config = BeitConfig.of(checkpoint)
-    if sum(array.size for array in checkpoint.memory.values()) > 10**6 or config.hidden_size > 10**4:
+    config = BeitConfig.from_pretrained(checkpoint)
+    if sum(array.size for array in checkpoint.state_dict.values()) > 10**6 or config.hidden_size > 10**4:
         return config  # a model of this size would be a correct answer, and is not what is tested
     model = BeitForImageClassification.from_pretrained(path)
     return model

@@ -126,16 +126,16 @@ def back_of(name: str) -> Any:
 def test_through_our_folder_and_back(name: str, tmp_path: Path) -> None:
     """Theirs → transformers' layout → theirs: every tensor as it was, to the byte."""
     source = Checkpoint(FILES[name], given(name))
-    config = BeitConfig.of(source, **given(name)).replace(architectures=[source.architecture])
+    config = BeitConfig.from_pretrained(source, **given(name)).replace(architectures=[source.architecture])
     extra = {left: source.tensors[left] for left in source.left_over}
-    write(tmp_path / "ours", "hf", source.memory, config, source.pixels)
+    write(tmp_path / "ours", "hf", source.state_dict, config, source.pixels)
     ours = Checkpoint(tmp_path / "ours")
     assert ours.architecture == architecture(name)
     assert ours.dialect == "hf"
     assert ours.guesses == []
-    own_config = BeitConfig.of(ours)
+    own_config = BeitConfig.from_pretrained(ours)
     to, path = back_of(name), tmp_path / ("back" if back_of(name) in ("hf", "timm", "flax") else "back.pth")
-    write(path, to, ours.memory, own_config, ours.pixels, extra)
+    write(path, to, ours.state_dict, own_config, ours.pixels, extra)
     again = Checkpoint(path, given(name))
     wanted = dict(source.tensors)
     same_tensors(
@@ -144,7 +144,9 @@ def test_through_our_folder_and_back(name: str, tmp_path: Path) -> None:
     index = [key for key in wanted if key.endswith("relative_position_index")]
     if to in ("unilm", "openmmlab"):  # in what they save, derived numbers are tensors too
         same_tensors({key: wanted[key] for key in index}, {key: again.tensors[key] for key in index})
-    assert BeitConfig.of(again, **given(name)).to_dict() == BeitConfig.of(source, **given(name)).to_dict() or to in (
+    assert BeitConfig.from_pretrained(again, **given(name)).to_dict() == BeitConfig.from_pretrained(
+        source, **given(name)
+    ).to_dict() or to in (
         "hf",
         "flax",
     )
@@ -182,8 +184,8 @@ def test_from_each_to_another(name: str, to: str, tmp_path: Path, capsys: pytest
 
 def test_parity_sees_a_wrong_tensor(tmp_path: Path) -> None:
     source = Checkpoint(FILES["unilm_finetune"])
-    config = BeitConfig.of(source).replace(architectures=[source.architecture])
-    memory = dict(source.memory)
+    config = BeitConfig.from_pretrained(source).replace(architectures=[source.architecture])
+    memory = dict(source.state_dict)
     name = "beit.encoder.layers.1.norm2.bias"
     memory[name] = memory[name] + np.float32(1e-3)
     write(tmp_path / "wrong", "hf", memory, config, source.pixels)

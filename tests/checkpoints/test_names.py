@@ -9,6 +9,7 @@ import pytest
 
 from beit import CheckpointError
 from beit.checkpoints import names as weights
+from beit.checkpoints.match import match_weights
 
 pytest.importorskip("hypothesis")
 from hypothesis import given
@@ -78,7 +79,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("bare", [False, True])
 def test_whole_reference_model(bare: bool) -> None:
     disk = some_disk(13, bare)
-    memory, unknown = weights.to_memory(disk)
+    memory, unknown = weights.to_state_dict(disk)
     assert unknown == []
     assert all(
         name.startswith("beit.") or name.split(".")[0] in ("layernorm", "lm_head", "classifier") for name in memory
@@ -96,10 +97,10 @@ def test_whole_reference_model(bare: bool) -> None:
 
 def test_names_of_the_bare_norm_and_of_the_head_do_not_mix() -> None:
     disk = some_disk(1)
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     np.testing.assert_array_equal(memory["layernorm.weight"], disk["layernorm.weight"])
     np.testing.assert_array_equal(memory["beit.layernorm.weight"], disk["beit.layernorm.weight"])
-    bare, _ = weights.to_memory(some_disk(1, bare=True))
+    bare, _ = weights.to_state_dict(some_disk(1, bare=True))
     assert "layernorm.weight" not in bare
     assert "beit.layernorm.weight" in bare
 
@@ -107,11 +108,11 @@ def test_names_of_the_bare_norm_and_of_the_head_do_not_mix() -> None:
 def test_a_backbone_with_the_prefix_on_some_names_only() -> None:
     """So transformers 5 saves one that shares its table."""
     disk = some_disk(2, bare=True)
-    wanted, _ = weights.to_memory(disk)
+    wanted, _ = weights.to_state_dict(disk)
     table = "encoder.relative_position_bias.relative_position_bias_table"
     mixed = {("beit." + name if name == table else name): array for name, array in disk.items()}
     mixed = {name: array for name, array in mixed.items() if not name.startswith("layernorm")}  # a backbone has none
-    found, unknown = weights.to_memory(mixed)
+    found, unknown = weights.to_state_dict(mixed)
     assert unknown == []
     same(found, {name: array for name, array in wanted.items() if not name.startswith("beit.layernorm")})
 
@@ -144,7 +145,7 @@ def test_round_trip(rows: list[str], numbers: list[int], dtype: str, shape: list
         memory = {n.removeprefix("beit."): a for n, a in memory.items() if n.startswith("beit.")}
     disk = weights.to_disk(memory)
     assert sum(array.nbytes for array in disk.values()) == sum(array.nbytes for array in memory.values())
-    again, unknown = weights.to_memory(disk)
+    again, unknown = weights.to_state_dict(disk)
     assert unknown == []
     if bare:
         again = {name.removeprefix("beit."): array for name, array in again.items()}
@@ -157,14 +158,14 @@ def test_missing_part(part: str) -> None:
     name = f"beit.encoder.layer.1.attention.attention.{part}.weight"
     del disk[name]
     with pytest.raises(CheckpointError, match=rf"layers.1.attn.qkv.weight.*lacks .*{part}.weight.*incomplete"):
-        weights.to_memory(disk)
+        weights.to_state_dict(disk)
 
 
 def test_parts_that_do_not_fit() -> None:
     disk = some_disk()
     disk["beit.encoder.layer.0.attention.attention.key.weight"] = np.zeros((4, 3), "f4")
     with pytest.raises(CheckpointError, match=r"\(4, 2\), \(4, 3\), \(4, 2\)"):
-        weights.to_memory(disk)
+        weights.to_state_dict(disk)
 
 
 def test_unknown_and_derived_names() -> None:
@@ -173,7 +174,7 @@ def test_unknown_and_derived_names() -> None:
     disk["beit.encoder.relative_position_bias.relative_position_index"] = np.zeros(2)
     disk["beit.encoder.layer.0.attention.attention.key.bias"] = np.zeros(2)
     disk["head.fc.weight"] = np.zeros(2)
-    _, unknown = weights.to_memory(disk)
+    _, unknown = weights.to_state_dict(disk)
     assert sorted(unknown) == ["beit.encoder.layer.0.attention.attention.key.bias", "head.fc.weight"]
     with pytest.raises(CheckpointError, match=r"beit.encoder.layers.0.attn.nothing has no name on disk"):
         weights.to_disk({"beit.encoder.layers.0.attn.nothing": np.zeros(1)})
@@ -187,12 +188,13 @@ def wanted(memory: dict[str, np.ndarray], *without: str) -> dict[str, tuple[int,
 
 
 def fit(disk: dict[str, np.ndarray], want: dict[str, tuple[int, ...]], **more: Any) -> Any:
-    return weights.fit(disk, want, model="BeitThing", **more)
+    memory, left_over = weights.to_state_dict(disk)
+    return match_weights(memory, want, model="BeitThing", left_over=left_over, **more)
 
 
 def test_fit_of_the_same_model() -> None:
     disk = some_disk()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     found, report = fit(disk, wanted(memory))
     same(found, memory)
     assert not report
@@ -202,7 +204,7 @@ def test_fit_of_the_same_model() -> None:
 
 def test_fit_of_a_bare_model_from_a_whole_one_and_back() -> None:
     disk = some_disk()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     body = {n.removeprefix("beit."): a.shape for n, a in memory.items() if n.startswith("beit.")}
     found, report = fit(disk, body)
     assert found.keys() == body.keys()
@@ -218,7 +220,7 @@ def test_fit_of_a_bare_model_from_a_whole_one_and_back() -> None:
 
 def test_words_of_the_report() -> None:
     disk = some_disk()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
 
     def without(*parts: str) -> Any:
         kept = {n: a for n, a in disk.items() if not any(part in n for part in parts)}
@@ -244,7 +246,7 @@ def test_words_of_the_report() -> None:
 def test_shared_table_is_copied_into_layers() -> None:
     disk = {n: a for n, a in some_disk(3).items() if "attention.attention.relative_position_bias" not in n}
     shared = disk["beit.encoder.relative_position_bias.relative_position_bias_table"]
-    memory, _ = weights.to_memory(some_disk(3))
+    memory, _ = weights.to_state_dict(some_disk(3))
     found, report = fit(disk, wanted(memory, "encoder.relative_position.table"))
     for i in range(3):
         np.testing.assert_array_equal(found[f"beit.encoder.layers.{i}.attn.relative_position.table"], shared)
@@ -257,7 +259,7 @@ def test_shared_table_is_copied_into_layers() -> None:
 
 def test_other_shapes() -> None:
     disk = some_disk()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     want = {**wanted(memory), "classifier.weight": (9, 2), "classifier.bias": (9, 2)}
     with pytest.raises(CheckpointError, match=r"classifier: file \(4, 2\), model \(9, 2\).*ignore_mismatched_sizes"):
         fit(disk, want)
@@ -272,7 +274,7 @@ def test_other_shapes() -> None:
 
 def test_incomplete_file() -> None:
     disk = some_disk()
-    memory, _ = weights.to_memory(disk)
+    memory, _ = weights.to_state_dict(disk)
     for lost in (
         "beit.encoder.layer.1.output.dense.bias",
         "beit.embeddings.cls_token",
@@ -284,7 +286,7 @@ def test_incomplete_file() -> None:
 
 
 def test_fewer_layers_than_the_file() -> None:
-    memory, _ = weights.to_memory(some_disk(2))
+    memory, _ = weights.to_state_dict(some_disk(2))
     found, report = fit(some_disk(4), wanted(memory))
     assert found.keys() == memory.keys()
     assert any("encoder.layer.3" in name for name, _ in report.unused)
@@ -294,6 +296,6 @@ def test_fewer_layers_than_the_file() -> None:
     "disk", [{}, {"vit.encoder.layer.0.output.dense.weight": np.zeros(1)}, {"lm_head.weight": np.zeros(1)}]
 )
 def test_other_architecture(disk: dict[str, np.ndarray]) -> None:
-    memory, _ = weights.to_memory(some_disk())
+    memory, _ = weights.to_state_dict(some_disk())
     with pytest.raises(CheckpointError, match="no BEiT checkpoint"):
         fit(disk, wanted(memory))

@@ -13,22 +13,18 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageEnhance, ImageFilter, ImageOps
 
 from beit.core.errors import ConfigError
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import FolderImages
 from beit.data.transforms.augment import OPERATIONS, draw_operations, rand_augment, three_augment
+from beit.data.transforms.colours import jitter_colours
+from beit.data.transforms.crops import centre_crop, crop_box, simple_crop, view
+from beit.data.transforms.erasing import erase_rectangle
 from beit.data.transforms.finetune import FinetuneViews
-from beit.data.transforms.ops import (
-    centre_crop,
-    crop_box,
-    erase_rectangle,
-    jitter_colours,
-    mixup,
-    normalise,
-    simple_crop,
-    view,
-)
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.mixing import mixup
+from beit.data.transforms.pixels import normalise
+from beit.data.transforms.sample_seed import Draw
 from beit.train.settings import FinetuneSettings
 
 GREY = (128, 128, 128)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from beit.core.errors import DataError
 from beit.data.decode import read_image
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.sources.in_memory import hold_in_memory

@@ -14,9 +14,12 @@ from PIL import Image
 from beit.config import BeitConfig
 from beit.data.masking import BlockMask
 from beit.data.transforms import pretrain as pretrain_views
-from beit.data.transforms.ops import crop_box, erase_rectangle, jitter_factors, mixup
+from beit.data.transforms.colours import jitter_factors
+from beit.data.transforms.crops import crop_box
+from beit.data.transforms.erasing import erase_rectangle
+from beit.data.transforms.mixing import mixup
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.sample_seed import Draw
 from beit.train.settings import PretrainSettings
 
 DRAWS = 4000

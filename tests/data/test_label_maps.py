@@ -9,19 +9,18 @@ import pytest
 from PIL import Image
 
 from beit.core.errors import DataError, InputError
-from beit.data.embedded.pasted import PastedGarments
-from beit.data.loader import Loader, Order
+from beit.data.embedded.pasted_garments import PastedGarments
+from beit.data.label_maps import LabelRules
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
-from beit.data.sources.label_maps import LabelledFolders, LabelRules, numbered_classes, open_segmented, read_classes
-from beit.data.transforms.sample_rng import Draw
-from beit.data.transforms.segmentation import (
-    SegmentViews,
-    distort_colours,
-    fitted_size,
-    image_crop,
-    label_crop,
-    largest_part,
-)
+from beit.data.sources.class_names import read_classes
+from beit.data.sources.label_map_scan import numbered_classes
+from beit.data.sources.labelled_folders import LabelledFolders
+from beit.data.sources.opening import open_segmented
+from beit.data.transforms.colours import distort_colours
+from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.segmentation import SegmentViews, fitted_size, image_crop, label_crop, largest_part
 from fixtures_segment import NAMES, blocks, write_names, write_segmented
 
 

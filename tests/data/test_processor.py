@@ -24,7 +24,8 @@ from PIL import Image
 
 from beit.core.errors import CheckpointError, ConfigError, InputError, MissingExtraError
 from beit.core.files import write_json
-from beit.data.processor import BatchFeature, BeitFeatureExtractor, BeitImageProcessor, _box_of_crop
+from beit.data.processor import BatchFeature, BeitFeatureExtractor, BeitImageProcessor
+from beit.data.processor_sizes import box_of_crop
 
 torch = pytest.importorskip("torch")
 
@@ -827,7 +828,7 @@ class Output:
 @pytest.mark.parametrize("chunk", [1, 500, 1 << 24])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beit.data.tensors._CHUNK", chunk)
+    monkeypatch.setattr("beit.data.postprocess.torch.CHUNK", chunk)
     logits = torch.randn(3, 7, 9, 12, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     sizes = [(30, 20), (5, 40), (9, 12)]
     expected = [
@@ -844,7 +845,7 @@ def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkey
 
 
 def test_ties_go_to_the_first_class(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("beit.data.tensors._CHUNK", 1)
+    monkeypatch.setattr("beit.data.postprocess.torch.CHUNK", 1)
     for logits in (torch.zeros(1, 5, 3, 3), np.zeros((1, 5, 3, 3))):
         assert int(BeitImageProcessor().post_process_semantic_segmentation(logits, [(6, 6)])[0].max()) == 0
 
@@ -887,7 +888,7 @@ def test_resizing_only_what_the_crop_keeps_gives_the_same_bits(filter_: int) -> 
         size = (256, 256) if trial % 2 else tuple(int(n) for n in rng.integers(16, 300, 2))
         window = tuple(int(rng.integers(1, n + 1)) for n in size)
         corner = tuple((n - w) // 2 for n, w in zip(size, window, strict=True))
-        box = _box_of_crop((width, height), size, corner, window)
+        box = box_of_crop((width, height), size, corner, window)
         if box is None:
             continue
         taken += 1
@@ -897,4 +898,4 @@ def test_resizing_only_what_the_crop_keeps_gives_the_same_bits(filter_: int) -> 
             whole = image.resize(size, filter_).crop((*corner, corner[0] + window[0], corner[1] + window[1]))
             np.testing.assert_array_equal(np.asarray(image.resize(window, filter_, box)), np.asarray(whole))
     assert taken >= 15
-    assert _box_of_crop((640, 480), (256, 256), (16, 16), (224, 224)) is not None
+    assert box_of_crop((640, 480), (256, 256), (16, 16), (224, 224)) is not None

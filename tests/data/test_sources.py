@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from beit.core import http as remote
 from beit.core.errors import ConfigError, DataError, InputError
 from beit.data.decode import decode_image
-from beit.data.sources import expand_braces, open_images
+from beit.data.sources import open_images
 from beit.data.sources.images import FolderImages
 from beit.data.sources.paths import PathList, list_images
+from beit.data.sources.patterns import expand_braces
+from beit.data.sources.shards import Cut, Raw
 from beit.data.sources.stream import Stream
-from beit.data.sources.tar import Cut, Raw, TarShards
+from beit.data.sources.tar import TarShards
 from fixtures_runs import stripes, write_images
 from fixtures_streams import colour, encoded, number_of, numbered, serving, striped, write_parquet, write_tar
 

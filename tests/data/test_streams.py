@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 
 from beit.core import http as remote
 from beit.core.errors import ConfigError, DataError, InputError, TrainingError
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.stream import BEGINNING, Place, Stream, count_of, lane, sample_key
-from beit.data.sources.tar import Cut, Raw
+from beit.data.sources.shards import Cut, Raw, sample_key
+from beit.data.sources.stream import Stream, count_of
+from beit.data.stream_order import BEGINNING, Place, lane
 from beit.train.settings import TokenizerSettings
 from fixtures_streams import colour, numbered, serving, striped, write_parquet, write_tar
 

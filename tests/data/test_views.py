@@ -12,20 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from beit.data.sources.images import ArrayImages
+from beit.data.transforms.colours import batch_jitter, jitter_colours, jitter_factors
+from beit.data.transforms.crops import batch_view, crop_box, view
+from beit.data.transforms.erasing import erase_rectangle
 from beit.data.transforms.finetune import FinetuneViews
-from beit.data.transforms.ops import (
-    batch_jitter,
-    batch_view,
-    crop_box,
-    erase_rectangle,
-    jitter_colours,
-    jitter_factors,
-    mixup,
-    normalise,
-    view,
-)
+from beit.data.transforms.mixing import mixup
+from beit.data.transforms.pixels import normalise
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.sample_seed import Draw
 from beit.data.transforms.tokenizer import TokenizerViews
 from beit.train.settings import FinetuneSettings, PretrainSettings
 from fixtures_runs import small_config, stripes

@@ -23,8 +23,8 @@ from beit import BeitForMaskedImageModeling, BeitImageProcessor, BeitModel
 from beit.checkpoints.write_weights import write_weights
 from beit.core.errors import ConfigError, DataError
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.data.transforms.ops import crop_box, view
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.crops import crop_box, view
+from beit.data.transforms.sample_seed import Draw
 from beit.evaluation.classification import wilson
 from beit.evaluation.hold_out import hold_out
 from beit.evaluation.probe import ProbeResult, live_probe, probe

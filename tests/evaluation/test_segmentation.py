@@ -17,7 +17,8 @@ pytest.importorskip("matplotlib")
 
 from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import DataError
-from beit.data.sources.label_maps import LabelledFolders, LabelRules
+from beit.data.label_maps import LabelRules
+from beit.data.sources.labelled_folders import LabelledFolders
 from beit.evaluation.report_segmentation import write_report
 from beit.evaluation.segmentation import evaluate_segmentation, mean_of, scores_of
 from beit.inference.torch.segmentation import Segmenter

@@ -18,7 +18,7 @@ pytest.importorskip("matplotlib")
 from beit import BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import DataError
 from beit.data.decode import read_image
-from beit.data.sources.label_maps import LabelledFolders
+from beit.data.sources.labelled_folders import LabelledFolders
 from beit.evaluation.segmentation import evaluate_segmentation
 from beit.inference.colors import coloured, legend, overlay, palette
 from beit.inference.segment_files import predict_maps

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 import beit
 from beit import BeitConfig, InputError
+from beit.checkpoints.names import to_state_dict
 from beit.core import geometry
 from beit.core import resampling as resize
 from beit.models.torch import beit as pytorch_beit
@@ -57,7 +58,7 @@ def build(kind: str, seed: int = 0, **changes: Any) -> Any:
     """A PyTorch model each of whose numbers shows in the output."""
     model = getattr(beit, kind)(settings(kind, **changes)).eval()
     shapes = {name: array.shape for name, array in model.disk_tensors().items()}
-    model.fill(golden.draw_weights(shapes, seed))
+    model.fill(*to_state_dict(golden.draw_weights(shapes, seed)))
     return model
 
 

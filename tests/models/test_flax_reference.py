@@ -19,6 +19,7 @@ import beit
 from beit import BeitConfig, FlaxBeitForImageClassification, FlaxBeitForMaskedImageModeling, FlaxBeitModel
 from beit.checkpoints import flax_layout, hub
 from beit.checkpoints import msgpack as msgpack_file
+from beit.checkpoints.names import to_state_dict
 
 CLASSES = {
     kind.__name__.removeprefix("Flax"): kind
@@ -84,7 +85,7 @@ def test_cases_cover_all_switches() -> None:
 @pytest.mark.parametrize("case", DRAWN, ids=name_of)
 def test_numbers_of_the_reference(case: dict[str, Any]) -> None:
     model = CLASSES[case["kind"]](BeitConfig(**case["config"], **AS_FLAX), _do_init=False, **case["arguments"])
-    params = model.fill(draw_weights(case["shapes"], case["seed"]))
+    params = model.fill(*to_state_dict(draw_weights(case["shapes"], case["seed"])))
     assert str(model.load_report) == "every tensor of the file has its place"
     output = model(**golden.draw_inputs(case), params=params, output_attentions=True, output_hidden_states=True)
     assert set(flatten(output)) == set(case["outputs"])

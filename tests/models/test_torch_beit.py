@@ -25,6 +25,7 @@ from beit import (
     InputError,
 )
 from beit.checkpoints import names as weights
+from beit.checkpoints.names import to_state_dict
 from beit.models.torch import beit as pytorch_beit
 
 CLASSES = {c.__name__: c for c in (BeitModel, BeitForMaskedImageModeling, BeitForImageClassification)}
@@ -35,7 +36,7 @@ LARGEST = {"outputs": 0.0, "gradients": 0.0}  # largest differences, printed by 
 def loud(model: Any, seed: int = 0) -> Any:
     """Fill every parameter with numbers that show in the output, and switch to evaluation."""
     shapes = {name: tensor.shape for name, tensor in model.disk_tensors().items()}
-    model.fill(golden.draw_weights(shapes, seed))
+    model.fill(*to_state_dict(golden.draw_weights(shapes, seed)))
     return model.eval()
 
 
@@ -58,7 +59,7 @@ def some_mask(config: BeitConfig, batch: int = 2) -> Any:
 
 def build(case: dict[str, Any]) -> Any:
     model = CLASSES[case["kind"]](BeitConfig(**case["config"]), **case["arguments"]).eval()
-    model.fill(golden.draw_weights(case["shapes"], case["seed"]))
+    model.fill(*to_state_dict(golden.draw_weights(case["shapes"], case["seed"])))
     assert str(model.load_report) == "every tensor of the file has its place"
     assert {n: list(a.shape) for n, a in model.disk_tensors().items()} == case["shapes"]
     return model

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 import beit
 from beit import BeitBackbone, BeitConfig, BeitForSemanticSegmentation, CheckpointError, ConfigError, InputError
+from beit.checkpoints.names import to_state_dict
 from beit.models.torch.kernels import upernet as pytorch_upernet
 from beit.models.torch.kernels import winograd as pytorch_winograd
 
@@ -50,7 +51,7 @@ def small(**changes: Any) -> BeitConfig:
 
 def loud(model: Any, seed: int = 0) -> Any:
     shapes = {name: tensor.shape for name, tensor in model.disk_tensors().items()}
-    model.fill(golden.draw_weights(shapes, seed))
+    model.fill(*to_state_dict(golden.draw_weights(shapes, seed)))
     return model.eval()
 
 
@@ -69,7 +70,7 @@ def maps(config: BeitConfig, batch: int = 2) -> Any:
 
 def build(case: dict[str, Any]) -> Any:
     model = CLASSES[case["kind"]](BeitConfig(**case["config"])).eval()
-    model.fill(golden.draw_weights(case["shapes"], case["seed"]))
+    model.fill(*to_state_dict(golden.draw_weights(case["shapes"], case["seed"])))
     assert str(model.load_report) == "every tensor of the file has its place"
     assert {n: list(a.shape) for n, a in model.disk_tensors().items()} == case["shapes"]
     return model.train(case["call"].get("train", False))
@@ -528,11 +529,15 @@ def test_a_cut_file_is_refused(tmp_path: Path) -> None:
     tensors = model.disk_tensors()
     del tensors["decode_head.fpn_convs.1.conv.weight"]
     with pytest.raises(CheckpointError, match=r"lacks 1 tensors .*fpn_convs\.1\.conv"):
-        model.fill(tensors)
+        model.fill(*to_state_dict(tensors))
     tensors = model.disk_tensors()
-    model.fill({name: array for name, array in tensors.items() if not name.startswith("auxiliary_head")})
+    model.fill(
+        *to_state_dict({name: array for name, array in tensors.items() if not name.startswith("auxiliary_head")})
+    )
     assert "only training uses" in str(model.load_report)
-    model.fill({name: array for name, array in tensors.items() if not name.endswith("num_batches_tracked")})
+    model.fill(
+        *to_state_dict({name: array for name, array in tensors.items() if not name.endswith("num_batches_tracked")})
+    )
     assert int(model.decode_head.bottleneck.bn.num_batches_tracked) == 0
 
 

@@ -27,7 +27,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import transforms_imagenet_train
 
 from beit.data.transforms import augment as ours
-from beit.data.transforms.ops import erase_rectangle, mixup
+from beit.data.transforms.erasing import erase_rectangle
+from beit.data.transforms.mixing import mixup
 
 NAMES = {
     "autocontrast": "AutoContrast",

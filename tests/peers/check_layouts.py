@@ -64,7 +64,7 @@ def drawn(kind: str, **changes: Any) -> Any:
 def written(model: Any, to: Layout, folder: Path) -> Path:
     path = folder / ("model" if to == "timm" else "model.pth")
     config = model.config.replace(architectures=[type(model).__name__])
-    write(path, to, weights.to_memory(model.disk_tensors())[0], config, {"image_mean": [0.4] * 3, "resample": 3})
+    write(path, to, weights.to_state_dict(model.disk_tensors())[0], config, {"image_mean": [0.4] * 3, "resample": 3})
     return path
 
 

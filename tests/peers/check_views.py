@@ -27,9 +27,9 @@ from torchvision.transforms import functional as torchvision_functional
 
 from beit.config import BeitConfig
 from beit.data.masking import BlockMask
-from beit.data.transforms import ops as our_views
+from beit.data.transforms import colours, crops
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.sample_seed import Draw
 from beit.train.settings import PretrainSettings
 
 JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation")
@@ -122,7 +122,7 @@ def distributions(theirs: Any, ours: PretrainViews, failures: Failures) -> None:
     for size in SIZES:
         rng = np.random.default_rng(size)
         blank, count = Image.new("RGB", size), DRAWS if size == SIZES[0] else DRAWS // 4
-        own = np.array([our_views.crop_box(rng, size, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(count)])
+        own = np.array([crops.crop_box(rng, size, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(count)])
         boxes = np.array([crop.get_params(blank, crop.scale, crop.ratio) for _ in range(count)])
         other = np.stack([boxes[:, 1], boxes[:, 0], boxes[:, 1] + boxes[:, 3], boxes[:, 0] + boxes[:, 2]], 1)
         for name, one, two in zip(
@@ -144,7 +144,7 @@ def distributions(theirs: Any, ours: PretrainViews, failures: Failures) -> None:
     failures.check(abs(flipped - own_flips) < 0.02, f"flips: {own_flips:.4f} and {flipped:.4f}")
     flat = Image.new("RGB", (2, 2), (100, 100, 100))  # only brightness shows
     for name, colour in (("brightness of grey", flat), ("all three factors", Image.new("RGB", (2, 2), (180, 90, 20)))):
-        one = [our_views.jitter_colours(colour, 0.4, Draw(1, 0, key).rng()).getpixel((0, 0))[2] for key in range(4000)]
+        one = [colours.jitter_colours(colour, 0.4, Draw(1, 0, key).rng()).getpixel((0, 0))[2] for key in range(4000)]
         two = [jitter(colour).getpixel((0, 0))[2] for _ in range(4000)]
         failures.distribution(name, one, two)
 

@@ -31,7 +31,7 @@ from beit import BeitConfig
 from beit.train.flax import finetune as flax_finetune
 from beit.train.flax import mesh as flax_mesh
 from beit.train.flax import pretrain as flax_pretrain
-from beit.train.processes import Alone
+from beit.train.distributed import Alone
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings
 

@@ -22,7 +22,7 @@ from beit.core.files import write_json
 from beit.data.sources.images import FolderImages
 from beit.data.token_cache import TokenCache, write_shard
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.sample_seed import Draw
 from beit.train import tokenize as writing
 from beit.train.pretrain import pretrain
 from beit.train.settings import PretrainSettings, TokenizeSettings

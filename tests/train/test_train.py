@@ -31,11 +31,13 @@ import beit
 from beit import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling
 from beit.core.errors import CheckpointError, ConfigError, DataError
 from beit.data import embedded as assets
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.masking import mask_sizes
+from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.data.transforms.pretrain import PretrainViews, mask_sizes
+from beit.data.transforms.pretrain import PretrainViews
 from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import load_tokenizer
 from beit.train.checkpoint import list_checkpoints

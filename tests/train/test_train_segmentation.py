@@ -21,9 +21,11 @@ pytest.importorskip("matplotlib")
 import beit
 from beit import BeitConfig, BeitForMaskedImageModeling, BeitForSemanticSegmentation, BeitImageProcessor
 from beit.core.errors import ConfigError, DataError, InputError, TrainingError
-from beit.data.loader import Loader, Order
+from beit.data.label_maps import LabelRules
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
-from beit.data.sources.label_maps import LabelledFolders, LabelRules
+from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.transforms.segmentation import SegmentViews
 from beit.data.workers.torch import in_torch_workers
 from beit.train import recipes

@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit.checkpoints.names import Dialect
-from beit.config import BeitConfig
 from beit.core import geometry
-from beit.core.errors import CheckpointError
+from beit.core.errors import CheckpointError, ConfigError
 
 Tensors = Mapping[str, np.ndarray]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_SIDES = {"image_size": 224, "patch_size": 16}  # of a config.json that leaves them out: the defaults of `BeitConfig`
+_MODEL_TYPES = ("beit", "data2vec-vision")  # the second is the reference's name for BEiT's network trained by data2vec
 _LAYER = re.compile(r"beit\.encoder\.layers\.(\d+)\.")
 _TABLE = ".relative_position.table"
 
@@ -37,6 +38,40 @@ class Guess(NamedTuple):
     name: str
     value: Any
     why: str
+
+
+def check_model_type(values: Mapping[str, Any]) -> None:
+    """Refuse settings of another architecture.
+
+    Raises:
+        CheckpointError: they say that they are.
+    """
+    found = values.get("model_type", "beit")
+    if found not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"This is a checkpoint of another architecture: model_type is {found!r}, wanted 'beit' or 'data2vec-vision', which is "
+            "the same."
+        )
+
+
+def grid_of_settings(values: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Patches `(h, w)` of the `image_size` and `patch_size` in `values`; None where they are impossible."""
+    sides = []
+    for name, default in _SIDES.items():
+        value = values.get(name, default)
+        pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        if len(pair) != 2 or not all(type(side) is int for side in pair):
+            return None
+        sides.append(pair)
+    try:
+        return geometry.patch_grid(*sides)
+    except ConfigError:
+        return None
+
+
+def authors_segmentation_layers(num_hidden_layers: int) -> list[int]:
+    """The layers that the authors' segmentation heads see: a third, a half, two thirds and all of the depth."""
+    return [max(round(num_hidden_layers * part), 1) for part in (1 / 3, 1 / 2, 2 / 3, 1)]
 
 
 def architecture_of(memory: Tensors) -> str:
@@ -175,7 +210,7 @@ def _segmentation(values: dict[str, Any], memory: Tensors, source: str, guess: A
         convs = [name for name in memory if re.fullmatch(r"auxiliary_head\.convs\.\d+\.conv\.weight", name)]
         values["auxiliary_num_convs"] = len(convs)
         values["auxiliary_concat_input"] = "auxiliary_head.conv_cat.conv.weight" in memory
-    layers = BeitConfig.authors_segmentation_layers(values["num_hidden_layers"])
+    layers = authors_segmentation_layers(values["num_hidden_layers"])
     guess("segmentation_layers", layers, "no tensor shows it; the authors' for this depth")
     guess("decode_dropout_prob", 0.1, "only training uses it; the authors'")
 

@@ -178,7 +178,7 @@ def _write(settings: Any, to: Any, check: bool) -> None:
         raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
     given = _overrides(settings)
     checkpoint = Checkpoint(settings.model, given)
-    config = BeitConfig.of(checkpoint, **given).replace(architectures=[checkpoint.architecture])
+    config = BeitConfig.from_pretrained(checkpoint, **given).replace(architectures=[checkpoint.architecture])
     memory, changes = model_of(checkpoint, config)
     pixels = _pixels(checkpoint, config, settings.pixels)
     left = checkpoint.left_over

@@ -127,7 +127,9 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
     """The images with their label maps; the model takes over the ignore index and the names of the classes."""
-    from beit.data.sources.label_maps import LabelRules, open_segmented, read_classes
+    from beit.data.label_maps import LabelRules
+    from beit.data.sources.class_names import read_classes
+    from beit.data.sources.opening import open_segmented
 
     config = model.config
     if settings.ignore_index is not None:

@@ -23,7 +23,7 @@ from beit.core.errors import InputError
 from beit.data.tensors import to_numpy
 
 FIRST, LAST, NONE = "channels_first", "channels_last", "none"
-_FILES = (Image.Image, str, os.PathLike)
+FILES = (Image.Image, str, os.PathLike)
 _UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -34,7 +34,7 @@ def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
         if len(images) == 0:
             raise InputError(f"there is no {what}: the list or batch is empty")
         return [one for image in images for one in as_list(image, what, single_ndim)]
-    if isinstance(images, _FILES) or (is_array and images.ndim in (2, single_ndim)):
+    if isinstance(images, FILES) or (is_array and images.ndim in (2, single_ndim)):
         return [images]
     got = f"has {images.ndim} dimensions, {tuple(images.shape)}" if is_array else f"is a {type(images).__name__}"
     wanted = "a PIL image, a path, an array of 2 (height, width) to 4 (a batch) dimensions, or a list of those"
@@ -48,10 +48,10 @@ def read_picture(image: Any, channels: int, input_format: str | None, name: str)
         One RGB image, or one image (L or F) a channel; whether its channels came first or last; and whether it holds
         floats that are all within 0..1.
     """
-    if not isinstance(image, _FILES):
+    if not isinstance(image, FILES):
         array = to_numpy(image)
     else:
-        image = _opened(image, name)
+        image = open_upright(image, name)
         if image.mode != "F" and not image.mode.startswith("I"):
             return _eight_bit_bands(image, channels, name), LAST, False
         array, input_format = np.asarray(image), None
@@ -77,7 +77,7 @@ def read_picture(image: Any, channels: int, input_format: str | None, name: str)
     return bands, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one
 
 
-def _opened(image: Any, name: str) -> Image.Image:
+def open_upright(image: Any, name: str) -> Image.Image:
     """A PIL image or a path → a decoded image, upright as its EXIF orientation says."""
     path = None if isinstance(image, Image.Image) else os.fspath(image)
     source = path or getattr(image, "filename", "")
@@ -144,24 +144,3 @@ def _to_8_bit_scale(array: np.ndarray, name: str) -> np.ndarray:
         got = f"{array.dtype} with values {array.min()}..{array.max()}"
         raise InputError(f"{name} is {got}; integers must be 0..255. Pass uint16 for 16 bits, floats for other ranges")
     return array.astype(np.uint8, copy=False)
-
-
-def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
-    """A label map in any form, for an image of this (height, width) → (H, W) int64 class numbers."""
-    if isinstance(label, _FILES):
-        label = _opened(label, name)
-        if label.mode not in ("1", "L", "P", "F") and not label.mode.startswith("I"):
-            raise InputError(f"{name} has mode {label.mode}; save class numbers, one a pixel, as grey or palette PNG")
-    array = to_numpy(label)  # of a palette image: the indices
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
-    if array.shape != shape:
-        raise InputError(
-            f"{name} has shape {array.shape} and its image {shape} (height, width). Pass one class number a pixel, at "
-            "the size of the image itself, turned as its EXIF orientation says"
-        )
-    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
-        raise InputError(f"{name} holds {array.dtype} values that are not whole numbers; wanted class numbers")
-    if not -(2**31) <= array.min() <= array.max() < 2**31:
-        raise InputError(f"{name} holds values {array.min()}..{array.max()}; class numbers must fit 32 bits")
-    return array.astype(np.int64)

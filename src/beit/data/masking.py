@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from beit.config import BeitConfig
 from beit.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from beit.train.settings import PretrainSettings
 
 _MOST_ROUNDS = 1000
 
@@ -134,3 +139,16 @@ class RandomMask:
         mask = np.zeros(self.grid[0] * self.grid[1], dtype=bool)
         mask[rng.choice(mask.size, self.budget, replace=False)] = True
         return mask.reshape(self.grid)
+
+
+def make_mask(settings: PretrainSettings, config: BeitConfig) -> BlockMask | RandomMask:
+    """Draws the masks that the settings name."""
+    budget, smallest = mask_sizes(settings, config)
+    return BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
+
+
+def mask_sizes(settings: PretrainSettings, config: BeitConfig) -> tuple[int, int]:
+    """(budget, smallest block) in patches; the paper's 75 and 16 of 196 in proportion."""
+    budget = max(round(settings.mask_ratio * config.num_patches), 1)
+    smallest = settings.min_block if settings.min_block is not None else max(round(16 / 196 * config.num_patches), 1)
+    return budget, smallest

@@ -16,7 +16,6 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,9 +26,12 @@ from beit import checkpoints
 from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.core.files import write_json
-from beit.data.image_input import FIRST, LAST, NONE, as_list, read_label_map, read_picture
+from beit.data.image_input import FIRST, LAST, NONE, as_list, read_picture
+from beit.data.label_maps import read_label_map
+from beit.data.postprocess.semantic import label_maps
+from beit.data.processor_sizes import box_of_crop, resampling_filter, size_dict, target_size
 from beit.data.tensors import BatchFeature as BatchFeature
-from beit.data.tensors import choice, label_maps
+from beit.data.tensors import choice
 
 FILE_NAME = "preprocessor_config.json"
 _THREADS_FROM = 4  # below so many pictures, starting threads costs more than it saves
@@ -77,10 +79,10 @@ class BeitImageProcessor:
             warnings.warn("`reduce_labels` is deprecated; use `do_reduce_labels`", FutureWarning, stacklevel=2)
             do_reduce_labels = kwargs.pop("reduce_labels")
         self.do_resize = do_resize
-        self.size = _size_dict(256 if size is None else size, "size")
-        self.resample = _resampling(resample)
+        self.size = size_dict(256 if size is None else size, "size")
+        self.resample = resampling_filter(resample)
         self.do_center_crop = do_center_crop
-        self.crop_size = _size_dict(224 if crop_size is None else crop_size, "crop_size")
+        self.crop_size = size_dict(224 if crop_size is None else crop_size, "crop_size")
         self.do_rescale = do_rescale
         self.rescale_factor = rescale_factor
         self.do_normalize = do_normalize
@@ -185,13 +187,13 @@ class BeitImageProcessor:
 
     def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
         """Resize, then cut the centred window; what lies outside of the picture is `fill`."""
-        size = _target(self.size, *image.size) if self.do_resize else image.size
+        size = target_size(self.size, *image.size) if self.do_resize else image.size
         if not self.do_center_crop:
             return image if image.size == size else image.resize(size, resample)
         window = self.crop_size["width"], self.crop_size["height"]
         # The reference rounds both halves down when the difference is odd and loses a row; we give the size asked for.
         left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(size, window, strict=True))
-        box = _box_of_crop(image.size, size, (left, top), window) if resample else None
+        box = box_of_crop(image.size, size, (left, top), window) if resample else None
         if box is not None:
             return image.resize(window, resample, box)
         if image.size != size:
@@ -279,8 +281,8 @@ class BeitImageProcessor:
         return processor
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Any:
-        """A processor from a model folder, the JSON file itself, an id on the Hub, or any other BEiT checkpoint.
+    def from_pretrained(cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any) -> Any:
+        """A processor from a model folder, the JSON file itself, an id on the Hub, any other BEiT checkpoint, or an open `Checkpoint`.
 
         Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
         file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
@@ -290,22 +292,26 @@ class BeitImageProcessor:
             CheckpointError: no such file, or it holds no settings.
         """
         where, kwargs = hub.split_hub_keywords(kwargs)
-        path = Path(pretrained_model_name_or_path)
-        if path.is_file() and path.suffix == ".json":
-            settings = checkpoints.pixels_in(path)
+        source: str | os.PathLike[str]
+        if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
+            checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
+            source, where, found = checkpoint.source, checkpoint.where, checkpoint.pixels
         else:
+            source = pretrained_model_name_or_path
+            path = Path(source)
+            if path.is_file() and path.suffix == ".json":
+                return cls.from_dict(checkpoints.pixels_in(path), **kwargs)
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
-            found = None if nothing else checkpoints.Checkpoint(pretrained_model_name_or_path, **where).pixels
-            if found is None:  # a folder without: says what it holds
-                hub.resolve_file(pretrained_model_name_or_path, FILE_NAME, **where)
-            settings = found or {}
-        return cls.from_dict(settings, **kwargs)
+            found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
+        if found is None:  # a folder without: says what it holds
+            hub.resolve_file(source, FILE_NAME, **where)
+        return cls.from_dict(found or {}, **kwargs)
 
     @classmethod
-    def stored_in(cls, checkpoint: str | os.PathLike[str]) -> Any:
+    def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
         """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
-        settings = checkpoints.Checkpoint(checkpoint).pixels
+        settings = checkpoints.Checkpoint.open(checkpoint).pixels
         return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
@@ -331,75 +337,3 @@ class BeitFeatureExtractor(BeitImageProcessor):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         warnings.warn("BeitFeatureExtractor is deprecated; use BeitImageProcessor", FutureWarning, stacklevel=2)
         super().__init__(*args, **kwargs)
-
-
-def _size_dict(size: Any, name: str) -> dict[str, int]:
-    """A size in any of the accepted forms → {"height", "width"}, {"shortest_edge"} or that with {"longest_edge"}."""
-    if isinstance(size, Mapping):
-        sizes = {key: value for key, value in size.items() if value is not None}
-    else:
-        pair = size if isinstance(size, (list, tuple)) else (size, size)
-        sizes = {"height": pair[0], "width": pair[1]} if len(pair) == 2 else {}
-    known = set(sizes) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-    if not known or not all(isinstance(v, (int, np.integer)) and v is not True and v > 0 for v in sizes.values()):
-        wanted = 'a dict {"height": …, "width": …} or {"shortest_edge": …}, in whole pixels'
-        raise ConfigError(f"{name} is {size!r}; give one length for a square, (height, width), or {wanted}")
-    return {key: int(value) for key, value in sizes.items()}
-
-
-def _target(size: dict[str, int], width: int, height: int) -> tuple[int, int]:
-    """(width, height) after the resize of a picture of this width and height."""
-    if "height" in size:
-        return size["width"], size["height"]
-    edge = size["shortest_edge"]
-    other = int(edge * max(width, height) / min(width, height))
-    limit = size.get("longest_edge", other)
-    if other > limit:
-        edge, other = max(1, int(limit * edge / other)), limit
-    return (edge, other) if width <= height else (other, edge)
-
-
-@lru_cache(maxsize=512)
-def _box_of_crop(
-    source: tuple[int, int], size: tuple[int, int], corner: tuple[int, int], window: tuple[int, int]
-) -> tuple[float, float, float, float] | None:
-    """The part of `source` that a crop of the resized picture comes from, when resizing it alone gives the same bits.
-
-    That saves the work on what is cut off, a fifth at 256 → 224. Pillow's filter weights follow from (left + i + ½)·scale
-    in floating point: they are the same where these products are exact, as with any whole size over 256. And its two
-    passes must come in the same order, which Pillow ≥ 13 chooses by the sizes (src/libImaging/Resample.c).
-
-    Args:
-        source: (width, height) of the picture.
-        size: (width, height) after the resize.
-        corner: (left, top) of the crop.
-        window: (width, height) of the crop.
-
-    Returns:
-        left, top, right, bottom in pixels of the source; None where the whole picture must be resized.
-    """
-    scales = [old / new for old, new in zip(source, size, strict=True)]
-    exact = all(
-        old <= 4096 and old != new and (scale * 4096).is_integer()
-        for old, new, scale in zip(source, size, scales, strict=True)
-    )
-    inside = all(c >= 0 and c + w <= n for c, w, n in zip(corner, window, size, strict=True))
-
-    def rows_first(to: tuple[int, int]) -> bool:
-        fewer = source[1] - to[1]
-        return not (fewer > 0 and fewer > 2 * (source[0] - to[0]))
-
-    if not exact or not inside or rows_first(size) != rows_first(window):
-        return None
-    (left, top), (width, height), (x, y) = corner, window, scales
-    return left * x, top * y, (left + width) * x, (top + height) * y
-
-
-def _resampling(value: Any) -> Image.Resampling | None:
-    """A filter given as enum member, number or name; None stays None."""
-    known: dict[Any, Image.Resampling] = {key: f for f in Image.Resampling for key in (f.name, f.value)}
-    value = getattr(value, "value", value)
-    key = value.upper() if isinstance(value, str) else value
-    if key is not None and key not in known:
-        raise InputError(f"resample is {value!r}; use one of {', '.join(map(str, known))}")
-    return known.get(key)

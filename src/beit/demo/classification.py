@@ -25,11 +25,11 @@ from torch import Tensor
 from beit.core.errors import DataError, Interrupted
 from beit.core.files import read_json, write_json
 from beit.data import embedded
-from beit.data.masking import BlockMask
+from beit.data.masking import BlockMask, mask_sizes
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.data.transforms.ops import crop_box, normalise, view
-from beit.data.transforms.pretrain import mask_sizes
+from beit.data.transforms.crops import crop_box, view
+from beit.data.transforms.pixels import normalise
 from beit.demo.settings import DemoSettings
 from beit.evaluation import figures
 from beit.evaluation.classification import Evaluation, wilson

@@ -15,7 +15,7 @@ import torch
 
 from beit.core.errors import DataError, Interrupted
 from beit.core.files import read_json, write_json
-from beit.data.embedded.pasted import PastedGarments
+from beit.data.embedded.pasted_garments import PastedGarments
 from beit.demo.settings import SegmentDemo
 from beit.evaluation import figures
 from beit.evaluation.report import Report

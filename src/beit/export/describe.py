@@ -31,8 +31,8 @@ def describe(checkpoint: Checkpoint, **overrides: Any) -> dict[str, Any]:
     Raises:
         CheckpointError: as `Checkpoint`.
     """
-    config = BeitConfig.of(checkpoint, **overrides)
-    memory = checkpoint.memory
+    config = BeitConfig.from_pretrained(checkpoint, **overrides)
+    memory = checkpoint.state_dict
     settings = {name: getattr(config, name) for name in _SHOWN}
     if "decode_head.classifier.weight" not in memory:
         del settings["segmentation_layers"], settings["num_labels"]
@@ -78,7 +78,7 @@ def _about_file(path: Any) -> dict[str, Any]:
 def _against_model(checkpoint: Checkpoint, config: BeitConfig) -> tuple[list[str], list[str]]:
     """(tensors that the class wants and the file lacks, those that it has no use for), by shapes that settings imply."""
     wanted = shapes_of(config, checkpoint.architecture)
-    memory = checkpoint.memory
+    memory = checkpoint.state_dict
     missing = [name for name in wanted if name not in memory]
     extra = [name for name in memory if name not in wanted and not name.endswith("num_batches_tracked")]
     wrong = [

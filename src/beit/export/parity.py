@@ -78,7 +78,7 @@ def compare(source: Checkpoint, written: Path, config: BeitConfig, pixels: dict[
     of_flax = result.format == "msgpack" and importlib.util.find_spec("flax") is not None
     wanted = _outputs(source, config, images, False)
     outputs = _differences(wanted, _outputs(result, config, images, of_flax))
-    own = BeitConfig.of(result, **needed)
+    own = BeitConfig.from_pretrained(result, **needed)
     unlike = {name: (getattr(config, name), getattr(own, name)) for name in _DECISIVE}
     unlike = {name: values for name, values in unlike.items() if values[0] != values[1]}
     as_read = _differences(wanted, _outputs(result, own, images, of_flax)) if unlike else {}
@@ -121,13 +121,13 @@ def _outputs(checkpoint: Checkpoint, config: BeitConfig, images: np.ndarray, in_
     masked = name == "BeitForMaskedImageModeling" and config.use_mask_token
     if in_flax:
         model = kind(config, _do_init=False)
-        params = model.fill(checkpoint.tensors, dialect=checkpoint.dialect, grid=checkpoint.grid)
+        params = model.fill(checkpoint.state_dict, grid=checkpoint.grid)
         run = lambda mask: model(images, mask, params=params)  # noqa: E731
     else:
         torch = require("torch", "torch", "comparing outputs")
         with torch.device("meta"):
             model = kind(config)
-        model.fill(checkpoint.tensors, dialect=checkpoint.dialect, grid=checkpoint.grid)
+        model.fill(checkpoint.state_dict, grid=checkpoint.grid)
         model.eval()
 
         def run(mask: np.ndarray | None) -> Any:

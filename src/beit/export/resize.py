@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from beit.checkpoints import Checkpoint, names
+from beit.checkpoints import Checkpoint
+from beit.checkpoints.match import LoadReport, resize_positions
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError
@@ -22,10 +23,10 @@ def model_of(checkpoint: Checkpoint, config: BeitConfig) -> tuple[dict[str, np.n
     Raises:
         CheckpointError: tensors are missing, of other shapes than the settings say, or hold NaN or infinity.
     """
-    memory, report = dict(checkpoint.memory), names.LoadReport()
+    memory, report = dict(checkpoint.state_dict), LoadReport()
     grid = checkpoint.grid
     if grid is not None and grid != config.grid:
-        names.resize_positions(memory, grid, config.grid, report)
+        resize_positions(memory, grid, config.grid, report)
     wanted = shapes_of(config, checkpoint.architecture)
     unused = [name for name in memory if name not in wanted and not name.endswith("num_batches_tracked")]
     if unused:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
-from beit.checkpoints import Checkpoint
+from beit.checkpoints import Checkpoint, Source
 from beit.checkpoints.hub import split_hub_keywords
 from beit.core.errors import CheckpointError, require
 
@@ -18,27 +17,27 @@ _MODELS = (
 )
 
 
-def load(id_or_folder: str | os.PathLike[str], **keywords: Any) -> Any:
+def load(id_or_folder: Source, **keywords: Any) -> Any:
     """Load any BEiT checkpoint as the class that belongs to it.
 
     The class is the one that config.json names under `architectures`; without that, the tensors tell.
 
     Args:
-        id_or_folder: a folder, a weight file, an id, a URL, a name of the catalogue: see `BeitModel.from_pretrained`.
+        id_or_folder: a folder, a weight file, an id, a URL, a name of the catalogue, or an open `Checkpoint`: see `BeitModel.from_pretrained`.
         **keywords: as for `BeitModel.from_pretrained`.
 
     Raises:
         CheckpointError: as `from_pretrained`; or a class that is not here.
     """
     where, overrides = split_hub_keywords(keywords)
-    checkpoint = Checkpoint(id_or_folder, overrides, **where)
-    named = checkpoint.architecture
+    checkpoint = Checkpoint.open(id_or_folder, **where)
+    named = checkpoint.with_given(overrides).architecture
     if named not in _MODELS:
         kind = checkpoint.settings.get("model_type")
         raise CheckpointError(
-            f"{id_or_folder} holds a {named} (model_type {kind}), which is not among the models here: {', '.join(_MODELS)}."
+            f"{checkpoint.source} holds a {named} (model_type {kind}), which is not among the models here: {', '.join(_MODELS)}."
         )
-    return _class_named(named).from_pretrained(id_or_folder, **keywords)
+    return _class_named(named).from_pretrained(checkpoint, **overrides)
 
 
 def _class_named(name: str) -> Any:

@@ -18,16 +18,18 @@ import numpy as np
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
 from beit.core.errors import ConfigError, DataError
-from beit.data.loader import Batch, Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
+from beit.data.sources.class_names import read_classes
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.label_maps import read_classes
 from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.finetune import FinetuneViews
-from beit.data.transforms.ops import mixup
+from beit.data.transforms.mixing import mixup
+from beit.data.transforms.views import Batch
 from beit.train.loop import Job, train
 from beit.train.pretrain import make_processor, normalisation, origin_of, size_changes
 from beit.train.run import Run, open_run

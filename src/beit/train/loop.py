@@ -20,7 +20,8 @@ from typing import Any
 
 from beit.core.errors import Interrupted, TrainingError
 from beit.core.files import write_json
-from beit.data.loader import Batch, Loader
+from beit.data.loader import Loader
+from beit.data.transforms.views import Batch
 from beit.train import checkpoint
 from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics

@@ -25,7 +25,8 @@ import numpy as np
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
 from beit.core.errors import ConfigError
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages

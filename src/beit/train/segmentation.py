@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
 from beit.core.errors import ConfigError, DataError, require
-from beit.data.loader import Loader, Order
+from beit.data.label_maps import LabelRules
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
-from beit.data.sources.label_maps import (
-    LabelledFolders,
-    LabelRules,
-    check_maps,
-    numbered_classes,
-    open_segmented,
-    read_classes,
-)
+from beit.data.sources.class_names import read_classes
+from beit.data.sources.label_map_scan import check_maps, numbered_classes
+from beit.data.sources.labelled_folders import LabelledFolders
+from beit.data.sources.opening import open_segmented
 from beit.data.transforms.segmentation import SegmentViews
 from beit.data.workers.torch import in_torch_workers
 from beit.evaluation.report_segmentation import write_report

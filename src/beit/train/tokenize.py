@@ -28,8 +28,8 @@ from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.stream import Stream, count_of, sample_key
-from beit.data.sources.tar import Cut, Raw
+from beit.data.sources.shards import Cut, Raw, sample_key
+from beit.data.sources.stream import Stream, count_of
 from beit.data.token_cache import (
     CACHE_FILE,
     CROP_SETTINGS,
@@ -38,9 +38,10 @@ from beit.data.token_cache import (
     tokenizer_fingerprint,
     write_shard,
 )
-from beit.data.transforms.ops import batch_view, planes, view
+from beit.data.transforms.crops import batch_view, view
+from beit.data.transforms.pixels import planes
 from beit.data.transforms.pretrain import Crops
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.sample_seed import Draw
 from beit.data.workers.protocol import ignore_signals
 from beit.data.workers.torch import start_method
 from beit.tokenizers import load_tokenizer

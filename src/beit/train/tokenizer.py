@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from beit.core.errors import DataError
-from beit.data.loader import Loader, Order
+from beit.data.loader import Loader
+from beit.data.order import Order
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.stream import Stream, count_of
-from beit.data.transforms.ops import view
+from beit.data.transforms.crops import view
 from beit.data.transforms.tokenizer import TokenizerViews
 from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import codebook_usage

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from beit.core.errors import BeitError, DataError, require
-from beit.data.sources.tar import Cut, Raw
+from beit.data.sources.shards import Cut, Raw
 
 _ROWS = 16  # read at a time
 

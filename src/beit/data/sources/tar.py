@@ -12,65 +12,16 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from beit.core.errors import DataError
 from beit.core.http import RemoteFile
 from beit.data.sources.paths import SUFFIXES
+from beit.data.sources.patterns import is_url
+from beit.data.sources.shards import Cut, Raw
 
 _LARGEST_TEXT = 1 << 20  # bytes of a label; more is none
 _BLOCK = tarfile.BLOCKSIZE
-
-
-@dataclass(frozen=True)
-class Raw:
-    """One sample, undecoded.
-
-    Attributes:
-        key: names it within its shard.
-        name: what to call it in a message.
-        data: the image file.
-        label: a class number or name; None if the sample has none.
-    """
-
-    key: str
-    name: str
-    data: bytes
-    label: int | str | None = None
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A shard ends here before its end.
-
-    Attributes:
-        reason: which, and why.
-    """
-
-    reason: str
-
-
-class Shards(Protocol):
-    """Several shards.
-
-    Attributes:
-        names: what to call each, the same on all machines.
-        classes: names of the classes, if the shards know them.
-        total: number of samples, if known.
-    """
-
-    names: list[str]
-    classes: list[str]
-    total: int | None
-
-    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
-        """The samples of shard `number` from the `first`-th on; if it is damaged, a `Cut` after what can be read.
-
-        Raises:
-            DataError: it cannot be reached.
-        """
-        ...
 
 
 class TarShards:
@@ -113,11 +64,6 @@ class _ReadOnly:
 
     def __init__(self, file: Any) -> None:
         self.read = file.read
-
-
-def is_url(name: str) -> bool:
-    """Whether a name is an address."""
-    return name.startswith(("http://", "https://"))
 
 
 class _Sample:

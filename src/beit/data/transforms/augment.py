@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
-from beit.data.transforms.ops import jitter_colours
+from beit.data.transforms.colours import jitter_colours
 
 Colour = tuple[int, int, int]  # 0 … 255 each
 

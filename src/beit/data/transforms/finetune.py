@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from beit.data.loader import Batch
 from beit.data.transforms import augment
-from beit.data.transforms.ops import (
-    batch_jitter,
-    batch_view,
-    centre_crop,
-    crop_box,
-    erase_rectangle,
-    jitter_colours,
-    jitter_factors,
-    mirror,
-    normalise,
-    pixels_of,
-    resized_crop,
-    simple_crop,
-)
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.colours import batch_jitter, jitter_colours, jitter_factors
+from beit.data.transforms.crops import batch_view, centre_crop, crop_box, resized_crop, simple_crop
+from beit.data.transforms.erasing import erase_rectangle
+from beit.data.transforms.pixels import mirror, normalise, pixels_of
+from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.views import Batch
 
 if TYPE_CHECKING:
     from beit.train.settings import FinetuneSettings

@@ -10,20 +10,13 @@ from PIL import Image
 
 from beit.config import BeitConfig
 from beit.core import geometry
-from beit.data.loader import Batch
-from beit.data.masking import BlockMask, RandomMask
+from beit.data.masking import make_mask
 from beit.data.token_cache import TokenCache
-from beit.data.transforms.ops import (
-    Box,
-    batch_jitter,
-    batch_view,
-    crop_box,
-    jitter_colours,
-    jitter_factors,
-    normalise,
-    view,
-)
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.colours import batch_jitter, jitter_colours, jitter_factors
+from beit.data.transforms.crops import Box, batch_view, crop_box, view
+from beit.data.transforms.pixels import normalise
+from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.views import Batch
 
 if TYPE_CHECKING:
     from beit.train.settings import PretrainSettings
@@ -122,16 +115,3 @@ class PretrainViews:
         if self.cache is not None:
             return replace(draw, seed=self.cache.seed, visit=draw.visit % self.cache.crops)
         return draw if self.settings.crops is None else replace(draw, visit=draw.visit % self.settings.crops)
-
-
-def make_mask(settings: PretrainSettings, config: BeitConfig) -> BlockMask | RandomMask:
-    """Draws the masks that the settings name."""
-    budget, smallest = mask_sizes(settings, config)
-    return BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
-
-
-def mask_sizes(settings: PretrainSettings, config: BeitConfig) -> tuple[int, int]:
-    """(budget, smallest block) in patches; the paper's 75 and 16 of 196 in proportion."""
-    budget = max(round(settings.mask_ratio * config.num_patches), 1)
-    smallest = settings.min_block if settings.min_block is not None else max(round(16 / 196 * config.num_patches), 1)
-    return budget, smallest

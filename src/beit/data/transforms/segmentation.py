@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from beit.data.loader import Batch
-from beit.data.transforms.ops import Box, normalise, pixels_of
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.colours import distort_colours
+from beit.data.transforms.crops import Box
+from beit.data.transforms.pixels import normalise, pixels_of
+from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.views import Batch
 
 _TRIES = 10
 _LONGEST = 4  # the long side is at most so many times `short_side`
@@ -102,35 +104,3 @@ def largest_part(labels: np.ndarray, ignore_index: int) -> float:
     """Part of the labelled pixels that the commonest class has; 1 without labels."""
     counted = labels[labels != ignore_index]
     return float(np.bincount(counted).max() / counted.size) if counted.size else 1.0
-
-
-def distort_colours(image: Image.Image, probability: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness ±32 of 255, contrast and saturation .5 to 1.5, hue ±18 of 180 degrees, each with `probability`.
-
-    Contrast changes before saturation and hue, or after them, by even chance; 8 bits after each step.
-    """
-
-    def happens() -> bool:
-        return bool(rng.random() < probability)
-
-    def contrast(image: Image.Image) -> Image.Image:
-        factor = rng.uniform(0.5, 1.5)
-        return image.point([round(min(value * factor, 255)) for value in range(256)] * 3)
-
-    if happens():
-        shift = rng.uniform(-32, 32)
-        image = image.point([round(min(max(value + shift, 0), 255)) for value in range(256)] * 3)
-    first = bool(rng.random() < 0.5)
-    if first and happens():
-        image = contrast(image)
-    saturates, turns = happens(), happens()
-    if saturates or turns:
-        hue, saturation, value = image.convert("HSV").split()
-        if saturates:
-            factor = rng.uniform(0.5, 1.5)
-            saturation = saturation.point([round(min(level * factor, 255)) for level in range(256)])
-        if turns:
-            angle = round(rng.uniform(-18, 18) / 180 * 256)  # the whole circle is 180 there, 256 in Pillow
-            hue = hue.point([(level + angle) % 256 for level in range(256)])
-        image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    return contrast(image) if not first and happens() else image

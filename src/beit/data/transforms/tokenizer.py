@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from beit.data.loader import Batch
-from beit.data.transforms.ops import batch_view, crop_box, view
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.crops import batch_view, crop_box, view
+from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.views import Batch
 
 
 class TokenizerViews:

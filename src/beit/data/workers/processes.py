@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from beit.core.errors import TrainingError
-from beit.data.workers.protocol import Batch, Made, Work, ignore_signals
+from beit.data.transforms.views import Batch
+from beit.data.workers.protocol import Made, Work, ignore_signals
 
 _AHEAD = 2  # batches
 _ALIGNED = 64  # bytes: where an array begins in its block

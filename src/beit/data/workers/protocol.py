@@ -6,9 +6,7 @@ import signal
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-Batch = dict[str, np.ndarray]
+from beit.data.transforms.views import Batch
 
 
 class Made(NamedTuple):

@@ -18,8 +18,8 @@ from beit.core.errors import DataError, require
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
-from beit.data.transforms.ops import crop_box, view
-from beit.data.transforms.sample_rng import Draw
+from beit.data.transforms.crops import crop_box, view
+from beit.data.transforms.sample_seed import Draw
 from beit.inference.batches import batches_of
 from beit.inference.checks import check_layers, require_finite
 from beit.models.torch.beit import BeitModel, BeitPreTrainedModel

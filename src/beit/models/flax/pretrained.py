@@ -15,7 +15,7 @@ import os
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,8 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv
 
-from beit.checkpoints import Checkpoint, flax_layout, hub
+from beit.checkpoints import Checkpoint, Source, flax_layout, hub
 from beit.checkpoints import names as weights
+from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.msgpack import write_msgpack
 from beit.checkpoints.write_weights import as_bytes, remove_other_weights, write_weights
 from beit.config import BeitConfig
@@ -74,7 +75,7 @@ class FlaxPretrained:
     # Settings by which the module draws at random in training.
     rates: ClassVar[tuple[str, ...]] = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
     loss_method: ClassVar[str | None] = None  # of the module, where a loss needs more than the outputs: (outputs, more)
-    load_report: weights.LoadReport | None = None
+    load_report: LoadReport | None = None
 
     def __init__(
         self,
@@ -282,7 +283,7 @@ class FlaxPretrained:
     @classmethod
     def from_pretrained(
         cls,
-        id_or_folder: str | os.PathLike[str],
+        id_or_folder: Source,
         *,
         config: BeitConfig | None = None,
         ignore_mismatched_sizes: bool = False,
@@ -292,7 +293,8 @@ class FlaxPretrained:
         """Load a model from any BEiT checkpoint, whichever framework and project wrote it.
 
         Args:
-            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue.
+            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue,
+                or an open `Checkpoint`, whose files are not read again.
             config: used instead of the checkpoint's own.
             ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
             dtype: type of the arithmetic; parameters are float32 whatever the file has.
@@ -313,22 +315,22 @@ class FlaxPretrained:
         keep = overrides.pop("_do_init", True)
         own = {*inspect.signature(FlaxPretrained.__init__).parameters, *cls.own_arguments} - {"self", "config", "own"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
-        checkpoint = Checkpoint(id_or_folder, overrides if config is None else config.to_dict(), **where)
+        checkpoint = Checkpoint.open(id_or_folder, overrides if config is None else config.to_dict(), **where)
         if config is None:
-            config = BeitConfig.of(checkpoint, **overrides)
+            config = BeitConfig.from_pretrained(checkpoint)
         elif overrides:
             config = config.replace(**overrides)
         model = cls(config, dtype=dtype, _do_init=False, **arguments)
         params = model.fill(
-            checkpoint.tensors,
-            dialect=checkpoint.dialect,
+            checkpoint.take(),
+            checkpoint.left_over,
             grid=checkpoint.grid,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
-            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
+            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
         if not keep:
             return model, params
         model._params = params
@@ -336,15 +338,19 @@ class FlaxPretrained:
 
     def fill(
         self,
-        disk: dict[str, np.ndarray],
+        state_dict: Mapping[str, np.ndarray],
+        left_over: Sequence[str] = (),
         *,
-        dialect: weights.Dialect = "hf",
         grid: tuple[int, int] | None = None,
         ignore_mismatched_sizes: bool = False,
     ) -> Params:
-        """Parameters from tensors by their names in `dialect`; what they lack starts at random; leaves a `load_report`.
+        """Parameters from named arrays; what they lack is initialised. Sets `load_report`.
 
-        Positions of another `grid` of patches than the config's are resized.
+        Args:
+            state_dict: arrays by parameter name, as `names.to_state_dict` gives them.
+            left_over: names of tensors in the file that no model has, for the report.
+            grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
+            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
@@ -355,11 +361,11 @@ class FlaxPretrained:
             wanted[name] = flax_layout.shape_of(name, path[-1], leaf.shape)
             if name.endswith("running_var"):
                 wanted[name.removesuffix("running_var") + "num_batches_tracked"] = ()
-        found, self.load_report = weights.fit(
-            disk,
+        found, self.load_report = match_weights(
+            state_dict,
             wanted,
             model=type(self).__name__,
-            dialect=dialect,
+            left_over=left_over,
             grids=None if grid is None else (grid, self.config.grid),
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )

@@ -6,6 +6,7 @@ import inspect
 import logging
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from beit.checkpoints import Checkpoint, hub, names
+from beit.checkpoints import Checkpoint, Source, hub, names
+from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError
@@ -42,7 +44,7 @@ class PretrainedModule(nn.Module):
 
     config_class: ClassVar[type[BeitConfig]]
     config: BeitConfig
-    load_report: names.LoadReport | None = None
+    load_report: LoadReport | None = None
 
     def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
         """Initialise all parameters, or those named in `only`."""
@@ -65,7 +67,7 @@ class PretrainedModule(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        id_or_folder: str | os.PathLike[str],
+        id_or_folder: Source,
         *,
         config: BeitConfig | None = None,
         ignore_mismatched_sizes: bool = False,
@@ -76,8 +78,8 @@ class PretrainedModule(nn.Module):
 
         Args:
             id_or_folder: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax; an id on the Hub
-                like `microsoft/beit-base-patch16-224`; a URL; or a name of the catalogue (`beit models`). `beit inspect` shows
-                what it is and which settings were guessed.
+                like `microsoft/beit-base-patch16-224`; a URL; a name of the catalogue (`beit models`); or an open `Checkpoint`,
+                whose files are not read again. `beit inspect` shows what it is and which settings were guessed.
             config: used instead of the checkpoint's own.
             ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
             torch_dtype: type of the parameters: float32 by default whatever the file has; "auto" for what config.json
@@ -94,17 +96,17 @@ class PretrainedModule(nn.Module):
         where, overrides = hub.split_hub_keywords(keywords)
         own = set(inspect.signature(cls.__init__).parameters) - {"self", "config"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
-        checkpoint = Checkpoint(id_or_folder, overrides if config is None else config.to_dict(), **where)
+        checkpoint = Checkpoint.open(id_or_folder, overrides if config is None else config.to_dict(), **where)
         if config is None:
-            config = BeitConfig.of(checkpoint, **overrides)
+            config = BeitConfig.from_pretrained(checkpoint)
         elif overrides:
             config = config.replace(**overrides)
         with torch.inference_mode(False):  # what is loaded within it may be trained outside
             with torch.device("meta"):
                 model = cls(config, **arguments)
             model.fill(
-                checkpoint.tensors,
-                dialect=checkpoint.dialect,
+                checkpoint.take(),
+                checkpoint.left_over,
                 grid=checkpoint.grid,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
             )
@@ -112,31 +114,35 @@ class PretrainedModule(nn.Module):
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
-            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, id_or_folder, report)
+            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
         return model.to(dtype).eval()
 
     def fill(
         self,
-        disk: dict[str, np.ndarray],
+        state_dict: Mapping[str, np.ndarray],
+        left_over: Sequence[str] = (),
         *,
-        dialect: names.Dialect = "hf",
         grid: tuple[int, int] | None = None,
         ignore_mismatched_sizes: bool = False,
     ) -> None:
-        """Take parameters from tensors by their names in `dialect`, initialise the rest, and leave a `load_report`.
+        """Take parameters from named arrays, initialise the rest, and set `load_report`.
 
-        Positions of another `grid` of patches than the config's are resized.
+        Args:
+            state_dict: arrays by parameter name, as `names.to_state_dict` gives them. Those of float32 are not copied.
+            left_over: names of tensors in the file that no model has, for the report.
+            grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
+            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
         """
         own = self.state_dict()  # with the statistics of batch norms
         wanted = {name: tuple(tensor.shape) for name, tensor in own.items()}
-        found, report = names.fit(
-            disk,
+        found, report = match_weights(
+            state_dict,
             wanted,
             model=type(self).__name__,
-            dialect=dialect,
+            left_over=left_over,
             grids=None if grid is None else (grid, self.config.grid),
             ignore_mismatched_sizes=ignore_mismatched_sizes,
         )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from beit.config import BeitConfig
 from beit.core.errors import ConfigError
-from beit.data.transforms.pretrain import mask_sizes
+from beit.data.masking import mask_sizes
 from beit.data.workers.processes import in_processes
 from beit.models.flax.beit import FlaxBeitForMaskedImageModeling
 from beit.train import targets

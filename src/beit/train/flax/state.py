@@ -3,16 +3,14 @@ on the devices."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
-import gc
-import inspect
 import logging
-import sys
-import time
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import cache
 from pathlib import Path
-from types import CoroutineType
 from typing import Any, NamedTuple
 
 from beit.core.errors import CheckpointError, require
@@ -71,45 +69,62 @@ def _restored(folder: Path, *shapes: Any) -> tuple[Any, _Failure | None]:
 
 
 def _attempt(task: Callable[[Any], Any], *expected: type[Exception]) -> tuple[Any, _Failure | None]:
-    """What `task` makes of a checkpointer, without Orbax's remarks on shardings, threads and what it writes where.
+    """Run `task` with a checkpointer: (its result, None), or (None, what went wrong) for an exception of a type in `expected`.
 
-    Of a failure we say one sentence. Orbax logs tracebacks, and leaves coroutines that complain, one for each array, when they
-    are thrown away: that is to happen here, where nobody hears it, not at some later collection of garbage.
+    A failure becomes one sentence: tracebacks that Orbax logs and its remarks on shardings and threads are silenced.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    heard = sys.unraisablehook
-    sys.unraisablehook = lambda complaint: None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found, failure = _tried(task, expected)  # its frame, which held the checkpointer, is gone now
-            if failure:
-                _collect_coroutines()
-    finally:
-        sys.unraisablehook = heard
-    return found, failure
-
-
-def _tried(task: Callable[[Any], Any], expected: tuple[type[Exception], ...]) -> tuple[Any, _Failure | None]:
     orbax = require("orbax.checkpoint", "flax", "checkpoints of Flax runs")
-    with orbax.StandardCheckpointer() as checkpointer:
-        try:
-            return task(checkpointer), None
-        except expected as error:
-            says = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
-            return None, _Failure(type(error).__name__, says)
+    _let_tasks_finish()
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with orbax.StandardCheckpointer() as checkpointer:
+            try:
+                return task(checkpointer), None
+            except expected as error:
+                says = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
+                failure = _Failure(type(error).__name__, says)
+                _clear_frames(error)
+        return None, failure
 
 
-def _collect_coroutines(patience: float = 10.0) -> None:
-    """Collect garbage until no coroutine of Orbax waits to be started; threads of its storage may let go of them late."""
-    until = time.monotonic() + patience
-    while True:
-        time.sleep(0.1)
-        gc.collect()
-        waiting = any(type(thing) is CoroutineType and _complains(thing) for thing in gc.get_objects())
-        if not waiting or time.monotonic() > until:
-            return
+@cache
+def _let_tasks_finish() -> None:
+    """Make Orbax wait for all tasks that it starts, also after one of them has failed.
+
+    Orbax saves each array in a task of its own. When one fails, it closes the event loop at once, while the others are
+    pending. Some have not begun, and warn that they were "never awaited" whenever Python happens to destroy them; others
+    still write, and report to a closed loop from a thread of the storage. On a busy machine that goes on after the save
+    has failed, into a folder that the caller removes. Every coroutine of Orbax runs through `run_sync`, so that is where
+    we wait.
+    """
+    try:
+        from orbax.checkpoint._src import asyncio_utils
+
+        run_sync = asyncio_utils.run_sync
+    except (ImportError, AttributeError):  # private, so another version may lack it; saves work without the wait, too
+        return
+
+    def run_to_the_end(coroutine: Coroutine[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        return run_sync(_with_its_tasks(coroutine), *args, **kwargs)
+
+    asyncio_utils.run_sync = run_to_the_end
 
 
-def _complains(coroutine: CoroutineType[Any, Any, Any]) -> bool:
-    return "orbax" in coroutine.cr_code.co_filename and inspect.getcoroutinestate(coroutine) == inspect.CORO_CREATED
+async def _with_its_tasks(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    before = asyncio.all_tasks()
+    try:
+        return await coroutine
+    finally:
+        while tasks := asyncio.all_tasks() - before:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go of the local variables in an exception's traceback: lists of coroutines that were never passed to a task.
+
+    They warn when they are destroyed. This way it happens now, while warnings are ignored.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

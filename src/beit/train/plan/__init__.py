@@ -188,7 +188,7 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
     images = images_in_epoch(settings)
     if images is None:
         return settings.total_steps(None), None, None
-    from beit.data.loader import Order
+    from beit.data.order import Order
 
     epoch = Order(images, min(settings.batch_size, images), settings.seed).steps_per_epoch
     assert epoch is not None  # a number of images is given

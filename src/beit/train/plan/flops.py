@@ -56,7 +56,7 @@ def count(settings: RunSettings) -> Work:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     forward, backward = forward // copies, (both - forward) // copies
     if isinstance(settings, PretrainSettings):  # the head, on masked patches only
-        from beit.data.transforms.pretrain import mask_sizes
+        from beit.data.masking import mask_sizes
 
         head = 2 * mask_sizes(settings, model.config)[0] * model.config.hidden_size * model.config.vocab_size
         forward, backward = forward + head, backward + 2 * head
@@ -107,7 +107,7 @@ def _config(settings: Any) -> BeitConfig:
     if isinstance(settings, SegmentSettings):
         changes["use_auxiliary_head"] = settings.auxiliary_weight > 0
     if not shared and settings.classes is not None:
-        from beit.data.sources.label_maps import read_classes
+        from beit.data.sources.class_names import read_classes
 
         changes["num_labels"] = len(read_classes(settings.classes))
     elif isinstance(settings, FinetuneSettings) and Path(settings.images).is_dir():

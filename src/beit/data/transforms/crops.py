@@ -1,18 +1,14 @@
-"""What is done to images: random crops in two views, flips, colour jitter, erasing; on one PIL image or on a batch.
-Pillow + numpy.
-
-Every random choice comes from a numpy Generator that the caller seeds by (seed, epoch, image), `draw.Draw`, never from
-global state: the same seed gives the same crops whatever the number of workers, and after a resume.
-"""
+"""Random and centred crops of an image, resized; on one PIL image or on a batch of small ones. Pillow + numpy."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from PIL import Image, ImageEnhance
+from PIL import Image
 
 from beit.core import geometry
+from beit.data.transforms.pixels import mirror, pixels_of
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -24,7 +20,7 @@ def crop_box(
 
     Area uniform in `scale`, log aspect uniform in `ratio` (microsoft/unilm, beit/transforms.py).
     """
-    box = _random_box(rng, size, size, scale, ratio)
+    box = random_box(rng, size, size, scale, ratio)
     if box is not None:
         return box
     width, height = size
@@ -34,7 +30,7 @@ def crop_box(
     return left, top, left + w, top + h
 
 
-def _random_box(
+def random_box(
     rng: np.random.Generator,
     size: tuple[int, int],
     most: tuple[int, int],
@@ -108,59 +104,10 @@ def _mirrored(first: int, count: int, length: int) -> np.ndarray:
     return np.minimum(places, period - places)
 
 
-def mirror(image: Image.Image) -> Image.Image:
-    """The image with left and right exchanged."""
-    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-
-
-def pixels_of(image: Image.Image) -> np.ndarray:
-    """float32 `(3, H, W)` in [0, 1] of an RGB image."""
-    return planes(np.asarray(image))
-
-
-def planes(pixels: np.ndarray) -> np.ndarray:
-    """uint8 `(…, H, W, 3)` → float32 `(…, 3, H, W)` in [0, 1]."""
-    values = np.ascontiguousarray(np.moveaxis(pixels, -1, -3)).astype(np.float32)  # moved while a pixel is three bytes
-    values /= 255
-    return values
-
-
 def view(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling, flip: bool) -> np.ndarray:
     """One crop resized to `size` (height, width): float32 `(3, H, W)` in [0, 1]."""
     cropped = resized_crop(image, box, size, resample)
     return pixels_of(mirror(cropped) if flip else cropped)
-
-
-def jitter_colours(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation by random factors, in random order, as torchvision's ColorJitter does it."""
-    changes = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
-    for i in rng.permutation(3):
-        image = changes[i](image).enhance(rng.uniform(max(0.0, 1 - amount), 1 + amount))
-    return image
-
-
-def erase_rectangle(image: np.ndarray, rng: np.random.Generator) -> None:
-    """Fill a random rectangle of `image (3, H, W)` with normal noise, in place (Zhong et al. 2017, arXiv 1708.04896).
-
-    It is smaller than the image on both sides; when ten tries give none, nothing is erased (timm's pixel mode).
-    """
-    _, height, width = image.shape
-    box = _random_box(rng, (width, height), (width - 1, height - 1), (0.02, 1 / 3), (0.3, 1 / 0.3))
-    if box is None:
-        return
-    left, top, right, bottom = box
-    image[:, top:bottom, left:right] = rng.standard_normal((3, bottom - top, right - left), dtype=np.float32)
-
-
-def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """float32 `(…, 3, H, W)` in [0, 1] → minus mean, divided by std, per channel."""
-    means, stds = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
-    values: np.ndarray = images - means
-    values /= stds
-    return values
-
-
-# --- the same on a batch of small images in memory: one call instead of one an image --------------------------------
 
 
 def batch_view(images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -194,83 +141,3 @@ def _bicubic(first: np.ndarray, last: np.ndarray, length: int, count: int) -> np
     """
     places = first[:, None] + (np.arange(count) + 0.5) * ((last - first) / count)[:, None] - 0.5  # (B, count)
     return geometry.cubic_weights(places, length)
-
-
-def jitter_factors(amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors `(3,)` of one image's brightness, contrast and saturation, for `batch_jitter`."""
-    return rng.uniform(max(0.0, 1 - amount), 1 + amount, 3)
-
-
-def batch_jitter(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation of `(B, 3, H, W)` by each image's `factors (B, 3)`, in this order."""
-    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)
-    found: np.ndarray = images * brightness
-    np.clip(found, 0, 1, out=found)
-    _blend(found, _grey(found).mean((2, 3), keepdims=True), contrast)
-    _blend(found, _grey(found), saturation)
-    return found
-
-
-def _blend(images: np.ndarray, base: np.ndarray, factor: np.ndarray) -> None:
-    """base + factor·(images - base), in [0, 1]; in place, which is twice as fast."""
-    images -= base
-    images *= factor
-    images += base
-    np.clip(images, 0, 1, out=images)
-
-
-def _grey(images: np.ndarray) -> np.ndarray:
-    """`(B, 3, H, W)` → `(B, 1, H, W)` with the weights of ITU-R 601, as Pillow turns RGB grey."""
-    red, green, blue = (images[:, i : i + 1] for i in range(3))
-    return 0.299 * red + 0.587 * green + 0.114 * blue
-
-
-def mixup(
-    images: np.ndarray,
-    targets: np.ndarray,
-    mixup_alpha: float,
-    cutmix_alpha: float,
-    rng: np.random.Generator,
-    probability: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Mix a batch with itself in reverse: mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), by even chance.
-
-    One kind and one share for the whole batch; cutmix's share is that of the box after it is cut at the border (timm's
-    Mixup in batch mode).
-
-    Args:
-        images: float32 `(B, 3, H, W)`; stays as it is.
-        targets: float32 `(B, classes)` probabilities.
-        mixup_alpha: parameter of the beta distribution; 0 switches mixup off.
-        cutmix_alpha: the same for cutmix.
-        rng: source of randomness.
-        probability: of mixing at all.
-    """
-    choices = [kind for kind, alpha in (("mixup", mixup_alpha), ("cutmix", cutmix_alpha)) if alpha > 0]
-    if not choices or (probability < 1 and rng.random() >= probability):
-        return images, targets
-    kind = choices[int(rng.integers(len(choices)))]
-    alpha = mixup_alpha if kind == "mixup" else cutmix_alpha
-    keep = float(rng.beta(alpha, alpha))
-    if kind == "mixup":
-        images = _mixed(images, keep)
-    else:
-        height, width = images.shape[2:]
-        h, w = int(height * math.sqrt(1 - keep)), int(width * math.sqrt(1 - keep))
-        centre_y, centre_x = int(rng.integers(height)), int(rng.integers(width))
-        top, bottom = max(centre_y - h // 2, 0), min(centre_y + (h + 1) // 2, height)
-        left, right = max(centre_x - w // 2, 0), min(centre_x + (w + 1) // 2, width)
-        other, images = images[::-1], images.copy()
-        images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
-        keep = 1 - (bottom - top) * (right - left) / (height * width)
-    return images, _mixed(targets, keep)
-
-
-def _mixed(values: np.ndarray, keep: float) -> np.ndarray:
-    """`keep` of each, and 1 - `keep` of its partner in the batch in reverse."""
-    found = np.empty_like(values)
-    for own, other, mixed in zip(values, values[::-1], found, strict=True):  # one at a time: it stays in the cache
-        np.subtract(own, other, out=mixed)
-        mixed *= keep
-        mixed += other
-    return found

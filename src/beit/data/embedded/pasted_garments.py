@@ -14,8 +14,8 @@ from PIL import Image
 
 from beit.core.errors import DataError
 from beit.data import embedded
+from beit.data.decode import read_image
 from beit.data.fingerprint import fingerprint_of
-from beit.data.sources.images import FolderImages
 
 _EVERY_FOURTH = 4  # of the photographs is for the test
 _MOST = 4  # garments a picture
@@ -43,8 +43,8 @@ class PastedGarments:
         arrays = embedded.fashion_mnist_subset()
         part = "test" if test else "train"
         self.garments, self.kinds = arrays[f"x_{part}"], arrays[f"y_{part}"]
-        photos = FolderImages(embedded.photographs())
-        self.photos = [photos.read(i) for i in range(len(photos)) if (i % _EVERY_FOURTH == 0) == test]
+        photos = sorted(embedded.photographs().glob("*.jpg"))
+        self.photos = [read_image(path) for i, path in enumerate(photos) if (i % _EVERY_FOURTH == 0) == test]
         self.numbers = np.arange(count if count is not None else 200 if test else 2000)
         self.test, self.size, self.seed = test, size, seed
         self.labels: np.ndarray | None = None  # one a pixel, not one a picture

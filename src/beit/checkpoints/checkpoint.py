@@ -1,0 +1,374 @@
+"""`Checkpoint`: an open checkpoint, whose files are read at most once however many classes are filled from it."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import numpy as np
+
+from beit.checkpoints import dialects, infer, locate
+from beit.checkpoints import names as weights
+from beit.checkpoints.catalogue import Published
+from beit.checkpoints.infer import Guess
+from beit.checkpoints.read_weights import read_files
+from beit.core.errors import CheckpointError
+from beit.core.files import read_json
+
+CONFIG_FILE = "config.json"
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+Tensors = dict[str, np.ndarray]
+
+
+class Checkpoint:
+    """An open checkpoint in any layout. Nothing is read before it is asked for, and no file is read twice.
+
+    `BeitConfig`, `BeitImageProcessor` and the models take a `Checkpoint` wherever they take an id or a folder:
+
+        checkpoint = Checkpoint("microsoft/beit-base-patch16-224")
+        config = BeitConfig.from_pretrained(checkpoint, num_labels=10)
+        processor = BeitImageProcessor.from_pretrained(checkpoint)
+        model = BeitForImageClassification.from_pretrained(checkpoint, config=config)
+
+    A model takes the tensors over, without a copy; the checkpoint keeps their names, shapes and types. So an open checkpoint
+    holds no memory once a model is made, and two models never share an array: the second one reads the file again.
+
+    Args:
+        source: a folder, a weight file, a Hub id, a URL, or a name of the catalogue (`beit models`).
+        given: fields of the config that the caller states; they are not inferred.
+        **where: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`, of the Hub.
+
+    Raises:
+        CheckpointError (here and from every attribute): nothing is there; damaged, unsafe, incomplete; no BEiT.
+    """
+
+    def __init__(self, source: str | os.PathLike[str], given: Mapping[str, Any] | None = None, **where: Any) -> None:
+        self.source = os.fspath(source) if isinstance(source, str | os.PathLike) else source
+        self.given = dict(given or {})
+        self.where = where
+        self._files = _Files(self.source, where)
+
+    @classmethod
+    def open(cls, source: Source, given: Mapping[str, Any] | None = None, **where: Any) -> Checkpoint:
+        """`source` if it is open already, with the fields `given` on top of its own; else a new checkpoint.
+
+        Raises:
+            CheckpointError: nothing is there; or `where` is given for a checkpoint that is open already.
+        """
+        if not isinstance(source, Checkpoint):
+            return cls(source, given, **where)
+        if where:
+            raise CheckpointError(
+                f"{source.source} is open already, so {', '.join(where)} comes too late. Pass it to Checkpoint(…)."
+            )
+        return source.with_given(given or {})
+
+    def with_given(self, given: Mapping[str, Any]) -> Checkpoint:
+        """The same checkpoint with more fields of the config stated; it shares the files that are open."""
+        if not given:
+            return self
+        other = object.__new__(Checkpoint)
+        other.source, other.where, other._files = self.source, self.where, self._files
+        other.given = {**self.given, **given}
+        return other
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    @property
+    def published(self) -> Published | None:
+        """Its entry in the catalogue, where it has one."""
+        return self._files.place.published
+
+    @property
+    def stated(self) -> dict[str, Any] | None:
+        """config.json; None where there is none, as beside a single weight file."""
+        return self._files.stated
+
+    @property
+    def of_timm(self) -> bool:
+        """Whether config.json is timm's."""
+        return self.stated is not None and "architecture" in self.stated and "model_type" not in self.stated
+
+    @property
+    def inferred(self) -> bool:
+        """Whether settings are inferred from the tensors, for lack of a config.json that states them."""
+        return self.stated is None or self.of_timm
+
+    @property
+    def files(self) -> list[Path]:
+        """The weight files."""
+        return self._files.weights
+
+    @property
+    def format(self) -> str:
+        """`safetensors`, `msgpack` or `PyTorch`."""
+        return self._files.read.format
+
+    @property
+    def container(self) -> str:
+        """The key under which the weights stood in the file; "" for none."""
+        return self._files.read.container
+
+    @property
+    def more(self) -> Mapping[str, Any]:
+        """Plain values that the file holds beside the weights."""
+        return self._files.read.more
+
+    @property
+    def dialect(self) -> weights.Dialect:
+        """Whose names the tensors have."""
+        return self._files.read.dialect
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors by the names of their dialect; not to be written to."""
+        self._files.ensure_values()
+        return self._files.read.tensors
+
+    @property
+    def state_dict(self) -> Tensors:
+        """The tensors by their names in memory; not to be written to."""
+        self._files.ensure_values()
+        return self._files.translated.state_dict
+
+    @property
+    def left_over(self) -> list[str]:
+        """Names of tensors that no model here has a place for, such as the extra blocks of BEiT v2's pre-training."""
+        return self._files.translated.left_over
+
+    def take(self) -> Tensors:
+        """`state_dict`, handed over: the arrays are the caller's alone, to keep and to write to; see the class."""
+        self._files.ensure_values()
+        return self._files.hand_over()
+
+    # --- settings --------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _settings(self) -> tuple[dict[str, Any], list[Guess]]:
+        stated = self.stated
+        if stated is not None and not self.of_timm:
+            return stated, []
+        of_timm = {} if stated is None else _of_timm(stated)
+        self._refuse_other_blocks()
+        values, guesses = infer.settings_of(
+            self._outline, self._files.read.tensors, self.dialect, str(self.source), {**of_timm, **self.given}
+        )
+        values |= of_timm
+        names = _class_names(self.more, stated)
+        if len(names) == values.get("num_labels") and "id2label" not in self.given:
+            del values["num_labels"]
+            values["id2label"] = dict(enumerate(names))
+        return values, guesses
+
+    @property
+    def _outline(self) -> Tensors:
+        """`state_dict` for those who look at names, shapes and types alone."""
+        return self._files.translated.state_dict
+
+    def _refuse_other_blocks(self) -> None:
+        strange = [name for name in self.left_over if name.startswith(("blocks.", "backbone.layers.", "beit.encoder."))]
+        if strange:
+            raise CheckpointError(
+                f"{self.source} is no BEiT: its layers have {strange[0]} and {len(strange) - 1} more tensors that a BEiT lacks. "
+                "Is it EVA, BEiT-3 or another relative?"
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Values of a `BeitConfig`: of config.json, or inferred. The fields `given` come on top of them."""
+        return self._settings[0]
+
+    @property
+    def guesses(self) -> list[Guess]:
+        """Settings that no file states and no tensor shows."""
+        return self._settings[1]
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Patches `(h, w)` that the positions belong to; None where nothing says so."""
+        if not self.inferred:
+            return infer.grid_of_settings(self.settings)
+        # A table says how many displacements there are and not of which rectangle: what the caller states comes first.
+        stated = infer.grid_of_settings({**self.settings, **self.given})
+        if stated is not None and infer.fits(stated, self._outline):
+            return stated
+        return infer.grid_of(self._outline, self._files.read.tensors)
+
+    @functools.cached_property
+    def architecture(self) -> str:
+        """The class, such as `BeitForImageClassification`, that config.json names, or the tensors."""
+        named = self.settings.get("architectures")
+        if isinstance(named, list) and named:
+            return str(named[0]).removeprefix("Flax").replace("Data2VecVision", "Beit")
+        infer.check_model_type(self.settings)  # names another architecture before its tensors do
+        return infer.architecture_of(self._outline)
+
+    @functools.cached_property
+    def _pixels(self) -> tuple[dict[str, Any] | None, list[Guess]]:
+        if self._files.processor is not None:
+            return self._files.processor, []
+        if not self.inferred:
+            return None, []
+        known = None if self.published is None else self.published.mean_std
+        values = {"image_size": self.given.get("image_size"), **self.settings}
+        if self.of_timm:
+            return _pixels_of_timm(self.stated or {}, values), []
+        return infer.pixels_of(values, self.dialect, self.more, known)
+
+    @property
+    def pixels(self) -> dict[str, Any] | None:
+        """Settings of a `BeitImageProcessor`: of the folder's file, or inferred; None for a model folder without."""
+        return self._pixels[0]
+
+    @property
+    def pixel_guesses(self) -> list[Guess]:
+        """As `guesses`, of `pixels`."""
+        return self._pixels[1]
+
+
+Source = Union[str, "os.PathLike[str]", Checkpoint]  # whatever `from_pretrained` takes
+
+
+class _Read(NamedTuple):
+    """Weight files, read: their tensors by the names of a dialect, and what stands beside them."""
+
+    format: str
+    container: str
+    more: Mapping[str, Any]
+    dialect: weights.Dialect
+    tensors: Tensors
+
+
+class _Translated(NamedTuple):
+    state_dict: Tensors
+    left_over: list[str]
+
+
+class _Files:
+    """The files of a checkpoint, shared by all `Checkpoint`s of one source. Each is read when first asked for."""
+
+    def __init__(self, source: str, where: Mapping[str, Any]) -> None:
+        self.source = source
+        self.place = locate.find(source, **where)
+        self._handed_over = False
+
+    @functools.cached_property
+    def stated(self) -> dict[str, Any] | None:
+        path = self.place.file(CONFIG_FILE)
+        if path is None:
+            return None
+        values = read_json(path)
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{path} holds no settings (a JSON object).")
+        return values
+
+    @functools.cached_property
+    def processor(self) -> dict[str, Any] | None:
+        paths = (self.place.file(name) for name in PROCESSOR_FILES)
+        path = next((path for path in paths if path is not None), None)
+        return None if path is None else pixels_in(path)
+
+    @functools.cached_property
+    def weights(self) -> list[Path]:
+        return self.place.weights()
+
+    @functools.cached_property
+    def read(self) -> _Read:
+        raw = read_files(self.weights)
+        found = dialects.recognise(raw.tensors, str(self.source))
+        return _Read(raw.format, raw.container, raw.more, found.dialect, found.tensors)
+
+    @functools.cached_property
+    def translated(self) -> _Translated:
+        try:
+            return _Translated(*weights.to_state_dict(self.read.tensors, self.read.dialect))
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.source}: {error}") from error
+
+    def hand_over(self) -> Tensors:
+        """The state dict. What stays here are outlines, from which settings are inferred as before."""
+        state_dict = self.translated.state_dict
+        self.read = self.read._replace(tensors=_outline(self.read.tensors))
+        self.translated = self.translated._replace(state_dict=_outline(state_dict))
+        self._handed_over = True
+        return state_dict
+
+    def ensure_values(self) -> None:
+        """Read again what was handed over."""
+        if self._handed_over:
+            del self.read, self.translated
+            self._handed_over = False
+
+
+def _outline(tensors: Tensors) -> Tensors:
+    """Arrays of the same shapes and types that take no memory; those of integers, which are small and derived, stay."""
+    return {
+        name: np.broadcast_to(np.zeros((), array.dtype), array.shape) if array.dtype.kind == "f" else array
+        for name, array in tensors.items()
+    }
+
+
+def pixels_in(path: Path) -> dict[str, Any]:
+    """Settings of a `BeitImageProcessor` in one of `PROCESSOR_FILES`.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    settings = read_json(path)
+    if isinstance(settings, dict) and path.name == PROCESSOR_FILES[1]:
+        settings = settings.get("image_processor")
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} holds no settings of an image processor. Save or download it again.")
+    return settings
+
+
+def _of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm's config.json says that tensors do not."""
+    given: dict[str, Any] = {}
+    arguments = stated.get("model_args")
+    if isinstance(arguments, Mapping) and isinstance(arguments.get("num_heads"), int):
+        given["num_attention_heads"] = arguments["num_heads"]
+    return given
+
+
+def _pixels_of_timm(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """timm's evaluation: the shorter side to size / crop_pct, the middle square."""
+    from beit.core import geometry
+
+    pretrained = stated.get("pretrained_cfg")
+    about: dict[str, Any] = {**stated, **pretrained} if isinstance(pretrained, Mapping) else dict(stated)
+    height, width = geometry.pair(values["image_size"])
+    part = about.get("crop_pct")
+    part = float(part) if isinstance(part, int | float) and 0.1 < part <= 1 else 0.875
+    return {
+        "size": {"shortest_edge": int(min(height, width) / part)},
+        "crop_size": {"height": height, "width": width},
+        "do_center_crop": True,
+        "resample": 2 if about.get("interpolation") == "bilinear" else 3,
+        "image_mean": _three_numbers(about.get("mean"), infer.HALF[0], "mean"),
+        "image_std": _three_numbers(about.get("std"), infer.HALF[1], "std"),
+    }
+
+
+def _three_numbers(value: Any, default: tuple[float, ...], name: str) -> list[float]:
+    if value is None:
+        return list(default)
+    if not isinstance(value, list | tuple) or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
+        raise CheckpointError(f"config.json of timm has {name} {value!r:.60}; wanted a number a channel.")
+    return [float(x) for x in value]
+
+
+def _class_names(more: Mapping[str, Any], stated: Mapping[str, Any] | None) -> list[str]:
+    """Names of the classes, where OpenMMLab's meta or timm's config.json has them."""
+    meta = more.get("meta")
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset = meta.get("dataset_meta")
+    dataset = dataset if isinstance(dataset, Mapping) else {}
+    for names in (meta.get("CLASSES"), dataset.get("classes"), (stated or {}).get("label_names")):
+        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
+            return list(names)
+    return []

@@ -1,0 +1,1 @@
+"""From a segmentation model's scores to label maps."""

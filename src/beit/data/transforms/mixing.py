@@ -1,0 +1,58 @@
+"""Mixup and cutmix: a batch mixed with itself. Numpy only."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def mixup(
+    images: np.ndarray,
+    targets: np.ndarray,
+    mixup_alpha: float,
+    cutmix_alpha: float,
+    rng: np.random.Generator,
+    probability: float = 1.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mix a batch with itself in reverse: mixup (arXiv 1710.09412) or cutmix (arXiv 1905.04899), by even chance.
+
+    One kind and one share for the whole batch; cutmix's share is that of the box after it is cut at the border (timm's
+    Mixup in batch mode).
+
+    Args:
+        images: float32 `(B, 3, H, W)`; stays as it is.
+        targets: float32 `(B, classes)` probabilities.
+        mixup_alpha: parameter of the beta distribution; 0 switches mixup off.
+        cutmix_alpha: the same for cutmix.
+        rng: source of randomness.
+        probability: of mixing at all.
+    """
+    choices = [kind for kind, alpha in (("mixup", mixup_alpha), ("cutmix", cutmix_alpha)) if alpha > 0]
+    if not choices or (probability < 1 and rng.random() >= probability):
+        return images, targets
+    kind = choices[int(rng.integers(len(choices)))]
+    alpha = mixup_alpha if kind == "mixup" else cutmix_alpha
+    keep = float(rng.beta(alpha, alpha))
+    if kind == "mixup":
+        images = _mixed(images, keep)
+    else:
+        height, width = images.shape[2:]
+        h, w = int(height * math.sqrt(1 - keep)), int(width * math.sqrt(1 - keep))
+        centre_y, centre_x = int(rng.integers(height)), int(rng.integers(width))
+        top, bottom = max(centre_y - h // 2, 0), min(centre_y + (h + 1) // 2, height)
+        left, right = max(centre_x - w // 2, 0), min(centre_x + (w + 1) // 2, width)
+        other, images = images[::-1], images.copy()
+        images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
+        keep = 1 - (bottom - top) * (right - left) / (height * width)
+    return images, _mixed(targets, keep)
+
+
+def _mixed(values: np.ndarray, keep: float) -> np.ndarray:
+    """`keep` of each, and 1 - `keep` of its partner in the batch in reverse."""
+    found = np.empty_like(values)
+    for own, other, mixed in zip(values, values[::-1], found, strict=True):  # one at a time: it stays in the cache
+        np.subtract(own, other, out=mixed)
+        mixed *= keep
+        mixed += other
+    return found
