@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.inference.classification import logits_of
-
-if TYPE_CHECKING:
-    import torch
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -109,7 +106,7 @@ def evaluate(
     processor: BeitImageProcessor,
     images: Images,
     batch_size: int = 64,
-    device: torch.device | str | None = None,
+    device: Any = None,
 ) -> Evaluation:
     """Measure a classifier on labelled images.
 
@@ -118,7 +115,7 @@ def evaluate(
         processor: its image processor.
         images: images with labels 0 … classes - 1.
         batch_size: images per forward pass.
-        device: where a PyTorch model computes; where it is, if not given. A Flax model computes where its parameters are.
+        device: as for `beit.inference.classification.batch_logits`.
 
     Raises:
         DataError: the images have no labels, or labels of other classes; or more than a tenth of them cannot be read.

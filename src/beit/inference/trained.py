@@ -1,11 +1,13 @@
-"""Open trained models for inference: a model with its image processor. One whose head was never trained is refused, as it
-would only guess."""
+"""Open trained models for inference: a model and its image processor from one checkpoint, each weight file read once.
+
+A model whose head was never trained is refused, because it would only guess.
+"""
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any, Literal
 
+from beit.checkpoints import Checkpoint, Source
 from beit.core.errors import ConfigError
 from beit.data.processor import BeitImageProcessor
 
@@ -13,34 +15,35 @@ if TYPE_CHECKING:
     from beit.models.torch.beit import BeitModel
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
-Source = str | os.PathLike[str]
-
 
 def open_classifier(source: Source, framework: Literal["torch", "flax"] = "torch") -> tuple[Any, BeitImageProcessor]:
     """A fine-tuned classifier.
 
     Args:
-        source: a folder, weight file, Hub id, URL or name of the catalogue.
+        source: a folder, weight file, Hub id, URL, name of the catalogue, or an open `Checkpoint`.
         framework: `torch` for a `BeitForImageClassification`, `flax` for a `FlaxBeitForImageClassification`.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged or of another architecture.
         ConfigError: its classifier was never trained, or it has fewer than two classes.
     """
+    checkpoint = Checkpoint.open(source)
     model: Any
     if framework == "flax":
         from beit.models.flax.beit import FlaxBeitForImageClassification
 
-        model = FlaxBeitForImageClassification.from_pretrained(source)
+        model = FlaxBeitForImageClassification.from_pretrained(checkpoint)
     else:
         from beit.models.torch.beit import BeitForImageClassification
 
-        model = BeitForImageClassification.from_pretrained(source)
+        model = BeitForImageClassification.from_pretrained(checkpoint)
     if model.load_report is not None and model.load_report.needs_training:
-        raise ConfigError(f"{source} has no trained classifier. Fine-tune it first: beit finetune --model {source} …")
+        raise ConfigError(
+            f"{checkpoint.source} has no trained classifier. Fine-tune it first: beit finetune --model {checkpoint.source} …"
+        )
     if model.config.num_labels < 2:
-        raise ConfigError(f"{source} has {model.config.num_labels} classes; a classifier has at least two.")
-    return model, BeitImageProcessor.from_pretrained(source)
+        raise ConfigError(f"{checkpoint.source} has {model.config.num_labels} classes; a classifier has at least two.")
+    return model, BeitImageProcessor.from_pretrained(checkpoint)
 
 
 def open_segmenter(source: Source) -> tuple[BeitForSemanticSegmentation, BeitImageProcessor]:
@@ -55,12 +58,13 @@ def open_segmenter(source: Source) -> tuple[BeitForSemanticSegmentation, BeitIma
     """
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
-    model = BeitForSemanticSegmentation.from_pretrained(source)
+    checkpoint = Checkpoint.open(source)
+    model = BeitForSemanticSegmentation.from_pretrained(checkpoint)
     if model.load_report is not None and model.load_report.needs_training:
         raise ConfigError(
-            f"{source} was not trained for segmentation. Train it first: beit segment train --model {source} …"
+            f"{checkpoint.source} was not trained for segmentation. Train it first: beit segment train --model {checkpoint.source} …"
         )
-    return model, BeitImageProcessor.from_pretrained(source)
+    return model, BeitImageProcessor.from_pretrained(checkpoint)
 
 
 def open_encoder(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
@@ -77,8 +81,9 @@ def open_encoder(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
     """
     from beit.models.torch.beit import BeitModel
 
-    processor = BeitImageProcessor.from_pretrained(source)
-    model = BeitModel.from_pretrained(source)
+    checkpoint = Checkpoint.open(source)
+    processor = BeitImageProcessor.from_pretrained(checkpoint)
+    model = BeitModel.from_pretrained(checkpoint)
     started_anew = [name for name, _ in getattr(model.load_report, "new", [])]
     if model.pooler is not None and any(name.startswith("pooler") for name in started_anew):
         model.pooler = None
@@ -97,12 +102,13 @@ def open_trained_layers(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
     """
     from beit.models.torch.beit import BeitModel
 
-    model = BeitModel.from_pretrained(source, add_pooling_layer=False)
+    checkpoint = Checkpoint.open(source)
+    model = BeitModel.from_pretrained(checkpoint, add_pooling_layer=False)
     new = [name for name, _ in getattr(model.load_report, "new", [])]
     untrained = [name for name in new if name.startswith(("embeddings", "encoder")) and "mask_token" not in name]
     if untrained:
         raise ConfigError(
-            f"{source} lacks weights of its layers ({', '.join(untrained[:3])}): its features mean nothing. Pre-train it "
-            f"first: beit pretrain --model {source} …"
+            f"{checkpoint.source} lacks weights of its layers ({', '.join(untrained[:3])}): its features mean nothing. Pre-train it "
+            f"first: beit pretrain --model {checkpoint.source} …"
         )
-    return model, BeitImageProcessor.from_pretrained(source)
+    return model, BeitImageProcessor.from_pretrained(checkpoint)
