@@ -296,7 +296,7 @@ def test_a_name_of_the_catalogue_in_a_mirror_behind_http(
 
 def test_everything_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(places.MIRRORS, str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"is published, but could not be had") as caught:
+    with pytest.raises(CheckpointError, match=r"is published, but could not be fetched") as caught:
         beit.load(NAME, local_files_only=True)
     told = str(caught.value)
     assert str(tmp_path) in told
