@@ -301,7 +301,7 @@ def test_everything_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     told = str(caught.value)
     assert str(tmp_path) in told
     assert "microsoft/beit-base-patch16-224" in told
-    assert "not downloaded yet" in told
+    assert "was not downloaded before" in told
 
 
 # --- other sizes -----------------------------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pyte
         (["inspect", "x" * 300], "cannot be a path"),
         (["inspect", "~nosuchuser/x"], "cannot be a path"),
         (["inspect", "/dev/null"], "neither a file nor a folder"),
-        (["inspect", "http://["], "no address"),
+        (["inspect", "http://["], "is not a valid URL"),
         (["resize", "{unilm}", "{folder}/new", "--image-size", "100000"], "at most 1,000,000"),
         (["convert", "{pretrain}", "{folder}/new", "--to", "timm"], "timm has classifiers and encoders"),
         (["models", "beit-huge"], "No published checkpoint is called"),
