@@ -326,3 +326,30 @@ def test_the_test_part_is_made_of_other_things():
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
         open_segmented("embedded:cats", None, None, LabelRules(), test=True)
+
+
+# --- how often files are opened ----------------------------------------------------------------------------------
+
+
+def test_an_image_with_its_map_is_opened_once(tmp_path, monkeypatch):
+    """A loader asks for the image and then for its map, whose turning depends on the image's file."""
+    images, maps = write_segmented(tmp_path)
+    found = LabelledFolders(images, maps, NAMES)
+    expected = [found.target(index) for index in range(len(found))]
+    opened: list[str] = []
+    whole = Image.open
+
+    def noting(path, *arguments, **keywords):
+        opened.append(str(path))
+        return whole(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Image, "open", noting)
+    for index in range(len(found)):
+        found.read(index)
+        np.testing.assert_array_equal(found.target(index), expected[index])
+    assert sorted(opened) == sorted([*found.paths, *found.maps])
+    opened.clear()
+    found.read(0)
+    np.testing.assert_array_equal(found.target(1), expected[1])  # of another image than the last one read
+    found.read(0)
+    np.testing.assert_array_equal(found.subset(np.array([2])).target(0), expected[2])
