@@ -1,4 +1,4 @@
-"""Label maps and their images: matching, turning, refusing; the views of training; the embedded task."""
+"""Label maps and their images: matching, turning, errors; the views of training; the embedded task."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_sizes_keep_proportions():
 
 
 def test_views_keep_image_and_map_together():
-    """Whatever scale, crop and flip: a pixel's colour tells its label, and what is padded is mean and ignored."""
+    """Whatever scale, crop and flip: a pixel's colour tells its label, and the padding has the mean colour and is ignored."""
     views = SegmentViews((24, 32), (0.2, 0.3, 0.4), (0.5,) * 3, 24, scale=(0.5, 2.0), distortion=0.0, ignore_index=9)
     image, labels = (np.repeat(np.repeat(x, 5, 0), 5, 1) for x in blocks(5, 16, 20))
     padded = flipped = 0

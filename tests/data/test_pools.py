@@ -1,4 +1,4 @@
-"""Who makes the batches makes no difference to them; workers that are killed, fail or are left behind."""
+"""Batches do not depend on which workers make them; workers that are killed, fail or are abandoned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 7
 
 @dataclass(frozen=True)
 class Numbers:
-    """COUNT batches; what goes wrong, and in which, is said by `trouble`."""
+    """A task of COUNT batches. `trouble` says what goes wrong, and in which batch."""
 
     trouble: tuple[str, int] = ("none", -1)
 

@@ -1,4 +1,4 @@
-"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; refusals."""
+"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; errors."""
 
 from __future__ import annotations
 
