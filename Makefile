@@ -11,10 +11,11 @@ demo: install  ## the whole idea on embedded images: open runs/demo/report.html 
 test: install  ## all tests
 	$(BIN)/python -m pytest
 
-check: install  ## linters and types
+check: install  ## linters, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: install
 	$(BIN)/ruff check --fix .

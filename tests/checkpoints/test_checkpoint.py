@@ -538,7 +538,7 @@ def test_a_mean_that_is_none(mean: Any, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "timm" / "config.json").read_text())
     about["pretrained_cfg"]["mean"] = mean
     (tmp_path / "timm" / "config.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="wanted a number a channel"):
+    with pytest.raises(CheckpointError, match="wanted one number per channel"):
         BeitImageProcessor.from_pretrained(tmp_path / "timm")
 
 

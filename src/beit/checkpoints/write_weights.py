@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from beit.checkpoints.hub import MSGPACK, SAFETENSORS, SAFETENSORS_INDEX
 from beit.core.errors import ConfigError
-from beit.core.files import atomic_path, write_json
+from beit.core.files import atomic_path, failed_write, write_json
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
@@ -29,9 +28,8 @@ def _save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     try:
         # "pt" is the marker that the transformers library looks for before it reads the file.
         save_file(ordered, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
-        code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
+    except SafetensorError as error:  # it gives the operating system's error in words only
+        raise failed_write(path, sum(array.nbytes for array in ordered.values()), error) from error
 
 
 def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int = 5_000_000_000) -> None:

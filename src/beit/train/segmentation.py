@@ -24,8 +24,9 @@ from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.opening import open_segmented
 from beit.data.transforms.segmentation import SegmentViews
 from beit.data.workers.torch import in_torch_workers
+from beit.evaluation.report_segmentation import write_report
 from beit.evaluation.segmentation import SegmentationEvaluation, evaluate_segmentation
-from beit.inference.segmentation import Way
+from beit.inference.sliding_window import SlidingWindow
 from beit.models.torch.segmentation import BeitForSemanticSegmentation
 from beit.train.loop import Job, train
 from beit.train.pretrain import normalisation, size_changes
@@ -120,10 +121,11 @@ def segment(
     history = train(run, job)
     result = None
     if validation is not None and run.main:
-        way = Way(short_side=settings.short_side)
+        window = SlidingWindow(short_side=settings.short_side)
         saved = BeitForSemanticSegmentation.from_pretrained(settings.output)  # what was saved, whole
-        result = evaluate_segmentation(saved, processor, validation, way, processes.device)
+        result = evaluate_segmentation(saved, processor, validation, window, processes.device)
         result.save(settings.output)
+        write_report(settings.output, result)
     return history, result
 
 
