@@ -35,11 +35,11 @@ def batch_jitter(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
     Returns:
         float32 `(B, 3, H, W)` in [0, 1].
     """
-    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)
+    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)  # each (B, 1, 1, 1)
     found: np.ndarray = images * brightness
     np.clip(found, 0, 1, out=found)
-    _blend(found, _grey(found).mean((2, 3), keepdims=True), contrast)
-    _blend(found, _grey(found), saturation)
+    _blend(found, _grey(found).mean((2, 3), keepdims=True), contrast)  # away from, or towards, the mean grey
+    _blend(found, _grey(found), saturation)  # … and each pixel's own grey
     return found
 
 

@@ -102,9 +102,11 @@ class FinetuneViews:
         """
         settings, size = self.settings, (images.shape[3], images.shape[2])
         if settings.augment != "none" or settings.crop != "resized":
+            # Images in memory were 8-bit files: nothing is lost.
             arrays = (images * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
             each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, seeds, strict=True)]
             return {name: np.stack([found[name] for found in each]) for name in each[0]}
+        # Per image the draws come in the order crop, jitter, flip, erase; `one` draws the flip before the jitter.
         rngs = [seed.rng() for seed in seeds]
         boxes = np.array([crop_box(rng, size, settings.crop_scale, settings.crop_ratio) for rng in rngs])
         if settings.jitter:

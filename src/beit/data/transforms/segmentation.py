@@ -51,9 +51,9 @@ class SegmentViews:
 
     def one(self, image: Image.Image, target: np.ndarray, seed: SampleSeed) -> Batch:
         """An image and its label map `(H', W')` → `pixel_values` float32 `(3, H, W)`, `labels` int64 `(H, W)`."""
-        rng = seed.rng()
+        rng = seed.rng()  # scale, crop, flip and colours draw from it in this order
         scaled = fitted_size(image.size, self.short_side * rng.uniform(*self.scale))
-        box = self._crop(target, scaled, rng)
+        box = self._crop(target, scaled, rng)  # of the scaled image, which is never made as a whole
         found, pixels = label_crop(target, scaled, box), image_crop(image, scaled, box)
         if rng.random() < self.flip:
             found, pixels = found[:, ::-1], pixels.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -100,6 +100,7 @@ def image_crop(image: Image.Image, scaled: tuple[int, int], box: Box) -> Image.I
 def label_crop(label: np.ndarray, scaled: tuple[int, int], box: Box) -> np.ndarray:
     """The crop `box` of the label map resized to `scaled` (width, height), nearest neighbour: maps must not be blended."""
     left, top, right, bottom = box
+    # The centre of each pixel of the crop, in pixels of the map.
     columns = ((np.arange(left, right) + 0.5) * (label.shape[1] / scaled[0])).astype(np.int64)
     rows = ((np.arange(top, bottom) + 0.5) * (label.shape[0] / scaled[1])).astype(np.int64)
     return label[rows[:, None], columns]
