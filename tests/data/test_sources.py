@@ -21,7 +21,7 @@ from beit.data.sources import open_images
 from beit.data.sources.images import FolderImages
 from beit.data.sources.paths import PathList, list_images
 from beit.data.sources.patterns import expand_braces
-from beit.data.sources.shards import Cut, Raw
+from beit.data.sources.shards import EncodedSample, TruncatedShard
 from beit.data.sources.stream import Stream
 from beit.data.sources.tar import TarShards
 from fixtures_runs import stripes, write_images
@@ -31,8 +31,8 @@ from fixtures_streams import colour, encoded, number_of, numbered, serving, stri
 def read_all(shards, number: int = 0, first: int = 0) -> tuple[list[int], list[str]]:
     """The numbers of the images, and why a shard was cut."""
     found = list(shards.read(number, first))
-    images = [number_of(decode_image(raw.data, raw.name)) for raw in found if isinstance(raw, Raw)]
-    return images, [cut.reason for cut in found if isinstance(cut, Cut)]
+    images = [number_of(decode_image(raw.data, raw.name)) for raw in found if isinstance(raw, EncodedSample)]
+    return images, [cut.reason for cut in found if isinstance(cut, TruncatedShard)]
 
 
 # --- paths of folders --------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_members_become_samples(tmp_path, kind, ending):
     path = write_tar(tmp_path / f"x.{ending}", members, "w" if ending == "tar" else "w:gz", kind)
     shards = TarShards([str(path)])
     found = list(shards.read(0))
-    assert all(isinstance(raw, Raw) for raw in found)
+    assert all(isinstance(raw, EncodedSample) for raw in found)
     assert [raw.key for raw in found] == ["3", "n01/4", long, "8", "9"]
     assert [raw.label for raw in found] == [5, "cat", None, 2, None]
     assert [number_of(decode_image(raw.data, "")) for raw in found[1:]] == [4, 7, 8, 9]
@@ -171,7 +171,7 @@ def test_whatever_is_wrong_with_a_tar_file_is_a_cut(tmp_path, packed):
         for place in rng.integers(0, len(data), 3):
             data[place] = rng.integers(256)
         path.write_bytes(data)
-        cuts += any(isinstance(found, Cut) for found in TarShards([str(path)]).read(0))
+        cuts += any(isinstance(found, TruncatedShard) for found in TarShards([str(path)]).read(0))
     assert cuts > 40
 
 
@@ -235,12 +235,12 @@ def test_labels_of_tar_shards(tmp_path):
     found = list(stream.shards.read(0))
     assert [stream.target(raw) for raw in found] == [0, 1, 0, 1]
     assert [open_images(path).target(raw) for raw in found] == [0] * 4
-    assert stream.target(Raw("", "", b"", "upright")) == 1
+    assert stream.target(EncodedSample("", "", b"", "upright")) == 1
     with pytest.raises(DataError, match=r"x\.tar: 1\.png: no label beside it"):
-        stream.target(Raw("1", "x.tar: 1.png", b""))
+        stream.target(EncodedSample("1", "x.tar: 1.png", b""))
     for label in (2, -1, "cat"):
         with pytest.raises(InputError, match="wanted a number from 0 to 1, or one of flat, upright"):
-            stream.target(Raw("", "", b"", label))
+            stream.target(EncodedSample("", "", b"", label))
 
 
 # --- servers -----------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from beit.checkpoints.write_weights import write_weights
 from beit.core.errors import ConfigError, DataError
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.crops import crop_box, view
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.evaluation.classification import wilson
 from beit.evaluation.hold_out import hold_out
 from beit.evaluation.probe import ProbeResult, live_probe, probe
@@ -89,7 +89,7 @@ def test_views_are_random_crops_that_follow_from_seed_and_image(model):
     for differs in (found.tokens[None], other.views, found.views.flip(0)):
         assert float((found.views - differs).abs().max()) > 0.01
 
-    rng = Draw(5, 1, 3).rng()  # the second view of the fourth image
+    rng = SampleSeed(5, 1, 3).rng()  # the second view of the fourth image
     image = images.read(3)
     box = crop_box(rng, image.size, (0.08, 1.0), (3 / 4, 4 / 3))
     crop = torch.from_numpy(view(image, box, (16, 16), Image.Resampling.BICUBIC, bool(rng.random() < 0.5)))

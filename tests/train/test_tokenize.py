@@ -22,7 +22,7 @@ from beit.core.files import write_json
 from beit.data.sources.images import FolderImages
 from beit.data.token_cache import TokenCache, write_shard
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.train import tokenize as writing
 from beit.train.pretrain import pretrain
 from beit.train.settings import PretrainSettings, TokenizeSettings
@@ -85,7 +85,7 @@ def test_masks_never_come_again(parts, tmp_path):
     settings = settings_of(parts, tmp_path / "run", token_cache=cache.folder)
     views = PretrainViews(settings, BeitConfig.from_pretrained(parts["model"]), None, cache)
     image = FolderImages(parts["images"]).read(7)
-    first, second, third = (views.one(image, 0, Draw(0, visit, 7)) for visit in range(3))
+    first, second, third = (views.one(image, 0, SampleSeed(0, visit, 7)) for visit in range(3))
     for name in ("pixel_values", "tokens"):
         assert np.array_equal(first[name], third[name])
         assert not np.array_equal(first[name], second[name])

@@ -2,7 +2,7 @@
 
     cache.json            what the tokens are of: images, crops, tokenizer
     tokens-00000.npy      (images of this shard, K, N) uint16 or uint32, memory-mapped when read
-    keys-00000.npy        (images of this shard,) int64, the `Draw.key` of each image; rows are in the order of the keys
+    keys-00000.npy        (images of this shard,) int64, the `SampleSeed.key` of each image; rows are in the order of the keys
 
 DALL-E's encoder costs more than the forward pass of the model that it teaches (52 against 35 GFLOP for BEiT-B), so for K
 crops that come again this saves more than half of a step.
@@ -79,7 +79,7 @@ class TokenCache:
         """Tokens `(N,)` int64 of a crop.
 
         Args:
-            key: the image's `Draw.key`.
+            key: the image's `SampleSeed.key`.
             crop: 0 … `crops`-1.
 
         Raises:

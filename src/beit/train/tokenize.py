@@ -28,7 +28,7 @@ from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.shards import Cut, Raw, sample_key
+from beit.data.sources.shards import EncodedSample, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream, count_of
 from beit.data.token_cache import (
     CACHE_FILE,
@@ -41,7 +41,7 @@ from beit.data.token_cache import (
 from beit.data.transforms.crops import batch_view, view
 from beit.data.transforms.pixels import planes
 from beit.data.transforms.pretrain import Crops
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.workers.protocol import ignore_signals
 from beit.data.workers.torch import start_method
 from beit.tokenizers import load_tokenizer
@@ -132,7 +132,7 @@ class _Piece(Protocol):
     """Images whose tokens make up one shard of the cache.
 
     Attributes:
-        keys: the `Draw.key` of each, int64.
+        keys: the `SampleSeed.key` of each, int64.
     """
 
     keys: np.ndarray
@@ -164,9 +164,9 @@ class _OfShard:
 
     def __init__(self, stream: Stream, number: int, bad: BadImages) -> None:
         self.smallest_side = stream.smallest_side
-        self.raws: list[Raw] = []
+        self.raws: list[EncodedSample] = []
         for found in stream.shards.read(number):
-            if isinstance(found, Cut):
+            if isinstance(found, TruncatedShard):
                 bad.add(found.reason)
             else:
                 self.raws.append(found)
@@ -220,7 +220,7 @@ class _Writer:
         for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // self.settings.batch_size)):
             pixels = planes(images.array[keys[rows]])
             for crop in range(self.settings.crops):
-                rngs = [Draw(self.settings.seed, crop, int(key)).rng() for key in keys[rows]]
+                rngs = [SampleSeed(self.settings.seed, crop, int(key)).rng() for key in keys[rows]]
                 coloured, boxes, flips = crops.batch(pixels, rngs)
                 yield rows, np.full(len(rows), crop), batch_view(coloured, boxes, flips, self.size)
 
@@ -269,9 +269,9 @@ class _CropsOf(Dataset[Any]):
         image, reasons = self.piece.read(row)
         if image is None:
             return row, None, reasons
-        draw = Draw(self.seed, 0, int(self.piece.keys[row]))
+        draw = SampleSeed(self.seed, 0, int(self.piece.keys[row]))
         views = []
         for crop in range(self.count):
-            coloured, box, flip = self.crops.one(image, replace(draw, visit=crop).rng())
+            coloured, box, flip = self.crops.one(image, replace(draw, pass_index=crop).rng())
             views.append(view(coloured, box, self.size, Image.Resampling.LANCZOS, flip))
         return row, np.stack(views), reasons

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from beit.core.errors import BeitError, DataError, require
-from beit.data.sources.shards import Cut, Raw
+from beit.data.sources.shards import EncodedSample, TruncatedShard
 
 _ROWS = 16  # read at a time
 
@@ -49,7 +49,7 @@ class HubShards:
         base = re.split(r"[\\/]", name.rstrip("/\\"))[-1]
         self.names = [f"{base}-{split}-{number:05}" for number in range(self.count)]
 
-    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
+    def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
         """The rows of shard `number` from the `first`-th on. Raises DataError when they cannot be reached."""
         from datasets.distributed import split_dataset_by_node
 
@@ -63,7 +63,7 @@ class HubShards:
                 for image, label in zip(images, labels, strict=True):
                     if row >= first:
                         known = label is not None and label >= 0  # -1: a test split without labels
-                        yield Raw(
+                        yield EncodedSample(
                             str(row),
                             f"hub:{self.name}, {self.names[number]}, row {row}",
                             _bytes(image),

@@ -18,7 +18,7 @@ from beit.core.errors import DataError
 from beit.core.http import RemoteFile
 from beit.data.sources.paths import SUFFIXES
 from beit.data.sources.patterns import is_url
-from beit.data.sources.shards import Cut, Raw
+from beit.data.sources.shards import EncodedSample, TruncatedShard
 
 _LARGEST_TEXT = 1 << 20  # bytes of a label; more is none
 _BLOCK = tarfile.BLOCKSIZE
@@ -39,8 +39,8 @@ class TarShards:
         self.classes: list[str] = []
         self.total: int | None = None
 
-    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
-        """The samples of shard `number` from the `first`-th on; if it is damaged, a `Cut` after what can be read."""
+    def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
+        """The samples of shard `number` from the `first`-th on; if it is damaged, a `TruncatedShard` after what can be read."""
         name = self.files[number]
         remote = RemoteFile(name) if is_url(name) else None
         try:
@@ -87,12 +87,12 @@ class _Sample:
             found = _label(suffix, read(size)) if self.wanted else None
             self.label = self.label if found is None else found
 
-    def raw(self, shard: str) -> Raw:
+    def raw(self, shard: str) -> EncodedSample:
         """As it is handed on."""
-        return Raw(self.key, f"{shard}: {self.name}", self.image or b"", self.label)
+        return EncodedSample(self.key, f"{shard}: {self.name}", self.image or b"", self.label)
 
 
-def _samples(file: Any, shard: str, first: int) -> Iterator[Raw | Cut]:
+def _samples(file: Any, shard: str, first: int) -> Iterator[EncodedSample | TruncatedShard]:
     """Group members into samples; the data of those before the `first`-th are passed over."""
     number, labelled, sample, cut = 0, False, _Sample("", False), None
     try:
@@ -110,7 +110,7 @@ def _samples(file: Any, shard: str, first: int) -> Iterator[Raw | Cut]:
                 sample = _Sample(key, number >= first)
             sample.add(name, dot + suffix.lower(), size, reader.data)
     except (_Damage, EOFError, zlib.error, OSError, tarfile.TarError) as error:
-        cut = Cut(f"{shard}: damaged or cut, the rest of it is left out ({error}).")
+        cut = TruncatedShard(f"{shard}: damaged or cut, the rest of it is left out ({error}).")
     # Of a sample at a cut, the label may be what is missing.
     if sample.image is not None and sample.wanted and not (cut and labelled and sample.label is None):
         yield sample.raw(shard)

@@ -12,7 +12,7 @@ from beit.data.transforms.colours import batch_jitter, jitter_colours, jitter_fa
 from beit.data.transforms.crops import batch_view, centre_crop, crop_box, resized_crop, simple_crop
 from beit.data.transforms.erasing import erase_rectangle
 from beit.data.transforms.pixels import mirror, normalise, pixels_of
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ class FinetuneViews:
     ) -> None:
         self.settings, self.size, self.mean, self.std = settings, size, mean, std
 
-    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
+    def one(self, image: Image.Image, target: int, seed: SampleSeed) -> Batch:
         """`pixel_values (3, H, W)`, `labels ()`."""
-        settings, rng = self.settings, draw.rng()
+        settings, rng = self.settings, seed.rng()
         image = self._cropped(image, rng)
         if rng.random() < settings.flip:
             image = mirror(image)
@@ -56,7 +56,7 @@ class FinetuneViews:
             return augment.three_augment(image, rng, settings.jitter or augment.THREE_JITTER)
         return jitter_colours(image, settings.jitter, rng) if settings.jitter else image
 
-    def batch(self, images: np.ndarray, labels: np.ndarray, draws: list[Draw]) -> Batch:
+    def batch(self, images: np.ndarray, labels: np.ndarray, seeds: list[SampleSeed]) -> Batch:
         """The same for a batch of small images.
 
         Augmentations and the other crops take them one by one: .14 to .32 ms an image of 32 pixels instead of .07.
@@ -64,9 +64,9 @@ class FinetuneViews:
         settings, size = self.settings, (images.shape[3], images.shape[2])
         if settings.augment != "none" or settings.crop != "resized":
             arrays = (images * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-            each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, draws, strict=True)]
+            each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, seeds, strict=True)]
             return {name: np.stack([found[name] for found in each]) for name in each[0]}
-        rngs = [draw.rng() for draw in draws]
+        rngs = [seed.rng() for seed in seeds]
         boxes = np.array([crop_box(rng, size, settings.crop_scale, settings.crop_ratio) for rng in rngs])
         if settings.jitter:
             images = batch_jitter(images, np.stack([jitter_factors(settings.jitter, rng) for rng in rngs]))

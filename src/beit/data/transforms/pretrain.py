@@ -15,7 +15,7 @@ from beit.data.token_cache import TokenCache
 from beit.data.transforms.colours import batch_jitter, jitter_colours, jitter_factors
 from beit.data.transforms.crops import Box, batch_view, crop_box, view
 from beit.data.transforms.pixels import normalise
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch
 
 if TYPE_CHECKING:
@@ -79,39 +79,39 @@ class PretrainViews:
         self.crops = Crops(settings.crop_scale, settings.jitter, settings.flip)
         self.mask = make_mask(settings, config)
 
-    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
+    def one(self, image: Image.Image, target: int, seed: SampleSeed) -> Batch:
         """`pixel_values (3, H, W)`, `mask (N,)`, and `token_pixels (3, h, w)` or `tokens (N,)`."""
-        crop = self._crop(draw)
+        crop = self._crop(seed)
         image, box, flip = self.crops.one(image, crop.rng())
         patches = view(image, box, self.size, Image.Resampling.BICUBIC, flip)
         batch = {
             "pixel_values": normalise(patches, self.settings.mean, self.settings.std),
-            "mask": self.mask(draw.rng(1)).reshape(-1),
+            "mask": self.mask(seed.rng(1)).reshape(-1),
         }
         if self.cache is not None:
-            batch["tokens"] = self.cache.tokens(draw.key, crop.visit)
+            batch["tokens"] = self.cache.tokens(seed.key, crop.pass_index)
         elif self.token_size is not None:
             batch["token_pixels"] = view(image, box, self.token_size, Image.Resampling.LANCZOS, flip)
         return batch
 
-    def batch(self, images: np.ndarray, labels: np.ndarray, draws: list[Draw]) -> Batch:
+    def batch(self, images: np.ndarray, labels: np.ndarray, seeds: list[SampleSeed]) -> Batch:
         """The same for a batch of small images."""
-        crops = [self._crop(draw) for draw in draws]
+        crops = [self._crop(seed) for seed in seeds]
         images, boxes, flips = self.crops.batch(images, [crop.rng() for crop in crops])
         patches = batch_view(images, boxes, flips, self.size)
         batch = {
             "pixel_values": normalise(patches, self.settings.mean, self.settings.std),
-            "mask": np.stack([self.mask(draw.rng(1)).reshape(-1) for draw in draws]),
+            "mask": np.stack([self.mask(seed.rng(1)).reshape(-1) for seed in seeds]),
         }
         if self.cache is not None:
-            batch["tokens"] = np.stack([self.cache.tokens(crop.key, crop.visit) for crop in crops])
+            batch["tokens"] = np.stack([self.cache.tokens(crop.key, crop.pass_index) for crop in crops])
         elif self.token_size is not None:
             same = self.token_size == self.size
             batch["token_pixels"] = patches if same else batch_view(images, boxes, flips, self.token_size)
         return batch
 
-    def _crop(self, draw: Draw) -> Draw:
-        """What jitter, box and flip follow from: the pass's own draw, or that of the crop whose turn it is."""
+    def _crop(self, seed: SampleSeed) -> SampleSeed:
+        """What jitter, box and flip follow from: the pass's own seed, or that of the crop whose turn it is."""
         if self.cache is not None:
-            return replace(draw, seed=self.cache.seed, visit=draw.visit % self.cache.crops)
-        return draw if self.settings.crops is None else replace(draw, visit=draw.visit % self.settings.crops)
+            return replace(seed, seed=self.cache.seed, pass_index=seed.pass_index % self.cache.crops)
+        return seed if self.settings.crops is None else replace(seed, pass_index=seed.pass_index % self.settings.crops)

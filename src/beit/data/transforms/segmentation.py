@@ -1,7 +1,7 @@
 """What is done to an image and its label map in training: random scale, crop, flip, photometric distortion, padding.
 
 As the authors train on ADE20K, with mmsegmentation's transforms (microsoft/unilm, beit/semantic_segmentation). Every random
-choice comes from the image's `Draw`.
+choice comes from the image's `SampleSeed`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from beit.data.transforms.colours import distort_colours
 from beit.data.transforms.crops import Box
 from beit.data.transforms.pixels import normalise, pixels_of
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch
 
 _TRIES = 10
@@ -47,9 +47,9 @@ class SegmentViews:
     distortion: float = 0.5
     ignore_index: int = 255
 
-    def one(self, image: Image.Image, target: np.ndarray, draw: Draw) -> Batch:
+    def one(self, image: Image.Image, target: np.ndarray, seed: SampleSeed) -> Batch:
         """Image and label map `target (H', W')` → `pixel_values (3, H, W)` float32, `labels (H, W)` int64."""
-        rng = draw.rng()
+        rng = seed.rng()
         scaled = fitted_size(image.size, self.short_side * rng.uniform(*self.scale))
         box = self._crop(target, scaled, rng)
         found, pixels = label_crop(target, scaled, box), image_crop(image, scaled, box)
@@ -69,7 +69,7 @@ class SegmentViews:
             left = int(rng.integers(0, scaled[0] - width + 1))
             top = int(rng.integers(0, scaled[1] - height + 1))
             box = (left, top, left + width, top + height)
-            if largest_part(label_crop(label, scaled, box), self.ignore_index) <= self.cat_max:
+            if largest_class_fraction(label_crop(label, scaled, box), self.ignore_index) <= self.cat_max:
                 break
         return box
 
@@ -100,7 +100,7 @@ def label_crop(label: np.ndarray, scaled: tuple[int, int], box: Box) -> np.ndarr
     return label[rows[:, None], columns]
 
 
-def largest_part(labels: np.ndarray, ignore_index: int) -> float:
+def largest_class_fraction(labels: np.ndarray, ignore_index: int) -> float:
     """Part of the labelled pixels that the commonest class has; 1 without labels."""
     counted = labels[labels != ignore_index]
     return float(np.bincount(counted).max() / counted.size) if counted.size else 1.0

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from beit.data.transforms.crops import batch_view, crop_box, view
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch
 
 
@@ -16,16 +16,16 @@ class TokenizerViews:
     def __init__(self, size: int, scale: tuple[float, float]) -> None:
         self.size, self.scale = size, scale
 
-    def one(self, image: Image.Image, target: int, draw: Draw) -> Batch:
+    def one(self, image: Image.Image, target: int, seed: SampleSeed) -> Batch:
         """`images (3, H, W)` in [0, 1]."""
-        rng = draw.rng()
+        rng = seed.rng()
         box = crop_box(rng, image.size, self.scale, (3 / 4, 4 / 3))
         flip = bool(rng.random() < 0.5)
         return {"images": view(image, box, (self.size, self.size), Image.Resampling.LANCZOS, flip)}
 
-    def batch(self, images: np.ndarray, labels: np.ndarray, draws: list[Draw]) -> Batch:
+    def batch(self, images: np.ndarray, labels: np.ndarray, seeds: list[SampleSeed]) -> Batch:
         """`images (B, 3, H, W)` in [0, 1]."""
-        size, rngs = (images.shape[3], images.shape[2]), [draw.rng() for draw in draws]
+        size, rngs = (images.shape[3], images.shape[2]), [seed.rng() for seed in seeds]
         boxes = np.array([crop_box(rng, size, self.scale, (3 / 4, 4 / 3)) for rng in rngs])
         flips = np.array([rng.random() for rng in rngs]) < 0.5
         return {"images": batch_view(images, boxes, flips, (self.size, self.size))}

@@ -19,7 +19,7 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.data.transforms.crops import crop_box, view
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.inference.batches import batches_of
 from beit.inference.checks import check_layers, require_finite
 from beit.models.torch.beit import BeitModel, BeitPreTrainedModel
@@ -123,7 +123,7 @@ def layer_features(
                     pixels = processor(pictures, return_tensors="pt")["pixel_values"]
                 else:
                     crops = [
-                        _random_crop(picture, size, crop_scale, Draw(seed, visit - 1, number).rng())
+                        _random_crop(picture, size, crop_scale, SampleSeed(seed, visit - 1, number).rng())
                         for number, picture in zip(numbers, pictures, strict=True)
                     ]
                     pixels = processor(crops, do_resize=False, do_center_crop=False, return_tensors="pt")[
