@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
     import tyro
 
     rest, default = _default(kind, name, _with_resume(arguments), devices)
-    description = textwrap.dedent(kind.__doc__ or "").strip()
+    description = inspect.cleandoc(kind.__doc__ or "")
     start = {} if default is None else {"default": default}
     return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, **start)
 

@@ -57,8 +57,7 @@ class _Inference:
     model: str
     """Folder or Hub id of a model that was trained for segmentation."""
     mode: Literal["slide", "whole"] = "slide"
-    """slide: windows of the model's size slide over the image. whole: the whole image is resized to that size, which is
-    faster and coarser."""
+    """slide: windows of the model's size slide over the image; whole: the image is resized to that size (faster, coarser)."""
     short_side: int | None = None
     """Shorter side in pixels to which images are resized before windows are cut; the model's size if not given."""
     scales: tuple[float, ...] = (1.0,)
@@ -88,8 +87,7 @@ class EvaluateSegmentation(_Inference):
     ignore_index: int | None = None
     """Number in the label maps that means no label; the model's own if not given."""
     reduce_labels: bool = False
-    """Label maps count classes from 1, and 0 means no label. Models that were trained this way are evaluated this way
-    without the flag."""
+    """Label maps count classes from 1, and 0 means no label. Not needed for a model that was trained this way."""
     examples: int = 6
     """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None

@@ -9,8 +9,7 @@ from typing import Literal
 
 @dataclass(kw_only=True)
 class DemoSettings:
-    """BEiT from beginning to end on embedded images: a tokenizer, pre-training, fine-tuning, the same network from scratch,
-    and a report."""
+    """BEiT from beginning to end on embedded images: tokenizer, pre-training, fine-tuning, training from scratch, report."""
 
     output: Path = Path("runs/demo")
     """Folder for models, logs and report.html. An earlier demo in it is replaced."""

@@ -11,7 +11,7 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.inference.classification import logits_of
+
+if TYPE_CHECKING:
+    import torch
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -106,7 +109,7 @@ def evaluate(
     processor: BeitImageProcessor,
     images: Images,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> Evaluation:
     """Measure a classifier on labelled images.
 

@@ -27,6 +27,8 @@ from beit.evaluation.torch.classifiers import check_neighbours, knn, train_linea
 from beit.inference.torch.features import body_of, layer_features
 
 if TYPE_CHECKING:
+    import torch
+
     from beit.models.torch.beit import BeitPreTrainedModel
 
 PROBE_FILE = "probe.json"
@@ -134,7 +136,7 @@ def probe(
     crop_scale: tuple[float, float] = (0.08, 1.0),
     batch_size: int = 64,
     seed: int = 0,
-    device: Any = None,
+    device: torch.device | str | None = None,
     progress: bool = True,
 ) -> ProbeResult:
     """k-NN and a linear probe on each layer, trained on `images`, measured on `validation`.
@@ -235,7 +237,7 @@ def live_probe(
     k: int = 20,
     epochs: int = 20,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> dict[str, float]:
     """A quick probe of a model during its training.
 
@@ -252,7 +254,7 @@ def live_probe(
         k: number of neighbours; all images, if there are fewer.
         epochs: of the linear probe.
         batch_size: images per forward pass.
-        device: where to compute, as a `torch.device` or its name; where the model is, if not given.
+        device: where to compute; where the model is, if not given.
 
     Returns:
         Top-1 in [0, 1]: `knn_layer_01` … and `linear_layer_01` …, `knn_best`, `linear_best`; and `best_layer`, the

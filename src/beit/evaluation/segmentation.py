@@ -26,6 +26,8 @@ from beit.evaluation.classification import EVALUATION_FILE
 from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
 
 if TYPE_CHECKING:
+    import torch
+
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
 _SIDE = 320  # longest side in pixels of the pictures that are kept for a report, about
@@ -146,7 +148,7 @@ def evaluate_segmentation(
     processor: BeitImageProcessor,
     images: Images,
     sliding_window: SlidingWindow = DEFAULT_WINDOW,
-    device: Any = None,
+    device: torch.device | str | None = None,
     examples: int = 6,
 ) -> SegmentationEvaluation:
     """Measure a segmentation model.
@@ -156,7 +158,7 @@ def evaluate_segmentation(
         processor: its image processor.
         images: an `Images` source whose targets are label maps of the model's classes.
         sliding_window: how images are brought to the model.
-        device: where to compute, as a `torch.device` or its name; where the model is, if not given.
+        device: where to compute; where the model is, if not given.
         examples: how many images from all over the set, and how many of the worst, to keep for the report.
 
     Raises:

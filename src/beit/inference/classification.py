@@ -10,7 +10,7 @@ All of them work with PyTorch and Flax models. Importing this loads neither fram
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.inference.batches import OnError, batches_of
 from beit.inference.checks import require_finite
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Label(TypedDict):
@@ -39,7 +42,7 @@ def batch_logits(
     model: Any,
     processor: BeitImageProcessor,
     pictures: Sequence[Any],
-    device: Any = None,
+    device: torch.device | str | None = None,
     pad_to: int = 1,
 ) -> np.ndarray:
     """Logits of one batch.
@@ -48,7 +51,7 @@ def batch_logits(
         model: a `BeitForImageClassification` or `FlaxBeitForImageClassification`.
         processor: its image processor.
         pictures: n images in any form that the processor takes: PIL images, arrays, paths.
-        device: where a PyTorch model computes, as a `torch.device` or its name; where its parameters are, if not given. A Flax
+        device: where a PyTorch model computes; where its parameters are, if not given. A Flax
             model always computes where its parameters are.
         pad_to: a Flax model gets at least so many images, blank ones behind the others: it would be compiled again for
             another number.
@@ -76,7 +79,7 @@ def classify(
     processor: BeitImageProcessor,
     pictures: Sequence[Any],
     top: int = 5,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> list[list[Label]]:
     """The most probable classes of images in memory, in one batch.
 
@@ -117,7 +120,7 @@ def logit_batches(
     images: Images,
     on_error: OnError,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (numbers of images, their logits `(n, classes)` float32) batch by batch.
 
@@ -143,7 +146,7 @@ def logits_of(
     images: Images,
     on_error: OnError,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> tuple[list[int], np.ndarray]:
     """(numbers of all images that can be read, their logits `(n, classes)` float32); arguments as `logit_batches`."""
     kept: list[int] = []
@@ -160,7 +163,7 @@ def predict(
     images: Images,
     top: int = 5,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[Prediction]:
     """Yield the most probable classes of each image, in the order of the images, as batches are done.
 

@@ -23,6 +23,8 @@ from beit.inference.batches import OnError, batches_of
 from beit.inference.checks import check_layers, require_finite
 
 if TYPE_CHECKING:
+    import torch
+
     from beit.models.torch.beit import BeitPreTrainedModel
 
 
@@ -31,7 +33,7 @@ def batch_features(
     processor: BeitImageProcessor,
     pictures: Sequence[Any],
     layer: int | None = None,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> np.ndarray:
     """Features of one batch.
 
@@ -42,7 +44,7 @@ def batch_features(
         layer: 1 … L, the layer whose patches are averaged; None for the pooled output of the whole model (a model without a
             pooler, such as one just pre-trained, gives the mean of the last layer's patches). Middle layers are best for
             models that were only pre-trained.
-        device: where to compute, as a `torch.device` or its name; where the model is, if not given.
+        device: where to compute; where the model is, if not given.
 
     Returns:
         float32 `(n, C)`.
@@ -66,7 +68,7 @@ def feature_batches(
     on_error: OnError,
     layer: int | None = None,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (numbers of images, their features `(n, C)` float32) batch by batch.
 
@@ -94,7 +96,7 @@ def embed(
     images: Images,
     layer: int | None = None,
     batch_size: int = 64,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> tuple[list[int], np.ndarray, list[str]]:
     """Features of all images; arguments as `feature_batches`.
 

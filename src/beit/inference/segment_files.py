@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -19,6 +19,8 @@ from beit.inference.segmentation import segment_images
 from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
 
 if TYPE_CHECKING:
+    import torch
+
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
 MAPS, OVERLAYS, LEGEND = "maps", "overlays", "legend.png"
@@ -30,7 +32,7 @@ def predict_maps(
     images: Sequence[Path],
     output: Path,
     sliding_window: SlidingWindow = DEFAULT_WINDOW,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> tuple[list[Path], list[str]]:
     """Segment image files and folders of them.
 
@@ -44,7 +46,7 @@ def predict_maps(
         images: files, and folders that are searched with their subfolders.
         output: folder for the result.
         sliding_window: how images are brought to the model.
-        device: where to compute, as a `torch.device` or its name; where the model is, if not given.
+        device: where to compute; where the model is, if not given.
 
     Returns:
         The label maps written, and why the other images could not be read.

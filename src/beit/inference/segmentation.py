@@ -9,7 +9,7 @@ Models are PyTorch's; importing this does not load it. `segment_files.py` is the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,8 @@ from beit.inference.batches import OnError
 from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
 
 if TYPE_CHECKING:
+    import torch
+
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
 
@@ -29,7 +31,7 @@ def segment(
     processor: BeitImageProcessor,
     image: Image.Image | np.ndarray,
     sliding_window: SlidingWindow = DEFAULT_WINDOW,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> np.ndarray:
     """The label map of one image.
 
@@ -38,7 +40,7 @@ def segment(
         processor: its image processor.
         image: a PIL image, or an array uint8 `(H, W)` or `(H, W, 3)`.
         sliding_window: how the image is brought to the model.
-        device: where to compute, as a `torch.device` or its name; where the model is, if not given.
+        device: where to compute; where the model is, if not given.
 
     Returns:
         int64 `(H, W)`, the class number of each pixel.
@@ -58,7 +60,7 @@ def segment_images(
     images: Images,
     on_error: OnError,
     sliding_window: SlidingWindow = DEFAULT_WINDOW,
-    device: Any = None,
+    device: torch.device | str | None = None,
 ) -> Iterator[tuple[int, Image.Image, np.ndarray]]:
     """Yield (number, image, label map int64 `(H, W)`) of each image that can be read, one after the other.
 
