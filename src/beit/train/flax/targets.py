@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit.data.token_cache import TokenCache
-from beit.models.flax.beit import cross_entropy, masked_first
+from beit.models.flax.losses import cross_entropy, masked_first
 from beit.train.engine import Metrics
 from beit.train.targets import Pixels, Tokens
 
