@@ -28,7 +28,7 @@ from beit.checkpoints.write_weights import write_tensors
 from beit.cli import main
 from beit.export.layouts import write
 from beit.export.resize import pixels_for
-from beit.models.shapes import shapes_of
+from beit.models.parameters import shapes_of
 from fixtures_runs import tiny_config, write_images
 from golden import make_foreign as golden
 

@@ -9,7 +9,7 @@ import numpy as np
 from beit.checkpoints import Checkpoint, dialects, locate
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError
-from beit.models.shapes import shapes_of
+from beit.models.parameters import shapes_of
 
 _SHOWN = (
     "image_size patch_size num_channels hidden_size num_hidden_layers num_attention_heads intermediate_size num_labels "

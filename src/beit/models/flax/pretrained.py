@@ -34,7 +34,7 @@ from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.models import outputs, validation
-from beit.models.initialization import start_of
+from beit.models.parameters import Starts
 
 logger = logging.getLogger("beit")
 Params = Any  # {"params": …}'s content; with statistics of batch norms the whole {"params": …, "batch_stats": …}
@@ -142,7 +142,7 @@ class FlaxPretrained:
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Params = None, scheme: str = "paper"
     ) -> Params:
-        """Random parameters, by the table in `models/initialization.py`.
+        """Random parameters, by the table in `models/parameters.py`.
 
         Args:
             rng: a key of `jax.random`.
@@ -155,9 +155,10 @@ class FlaxPretrained:
         """
         kept = {} if params is None else dict(flax_layout.flatten(self._variables(_plain(params))))
         tree: Any = {}
+        starts = Starts(self.config, scheme)
         for path, leaf in flax_layout.flatten(self._variables(self._shapes())):
             name = flax_layout.name_of(path)
-            start = start_of(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)), self.config, scheme)
+            start = starts(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)))
             value = kept.get(path)
             if value is None:
                 value = _drawn(start, jax.random.fold_in(rng, zlib.crc32(name.encode())), leaf.shape)
