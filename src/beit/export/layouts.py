@@ -23,7 +23,7 @@ from beit.checkpoints.write_weights import remove_other_weights, write_tensors, 
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, require
-from beit.core.files import atomic_path, failed_write, write_json
+from beit.core.files import write_json
 from beit.data.processor import BeitImageProcessor
 
 Layout = Literal["hf", "unilm", "timm", "flax", "openmmlab"]
@@ -90,7 +90,9 @@ def _write_folder(
 def _write_file(
     path: Path, dialect: Dialect, state_dict: Tensors, config: BeitConfig, architecture: str, extra: Tensors
 ) -> None:
-    torch = require("torch", "torch", f"writing {path.name}")
+    require("torch", "torch", f"writing {path.name}")
+    from beit.checkpoints.torch import write_pickle
+
     assert dialect.pack is not None
     disk = {**names.to_disk(state_dict, dialect.name), **extra}
     # Their models want the index beside each table, although it is computed from the grid.
@@ -98,13 +100,7 @@ def _write_file(
     tables = [name for name in disk if name.endswith(_TABLE)]
     disk |= {name.replace(_TABLE, "relative_position_index"): index for name in tables}
     classes = tuple(config.id2label[i] for i in range(config.num_labels))
-    tensors = {name: torch.from_numpy(np.array(array)) for name, array in disk.items()}
-    content = dialect.pack(tensors, architecture == "BeitForSemanticSegmentation", classes)
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # its zip writer hides the operating system's error
-            raise failed_write(temporary, sum(array.nbytes for array in disk.values()), error) from error
+    write_pickle(path, dialect.pack(disk, architecture == "BeitForSemanticSegmentation", classes))
 
 
 def _write_timm(

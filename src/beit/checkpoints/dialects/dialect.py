@@ -34,7 +34,7 @@ class Dialect:
         layer_norm_eps: epsilon of the layer norms in the project's code, which no tensor shows.
         mask_keeps_position: as the field of `BeitConfig`: whether the project adds positions after the mask token.
         segments_with: how the project normalises pixels for segmentation; see `infer.pixels_of`.
-        pack: (tensors, whether it segments, names of classes) → what the project gives to `torch.save`. None where the
+        pack: (arrays, whether it segments, names of classes) → what the project gives to `torch.save`. None where the
             project saves folders, which `export/layouts.py` writes.
     """
 
