@@ -587,7 +587,7 @@ def test_the_command_line_without_pytorch(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
