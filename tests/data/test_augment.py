@@ -52,7 +52,7 @@ def reference() -> Any:
 
 
 class Scripted:
-    """Stands for a Generator and gives out what it is told to."""
+    """Stands for a Generator and returns given numbers."""
 
     def __init__(self, **values: Any) -> None:
         self.values = {name: list(each) for name, each in values.items()}
@@ -312,7 +312,7 @@ def views(size: tuple[int, int] = (16, 16), **changes: Any) -> FinetuneViews:
 
 
 def test_without_settings_nothing_is_new():
-    """Random resized crop and flip, as before there was anything else."""
+    """The default settings: random resized crop and flip, nothing else."""
     image = picture()
     for key in range(8):
         found = views().one(image, 3, SampleSeed(0, 0, key))

@@ -1,4 +1,4 @@
-"""What is drawn has the distributions of the authors' recipe; limits are what chance exceeds once in 10,000 times.
+"""Random choices have the distributions of the authors' recipe. By chance, a test exceeds its limit once in 10,000 times.
 
 `tests/peers/check_views.py` and `check_augment.py` compare the same draws with the authors' code and with timm.
 """

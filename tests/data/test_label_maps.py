@@ -1,4 +1,4 @@
-"""Label maps and their images: matching, turning, refusing; the views of training; the embedded task."""
+"""Label maps and their images: matching, turning, errors; the views of training; the embedded task."""
 
 from __future__ import annotations
 
@@ -228,7 +228,7 @@ def test_sizes_keep_proportions():
 
 
 def test_views_keep_image_and_map_together():
-    """Whatever scale, crop and flip: a pixel's colour tells its label, and what is padded is mean and ignored."""
+    """Whatever scale, crop and flip: a pixel's colour tells its label, and the padding has the mean colour and is ignored."""
     views = SegmentViews((24, 32), (0.2, 0.3, 0.4), (0.5,) * 3, 24, scale=(0.5, 2.0), distortion=0.0, ignore_index=9)
     image, labels = (np.repeat(np.repeat(x, 5, 0), 5, 1) for x in blocks(5, 16, 20))
     padded = flipped = 0
@@ -326,3 +326,30 @@ def test_the_test_part_is_made_of_other_things():
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
         open_segmented("embedded:cats", None, None, LabelRules(), test=True)
+
+
+# --- how often files are opened ----------------------------------------------------------------------------------
+
+
+def test_an_image_with_its_map_is_opened_once(tmp_path, monkeypatch):
+    """A loader asks for the image and then for its map, whose turning depends on the image's file."""
+    images, maps = write_segmented(tmp_path)
+    found = LabelledFolders(images, maps, NAMES)
+    expected = [found.target(index) for index in range(len(found))]
+    opened: list[str] = []
+    whole = Image.open
+
+    def noting(path, *arguments, **keywords):
+        opened.append(str(path))
+        return whole(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Image, "open", noting)
+    for index in range(len(found)):
+        found.read(index)
+        np.testing.assert_array_equal(found.target(index), expected[index])
+    assert sorted(opened) == sorted([*found.paths, *found.maps])
+    opened.clear()
+    found.read(0)
+    np.testing.assert_array_equal(found.target(1), expected[1])  # of another image than the last one read
+    found.read(0)
+    np.testing.assert_array_equal(found.subset(np.array([2])).target(0), expected[2])

@@ -1,4 +1,4 @@
-"""Who makes the batches makes no difference to them; workers that are killed, fail or are left behind."""
+"""Batches do not depend on which workers make them; workers that are killed, fail or are abandoned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 7
 
 @dataclass(frozen=True)
 class Numbers:
-    """COUNT batches; what goes wrong, and in which, is said by `trouble`."""
+    """A task of COUNT batches. `trouble` says what goes wrong, and in which batch."""
 
     trouble: tuple[str, int] = ("none", -1)
 
@@ -107,6 +107,34 @@ def test_what_cannot_go_on_is_handed_over_and_ends_all() -> None:
     assert type(found[-1].error) is DataError
     assert str(found[-1].error) == "no more"
     assert found[-1].skipped == ["seen"]
+
+
+class Detailed(DataError):
+    """An error that carries more than its text."""
+
+    path = ""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A task whose first batch is an error with a cause."""
+
+    def batches(self, worker: int, workers: int) -> Iterator[WorkerBatch]:
+        error = Detailed("no more")
+        error.path = "x.png"
+        yield WorkerBatch(None, [], error)
+
+
+@pytest.mark.parametrize("kind", ["processes", "torch"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_class_and_attributes(kind: str, workers: int) -> None:
+    pool: Any = in_processes
+    if kind == "torch":
+        pytest.importorskip("torch")
+        from beit.data.workers.torch import in_torch_workers as pool
+    (found,) = list(pool(Failing(), workers))
+    assert type(found.error) is Detailed
+    assert (str(found.error), found.error.path) == ("no more", "x.png")
 
 
 def test_leaving_early_leaves_nothing_behind() -> None:

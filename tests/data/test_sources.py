@@ -1,4 +1,4 @@
-"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; refusals."""
+"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from beit.core import http as remote
 from beit.core.errors import ConfigError, DataError, InputError
 from beit.data.decode import decode_image
 from beit.data.sources import open_images
-from beit.data.sources.images import FolderImages
+from beit.data.sources.images import EmptyFolderError, FolderImages
 from beit.data.sources.paths import PathList, list_images
 from beit.data.sources.patterns import expand_braces
 from beit.data.sources.shards import EncodedSample, TruncatedShard
@@ -223,6 +223,14 @@ def test_wrong_sources_are_refused_with_the_forms(tmp_path):
         open_images("hub:a/b:train[:5]")
     with pytest.raises(DataError, match=r"no images, but 1 tar files.*only tars/\*\.tar"):
         open_images(tmp_path / "only tars")
+    (tmp_path / "no images").mkdir()  # the name of a folder is not mistaken for a reason
+    (tmp_path / "no images/a.png").touch()
+    numbered(tmp_path / "no images/1.tar", 0, 1)
+    with pytest.raises(DataError, match="1 images are in no class folder"):
+        open_images(tmp_path / "no images", labelled=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmptyFolderError):
+        open_images(tmp_path / "empty")
     with pytest.raises(DataError, match="names 1 files twice"):
         open_images(f"{tmp_path}/only tars/{{1,1}}.tar")
 

@@ -1,4 +1,4 @@
-"""The order of streams: every image once a pass, the same for the same seed, and from any place on exactly the rest."""
+"""The order of streams: every image once a pass, the same for the same seed, and from any position on exactly the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fixtures_streams import colour, numbered, serving, striped, write_parquet, 
 
 
 class Memory:
-    """Shards of so many samples each; a sample's data are its number. Those of `cut` end with a cut."""
+    """Shards with the given numbers of samples, whose data are their numbers. Those in `cut` end early."""
 
     classes: list[str] = []
     total = None

@@ -34,11 +34,11 @@ from beit.train.pretrain import pretrain
 from beit.train.run import LOCK_FILE
 from beit.train.schedule import cosine
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
-from beit.train.targets import entropy
+from beit.train.targets.tokens import entropy
+from beit.train.targets.torch.pixels import patch_pixels
 from beit.train.tokenizer import train_tokenizer
 from beit.train.torch import engine as torch_engine
 from beit.train.torch.ema import Average
-from beit.train.torch.targets import patch_pixels
 
 IMAGES = ArrayImages(*stripes(24), ["flat", "upright"])
 

@@ -34,6 +34,8 @@ from beit.train.flax import pretrain as flax_pretrain
 from beit.train.distributed import Alone
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings
+from beit.train.start import Start
+from beit.train.targets.flax.tokens import TokenTarget
 
 meshes, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 rng = np.random.default_rng(0)
@@ -51,10 +53,10 @@ def pretraining():
     settings = PretrainSettings(**common, tokenizer="z", ema=0.9, accumulate=2)
     config = BeitConfig(**small, vocab_size=16, use_mask_token=True, use_shared_relative_position_bias=True)
     run = Run(Alone(), settings)
-    target = flax_pretrain.TokenTarget(None, Cache())
+    target = TokenTarget(None, Cache())
     masks = np.stack([rng.permutation(16) < 6 for _ in range(16)])
     batch = {"pixel_values": images, "mask": masks, "tokens": rng.integers(0, 16, (16, 16))}
-    return flax_pretrain.engine(run, flax_pretrain.model(run, config, None), target), batch
+    return flax_pretrain.engine(run, flax_pretrain.model(run, Start(None, config, None), config), target), batch
 
 
 def finetuning():
@@ -62,7 +64,8 @@ def finetuning():
     config = BeitConfig(**small, num_labels=3, use_relative_position_bias=True)
     run = Run(Alone(), settings)
     targets = np.eye(3, dtype="f4")[rng.integers(0, 3, 16)]
-    return flax_finetune.engine(run, flax_finetune.model(run, config, None)), {"pixel_values": images, "targets": targets}
+    model = flax_finetune.model(run, Start(None, config, None), config)
+    return flax_finetune.engine(run, model), {"pixel_values": images, "targets": targets}
 
 
 def arrays(tree):

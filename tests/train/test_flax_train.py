@@ -66,7 +66,7 @@ CLOCK = ("images_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _compiled_once(quick_compiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Several runs have the same step, whose compilation takes most of their time."""
     wanted = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
@@ -291,8 +291,8 @@ def test_a_step_by_hand(tmp_path, accumulate):
     assert [int(count) for count in told] == [int(rows(step)["counted"].sum()) for step in range(3)]
     last = weights[-1]["kernel"]
     with engine.averaged():
-        np.testing.assert_allclose(engine.whole().params["line"]["kernel"], average["kernel"], atol=1e-6)
-    np.testing.assert_allclose(engine.whole().params["line"]["kernel"], last, atol=1e-6)
+        np.testing.assert_allclose(engine.full_model().params["line"]["kernel"], average["kernel"], atol=1e-6)
+    np.testing.assert_allclose(engine.full_model().params["line"]["kernel"], last, atol=1e-6)
     assert np.abs(average["kernel"] - last).max() > 1e-3
 
 
@@ -521,7 +521,7 @@ def test_a_stream_trains_and_resumes(long, tmp_path, monkeypatch):
         ({"shard": True}, "choose --model-parallel"),
         ({"model_parallel": 0}, "must be at least 1"),
         ({"framework": "torch", "model_parallel": 2}, "or --framework flax"),
-        ({"probe": Path("labelled")}, "beit probe OUTPUT"),
+        ({"probe": Path("labelled")}, "beit probe --model OUTPUT"),
     ],
 )
 def test_settings_that_are_refused(parts, changes, advice):

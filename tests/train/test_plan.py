@@ -14,7 +14,7 @@ import pytest
 
 from beit.cli import main
 from beit.core.errors import ConfigError, DataError
-from beit.train.plan.flops import count
+from beit.train.plan.torch.flops import count
 from beit.train.recipes import RECIPES, runs
 from beit.train.settings import FinetuneSettings, PretrainSettings, SegmentSettings, TokenizerSettings
 from fixtures_runs import save_small_model, save_tokenizer, write_images
@@ -121,7 +121,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
-    """A run that 'takes' 2 s a step, then 1 and 3 s: everything that follows can be said by hand."""
+    """A run that 'takes. 2 s per step, then 1 and 3 s: everything that follows can be said by hand."""
 
     def pretend(settings: Any) -> list[dict[str, float]]:
         assert (settings.log_every, settings.probe, settings.batch_size) == (1, None, 4)
@@ -154,7 +154,7 @@ def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
     assert not found.fits
     text = describe(found, "pretrain")
     assert "1,000 of 4 images: 333.3 epochs of 12 images" in text
-    assert "2 s a step, 2 images/s" in text
+    assert "2 s per step, 2 images/s" in text
     assert "33.3 min (16.7 min as the fastest step, 50 min as the slowest)" in text
     assert "12:33, if it starts now" in text
     assert "25% of the time for images" in text

@@ -30,8 +30,8 @@ from beit.data.sources.images import ArrayImages
 from beit.train import checkpoint
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
-from beit.train.run import caught_signals
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
+from beit.train.signals import caught_signals
 from beit.train.tokenizer import train_tokenizer
 from beit.train.torch import engine as torch_engine
 from beit.train.torch import optim as torch_optim

@@ -18,7 +18,6 @@ from beit.core.errors import CheckpointError, ConfigError
 from beit.demo import settings as demo_settings
 from beit.evaluation import settings as evaluation_settings
 from beit.train import recipes
-from beit.train import settings as module
 from beit.train.settings import (
     FinetuneSettings,
     PretrainSettings,
@@ -27,6 +26,11 @@ from beit.train.settings import (
     differences,
     from_dict,
 )
+from beit.train.settings import base as base_settings
+from beit.train.settings import finetune as finetune_settings
+from beit.train.settings import pretrain as pretrain_settings
+from beit.train.settings import segmentation as segmentation_settings
+from beit.train.settings import tokenizer as tokenizer_settings
 
 NEEDED: dict[type[RunSettings], dict[str, Any]] = {
     TokenizerSettings: {},
@@ -131,7 +135,11 @@ def test_learning_rates_left_out_are_the_papers():
 @pytest.mark.parametrize(
     ("source", "least"),
     [
-        (module, 4),
+        (base_settings, 1),
+        (tokenizer_settings, 2),
+        (pretrain_settings, 1),
+        (finetune_settings, 1),
+        (segmentation_settings, 1),
         (classify, 3),
         (segment, 3),
         (checkpoints, 5),

@@ -151,10 +151,10 @@ def test_what_does_not_fit_is_refused(parts, tmp_path):
     refused(r"crop_scale: \[0.08, 1.0\] in the cache, \(0.5, 1.0\) now", crop_scale=(0.5, 1.0))
     refused("jitter: 0.4 in the cache, 0.0 now", jitter=0.0)
     refused("crops: 2 in the cache, 3 now", crops=3)
-    refused("the images, or their order, are others", images=more)
-    refused("the tokenizer is another", tokenizer=other)
+    refused("the images, or their order, differ", images=more)
+    refused("the tokenizer differs", tokenizer=other)
     larger = save_small_model(tmp_path / "larger", image_size=24)
-    refused("4x4 tokens an image; the model has 6x6 patches", model=str(larger))
+    refused("4x4 tokens per image; the model has 6x6 patches", model=str(larger))
     refused("needs no token_cache", target="pixels")
     broken = tmp_path / "broken"
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:-40]), lambda path: path.unlink()):

@@ -43,10 +43,11 @@ from beit.tokenizers import load_tokenizer
 from beit.train.checkpoint import list_checkpoints
 from beit.train.distributed import Alone
 from beit.train.finetune import classifier_config, finetune, first_of_each_class
-from beit.train.pretrain import make_processor, pretrain
+from beit.train.pretrain import pretrain
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
-from beit.train.targets import token_view_size
+from beit.train.start import make_processor, open_start
+from beit.train.targets.tokens import token_view_size
 from beit.train.tokenizer import evaluate_tokenizer, measure, train_tokenizer
 from beit.train.torch import finetune as torch_finetune
 from beit.train.torch.engine import precision
@@ -217,8 +218,9 @@ def test_pretraining_learns_more_than_the_commonest_token(tmp_path, parts):
     table = pretrained.beit.encoder.relative_position.table
     assert float(table.detach().abs().max()) > 0.01
     settings = FinetuneSettings(images=tmp_path, output=tmp_path / "tuned", model=str(parts["output"]))
-    config = classifier_config(settings, ["a", "b", "c"], None)
-    model = torch_finetune.model(Run(Alone(), settings), config, parts["output"])
+    start = open_start(settings)
+    config = classifier_config(settings, start, ["a", "b", "c"])
+    model = torch_finetune.model(Run(Alone(), settings), start, config)
     assert model.beit.encoder.relative_position is None
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.drop_path_rate == 0.1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,14 @@ from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.transforms.segmentation import SegmentViews
 from beit.data.workers.torch import in_torch_workers
 from beit.train import recipes
+from beit.train.distributed import Alone
+from beit.train.run import Run
 from beit.train.schedule import learning_rate
-from beit.train.segmentation import pixel_accuracy, segment, segmenter
+from beit.train.segmentation import segment, segmenter_config
 from beit.train.settings import SegmentSettings, differences, from_dict
+from beit.train.start import open_start
+from beit.train.torch import segmentation as torch_segmentation
+from beit.train.torch.segmentation import pixel_accuracy
 
 
 @pytest.fixture
@@ -50,6 +56,13 @@ def parts(tmp_path) -> dict[str, Any]:
         "workers": 0,
         "log_every": 1,
     }
+
+
+def segmenter(settings: SegmentSettings, classes: Sequence[str]) -> BeitForSemanticSegmentation:
+    """The model with which a run of these settings starts."""
+    start = open_start(settings)
+    config = segmenter_config(settings, start, list(classes))
+    return torch_segmentation.model(Run(Alone(), settings), start, config)
 
 
 # --- settings ----------------------------------------------------------------------------------------------------
@@ -204,7 +217,7 @@ def test_starting_from_every_kind_of_model(tmp_path, parts):
     with torch.no_grad():
         start.beit.encoder.relative_position.table.normal_()
     start.save_pretrained(parts["model"])
-    model = segmenter(SegmentSettings(**images, model=parts["model"]), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model=parts["model"]), NAMES)
     layers = model.beit.encoder.layers
     assert all(torch.equal(x.attn.relative_position.table, start.beit.encoder.relative_position.table) for x in layers)
     assert len({x.attn.relative_position.table.data_ptr() for x in layers}) == 4
@@ -213,25 +226,25 @@ def test_starting_from_every_kind_of_model(tmp_path, parts):
 
     # The Hub's models name layers for a head that they do not have.
     tuned = save_classifier(tmp_path / "tuned", num_hidden_layers=4, out_indices=[1, 2, 3, 4])
-    model = segmenter(SegmentSettings(**images, model=str(tuned)), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model=str(tuned)), NAMES)
     assert model.layers == [1, 2, 3, 4]
     # A model that segments already keeps the layers that its heads know, and its heads where the classes fit.
     own = save_segmenter(tmp_path / "own", segmentation_layers=[1, 1, 2, 3])
-    model = segmenter(SegmentSettings(**images, model=str(own)), list("abc"), None)
+    model = segmenter(SegmentSettings(**images, model=str(own)), "abc")
     assert model.layers == [1, 1, 2, 3]
     assert torch.equal(model.decode_head.classifier.weight, beit.load(own).decode_head.classifier.weight)
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
-    model = segmenter(SegmentSettings(**images, model=str(own)), list("abcd"), None)
+    model = segmenter(SegmentSettings(**images, model=str(own)), "abcd")
     assert model.decode_head.classifier.weight.shape[0] == 4
 
-    model = segmenter(SegmentSettings(**images, model="tiny", image_size=32, patch_size=16), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model="tiny", image_size=32, patch_size=16), NAMES)
     assert (model.config.image_size, model.config.grid) == (32, (2, 2))
     assert model.config.use_relative_position_bias
-    model = segmenter(SegmentSettings(**images, model="tiny", auxiliary_weight=0.0), list(NAMES), None)
+    model = segmenter(SegmentSettings(**images, model="tiny", auxiliary_weight=0.0), NAMES)
     assert model.auxiliary_head is None
-    with pytest.raises(ConfigError, match=r"for training from scratch; .*own has its own"):
-        segmenter(SegmentSettings(**images, model=str(own), patch_size=16), list(NAMES), None)
-    model = segmenter(SegmentSettings(**images, model=str(own), image_size=64), list(NAMES), None)
+    with pytest.raises(ConfigError, match=r"for training from scratch; .*own has patches of its own"):
+        segmenter(SegmentSettings(**images, model=str(own), patch_size=16), NAMES)
+    model = segmenter(SegmentSettings(**images, model=str(own), image_size=64), NAMES)
     assert model.config.image_size == 64
     assert "were resized" in str(model.load_report)
 
@@ -274,7 +287,7 @@ def test_cls_pooling_and_the_final_norm(tmp_path, parts):
     """The heads do not see the final norm of models that pool by their cls token: it must not wait for a gradient."""
     start = save_small_model(tmp_path / "cls", num_hidden_layers=4, use_mean_pooling=False)
     segment(SegmentSettings(**{**parts, "model": str(start), "steps": 2}))
-    model = segmenter(SegmentSettings(**{**parts, "model": str(start)}), list(NAMES), None).train()
+    model = segmenter(SegmentSettings(**{**parts, "model": str(start)}), NAMES).train()
     model(torch.randn(2, 3, 16, 16), labels=torch.zeros(2, 16, 16, dtype=torch.long)).loss.backward()
     lonely = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert lonely == []

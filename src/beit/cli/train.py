@@ -83,20 +83,10 @@ def pretrain_command(arguments: list[str]) -> None:
     settings = parse(PretrainSettings, "pretrain", arguments)
     _require(settings.framework, "beit pretrain")
     from beit.train.pretrain import pretrain
+    from beit.train.targets import target_class
 
     last = last_line(settings, pretrain(settings))
-    if settings.target == "pixels":
-        say(f"Saved {settings.output}: {last['explained']:.1%} of the variance within masked patches predicted.")
-        return
-    if last["masked_accuracy"] <= last["commonest_token"]:
-        say(
-            "The model has learned nothing yet: always guessing the commonest token is as good. Train for more steps, or check the "
-            "tokenizer."
-        )
-    say(
-        f"Saved {settings.output}: masked tokens guessed {last['masked_accuracy']:.1%} (the commonest token alone: "
-        f"{last['commonest_token']:.1%}), loss {last['loss']:.3f}."
-    )
+    say(target_class(settings.target, settings.framework).summary(settings.output, last))
 
 
 def finetune_command(arguments: list[str]) -> None:

@@ -49,7 +49,7 @@ def describe(checkpoint: Checkpoint, **overrides: Any) -> dict[str, Any]:
         "source": str(checkpoint.source),
         "files": [_about_file(path) for path in checkpoint.files],
         "format": checkpoint.format + (f", weights under {checkpoint.container!r}" if checkpoint.container else ""),
-        "names_of": dialects.NAMES[checkpoint.dialect],
+        "names_of": dialects.DIALECTS[checkpoint.dialect].project,
         "class": checkpoint.architecture,
         "task": _TASKS.get(checkpoint.architecture, "unknown"),
         "parameters": sum(array.size for array in memory.values()),

@@ -1,4 +1,4 @@
-"""Is it learning? Looks at the lines of a log and says in a plain sentence what goes wrong, once for each kind."""
+"""Is it learning? Looks at the lines of a log, and says in a sentence what goes wrong; each kind of trouble once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Line = dict[str, float]
-_PATIENCE = 5  # lines of the log in a row: one may be bad luck
+_PATIENCE = 5  # so many lines of the log in a row must show it: a single one may be chance
 
 
 @dataclass
@@ -16,15 +16,16 @@ class Watch:
 
     Attributes:
         steps: when the run ends.
-        warmup: steps in which the learning rate rises; what is learned is judged after them.
+        warmup: steps in which the learning rate rises; learning is judged after them.
+        raised: alarm → the step at which it was raised.
     """
 
     steps: int
     warmup: int
-    raised: dict[str, int] = field(default_factory=dict)  # alarm → its step
+    raised: dict[str, int] = field(default_factory=dict)
 
     def look(self, history: list[Line]) -> list[str]:
-        """New alarms at the last line of `history`."""
+        """The sentences of new alarms, after the last line of `history`."""
         found = []
         for name, check in CHECKS.items():
             if name not in self.raised and (sentence := check(self, history)):
@@ -33,7 +34,7 @@ class Watch:
         return found
 
     def learned(self, history: list[Line]) -> list[Line]:
-        """The last lines, if the run is past its warm-up and there are enough to judge."""
+        """The last lines, if there are enough and all are past the warm-up; else none."""
         lines = history[-_PATIENCE:]
         long_enough = len(lines) == _PATIENCE and lines[0]["step"] > max(self.warmup, 0.1 * self.steps)
         return lines if long_enough else []
@@ -46,7 +47,7 @@ def _baseline(watch: Watch, history: list[Line]) -> str | None:
     line = lines[-1]
     return (
         f"{line['masked_accuracy']:.1%} of the masked tokens are guessed, no more than the commonest token alone gives "
-        f"({line['commonest_token']:.1%}): nothing is learned yet. Try a higher learning rate or a longer warm-up, and look at "
+        f"({line['commonest_token']:.1%}): nothing is learned yet. Try a higher learning rate or a longer warm-up, and check "
         "the tokenizer (beit tokenizer evaluate)."
     )
 
@@ -57,7 +58,7 @@ def _tokens_collapsed(watch: Watch, history: list[Line]) -> str | None:
         return None
     return (
         f"The tokenizer gives few different tokens (entropy {lines[-1]['token_entropy']:.2f} nats, {lines[-1]['codes_used']:.1%} of "
-        "the codes): there is little to predict. Train it longer, with a higher --usage-weight, or on these images."
+        "the codes), so there is little to predict. Train it longer, with a higher --usage-weight, or on these images."
     )
 
 
@@ -66,7 +67,7 @@ def _features_collapsed(watch: Watch, history: list[Line]) -> str | None:
     if not lines or any(line["prediction_entropy"] > 0.1 * line["token_entropy"] for line in lines):
         return None
     return (
-        f"The model's guesses have collapsed to few tokens (entropy {lines[-1]['prediction_entropy']:.2f} nats, the tokens' own "
+        f"The model's guesses have collapsed to few tokens (entropy {lines[-1]['prediction_entropy']:.2f} nats, that of the tokens "
         f"{lines[-1]['token_entropy']:.2f}). Lower the learning rate or lengthen the warm-up."
     )
 
@@ -77,7 +78,7 @@ def _codes_unused(watch: Watch, history: list[Line]) -> str | None:
     if not late or len(lines) < _PATIENCE or any(line["codes_used"] > 0.1 for line in lines):
         return None
     return (
-        f"Only {lines[-1]['codes_used']:.1%} of the codebook is in use: it has collapsed. Raise --usage-weight, or take fewer "
+        f"Only {lines[-1]['codes_used']:.1%} of the codebook is in use: it has collapsed. Raise --usage-weight, or choose fewer "
         "codes (--vocab-size)."
     )
 
@@ -98,8 +99,8 @@ def _starved(watch: Watch, history: list[Line]) -> str | None:
     if len(lines) < _PATIENCE or any(line.get("data_wait", 0) < 0.5 for line in lines):
         return None
     return (
-        f"{lines[-1]['data_wait']:.0%} of the time the model waits for images. Give more --workers, keep the images on a quicker "
-        "disk or smaller, or read tokens from a cache (beit tokenize)."
+        f"{lines[-1]['data_wait']:.0%} of the time the model waits for images. Give more --workers, store the images on a faster "
+        "disk or in a smaller size, or read tokens from a cache (beit tokenize)."
     )
 
 
@@ -107,7 +108,7 @@ def _still(watch: Watch, history: list[Line]) -> str | None:
     lines = watch.learned(history)
     if not lines or any(line["gradient_norm"] > 1e-8 for line in lines):
         return None
-    return "The gradient is zero: nothing changes any more. Something in the model or its settings cuts it off."
+    return "The gradient is zero, so nothing changes any more. Something in the model or its settings blocks it."
 
 
 CHECKS: dict[str, Callable[[Watch, list[Line]], str | None]] = {

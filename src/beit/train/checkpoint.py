@@ -1,9 +1,8 @@
-"""Checkpoints of a run: `checkpoint-000500/` is a model folder with `state.json` beside the weights, and what else the
-engine wants to go on: optimiser and averaged weights.
+"""Checkpoints of a run: `checkpoint-000500/` is a model folder that also holds `state.json` and the engine's own files.
 
-A checkpoint is written under a hidden name and renamed when it is whole, so that one which exists is complete, and a
-full disk or a kill leaves the earlier ones. Everything random follows from seed and step, so step, weights, optimiser and,
-of a stream, the position are all there is to save.
+A checkpoint is written under a hidden name and renamed when it is complete. So a checkpoint that exists is whole, and a
+full disk or a kill leaves the earlier ones. Everything random follows from the seed and the step; so step, weights,
+optimiser, averaged weights and, for a stream, the position in it are all there is to save.
 """
 
 from __future__ import annotations
@@ -13,15 +12,28 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from beit.checkpoints import hub
-from beit.checkpoints.read_weights import read_files
+from beit.checkpoints import Checkpoint
 from beit.core.errors import CheckpointError, TrainingError
 from beit.core.files import read_json, sync_folder
 
 _NAME = re.compile(r"checkpoint-(\d+)$")
 STATE_FILE = "state.json"
+
+
+class Saved(NamedTuple):
+    """A checkpoint to go on from.
+
+    Attributes:
+        folder: of the checkpoint.
+        state: what its state.json says.
+        opened: its weights, read: a `Checkpoint`, or what another reader made of the folder.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+    opened: Any
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -38,15 +50,18 @@ def save(
     main: bool = True,
     wait: Callable[[], object] = lambda: None,
 ) -> Path:
-    """Write the checkpoint of `step` finished steps and remove all but the last `keep`.
+    """Write a checkpoint, and remove all but the last `keep`.
 
     Args:
         output: the run's folder.
-        step: finished steps.
-        write: writes everything into the folder it is given.
+        step: how many steps are finished.
+        write: writes everything into the folder that it is given; all processes call it.
         keep: how many checkpoints stay.
-        main: whether this process makes and renames the folder; `write` is called in all of them.
+        main: whether this process makes and renames the folder.
         wait: waits for the other processes.
+
+    Returns:
+        The folder of the checkpoint.
 
     Raises:
         CheckpointError: it could not be written; earlier checkpoints are untouched.
@@ -61,7 +76,7 @@ def save(
         write(unfinished)
         wait()
         if main:
-            shutil.rmtree(final, ignore_errors=True)  # the same step, written before: after a resume
+            shutil.rmtree(final, ignore_errors=True)  # the same step from before a resume
             os.replace(unfinished, final)
             sync_folder(output)
     except OSError as error:
@@ -79,12 +94,20 @@ def save(
     return final
 
 
-def last(output: Path, check: Callable[[Path], None]) -> tuple[Path, dict[str, Any]] | None:
-    """The newest checkpoint that can be read, with its state; None when there is none.
+def read_model(folder: Path) -> Checkpoint:
+    """The model in a checkpoint, opened, its weights read. Raises CheckpointError when they are damaged."""
+    checkpoint = Checkpoint(folder)
+    _ = checkpoint.state_dict  # reads the file now, while an older checkpoint can still take its place
+    return checkpoint
+
+
+def last(output: Path, check: Callable[[Path], None], read: Callable[[Path], Any] = read_model) -> Saved | None:
+    """The newest checkpoint that can be read; None when there is none.
 
     Args:
         output: the run's folder.
         check: raises CheckpointError when the engine's own files in a checkpoint cannot be read.
+        read: opens the weights in a checkpoint; raises CheckpointError when they cannot be read.
 
     Raises:
         TrainingError: there are checkpoints, but none can be read.
@@ -95,9 +118,9 @@ def last(output: Path, check: Callable[[Path], None]) -> tuple[Path, dict[str, A
             state = read_json(folder / STATE_FILE)
             if not isinstance(state, dict) or not isinstance(state.get("step"), int):
                 raise CheckpointError(f"{folder / STATE_FILE} does not say which step it is.")
-            read_files(hub.resolve_weights(folder))
+            opened = read(folder)
             check(folder)
-            return folder, state
+            return Saved(folder, state, opened)
         except CheckpointError as error:
             errors.append(str(error))
     if errors:

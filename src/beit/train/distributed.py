@@ -1,4 +1,4 @@
-"""Processes that share the batches of a run, as the loop sees them."""
+"""Processes that share the batches of a run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 
 class Processes(Protocol):
-    """One of the processes that train together. What is asked of it, all processes must ask at the same point.
+    """This process, among those that train together. All of them must call the same methods in the same order.
 
     Attributes:
         rank: number of this process, from 0.
         world: number of processes.
-        main: whether this is the one that writes.
+        main: whether this is the process that writes.
     """
 
     @property
@@ -25,29 +25,29 @@ class Processes(Protocol):
     def main(self) -> bool: ...
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have come here."""
         ...
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so. One that stopped alone would leave the others waiting."""
+        """Whether the flag is set in any process. A process that stopped alone would leave the others waiting."""
         ...
 
     def mean(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The mean of each scalar over the processes; all have the same names."""
+        """The mean of each scalar over all processes, which must give the same names."""
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, by rank, in all of them. Values are pickled: numbers, arrays, lists, dictionaries."""
+        """The values of all processes, by rank. They are pickled, so numbers, arrays, lists and dictionaries will do."""
         ...
 
 
 class Alone:
-    """The only process; needs no framework."""
+    """A single process. Needs no framework."""
 
     rank, world, main = 0, 1, True
 
     def wait(self) -> None:
-        """For nobody."""
+        """Nobody to wait for."""
 
     def any(self, flag: bool) -> bool:
         """The flag."""

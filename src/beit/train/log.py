@@ -1,4 +1,4 @@
-"""The log of a run: a progress bar, log.jsonl, TensorBoard, and alarms.jsonl."""
+"""The log of a run: log.jsonl, alarms.jsonl, TensorBoard and a progress bar."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from beit.core.errors import CheckpointError, require
 from beit.train.alarms import Watch
@@ -19,20 +20,26 @@ _NOT_SHOWN = ("step", "epoch", "learning_rate", "gradient_norm", "data_wait", "t
 
 
 class Log:
-    """Averages metrics over a log line and writes them.
+    """Averages metrics over the steps of a log line, and writes the lines.
 
     Args:
-        run: where; lines are added to its history.
+        run: whose folder the log is in; lines are added to its history.
         steps: when the run ends.
-        steps_per_epoch: None where nobody knows.
-        extra: further metrics of a line; called once for each.
+        steps_per_epoch: None for a stream of unknown length.
+        more_metrics: further metrics of a line; called once per line.
         watch: looks at each line for trouble.
     """
 
     def __init__(
-        self, run: Run, steps: int, steps_per_epoch: int | None, extra: Callable[[], dict[str, float]], watch: Watch
+        self,
+        run: Run[Any],
+        steps: int,
+        steps_per_epoch: int | None,
+        more_metrics: Callable[[], dict[str, float]],
+        watch: Watch,
     ) -> None:
-        self.run, self.steps, self.steps_per_epoch, self.extra, self.watch = run, steps, steps_per_epoch, extra, watch
+        self.run, self.steps, self.steps_per_epoch, self.watch = run, steps, steps_per_epoch, watch
+        self.more_metrics = more_metrics
         self.sums: Metrics = {}
         self.count = self.images = 0
         self.waited = 0.0
@@ -43,12 +50,18 @@ class Log:
         self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self.board = Board.of(output / "tensorboard", run.first)
         tqdm = require("tqdm", "train", "training").tqdm
-        # Without a terminal a bar is noise; then every log line is printed instead.
+        # Without a terminal there is no bar (disable=None); then `_show` prints every line instead.
         self.bar = tqdm(total=steps, initial=run.first, desc=output.name, unit="step", disable=None, file=sys.stderr)
 
     def add(self, metrics: Metrics, images: int, waited: float) -> None:
-        """One step: means over this process's share of the batch, its images, and the seconds it waited for them."""
-        for name, value in metrics.items():  # summed up where they are computed: nobody waits for them here
+        """Add a step.
+
+        Args:
+            metrics: means over this process's share of the batch.
+            images: how many images that share has.
+            waited: seconds that the step waited for them.
+        """
+        for name, value in metrics.items():  # added up on the device, without waiting for the step to be computed
             self.sums[name] = self.sums[name] + value if name in self.sums else value
         self.count += 1
         self.images += images * self.run.world
@@ -57,14 +70,23 @@ class Log:
             self.bar.update()
 
     def write(self, step: int, rate: float, more: dict[str, float]) -> None:
-        """A line: means since the last one, and `more`. Raises CheckpointError when it cannot be written."""
+        """Write a line: means over the steps since the last line, and `more`.
+
+        Args:
+            step: how many steps are finished.
+            rate: learning rate of the last one.
+            more: further entries, such as those of a probe.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
         now = time.perf_counter()
         means = self.run.processes.mean({name: value / self.count for name, value in self.sums.items()})
         line: dict[str, float] = {"step": step}
         if self.steps_per_epoch is not None:
             line["epoch"] = round(step / self.steps_per_epoch, 3)
         line.update({name: round(float(value), 6) for name, value in means.items()})
-        line.update({name: round(value, 6) for name, value in self.extra().items()})
+        line.update({name: round(value, 6) for name, value in self.more_metrics().items()})
         seconds = now - self.since
         line.update(learning_rate=rate, images_per_second=float(f"{self.images / seconds:.4g}"))
         line.update({"data_wait": round(self.waited / seconds, 3), **more})
@@ -91,7 +113,7 @@ class Log:
     def _show(self, step: int, line: dict[str, float], alarms: list[str]) -> None:
         shown = {name: value for name, value in line.items() if name not in _NOT_SHOWN and "_layer" not in name}
         text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
-        with contextlib.suppress(OSError, AttributeError):  # a closed stderr is no reason to stop training
+        with contextlib.suppress(OSError, AttributeError):  # training goes on when stderr is closed
             for alarm in alarms:
                 self.bar.write(f"Alarm at step {step}: {alarm}", file=sys.stderr)
             if self.bar.disable:
@@ -100,11 +122,11 @@ class Log:
                 self.bar.set_postfix_str(text)
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the files and the bar."""
         if not self.run.main:
             return
         self.bar.close()
-        with contextlib.suppress(OSError):  # a full disk, which `write` has reported
+        with contextlib.suppress(OSError):  # a full disk, which `write` has reported already
             self.file.close()
         if self.board is not None:
             self.board.close()

@@ -1,9 +1,9 @@
-"""The training loop that tokenizer, pre-training, fine-tuning and segmentation share.
+"""The training loop that tokenizers, pre-training, fine-tuning and segmentation share.
 
-    for each step: batch → engine: in parts: loss, gradients → clip → AdamW → average → log → checkpoint
+    for each step: batch → engine: loss, gradients → clip → AdamW → average → log → checkpoint
 
-What differs is a `Job`; what computes, in which framework, where and in which precision is its `Engine`; the folder is the
-`Run`. Loads no framework.
+What differs between runs is a `Job`. Its `Engine` computes: in which framework, where and in which precision. The `Run` is
+the folder. Loads no framework.
 """
 
 from __future__ import annotations
@@ -26,49 +26,46 @@ from beit.train import checkpoint
 from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics
 from beit.train.log import Log
-from beit.train.run import LOG_FILE, Run, caught_signals, cut_log, only_run
+from beit.train.run import LOG_FILE, Run, cut_log, only_run
 from beit.train.schedule import cosine, learning_rate
 from beit.train.settings import SETTINGS_FILE
+from beit.train.signals import caught_signals
 
 logger = logging.getLogger("beit")
 
 AVERAGED = "ema"  # folder below the output for the model with averaged weights
 
 
-def _as_it_is(batch: Batch, step: int) -> Batch:
-    return batch
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Job:
     """What a run trains, and how.
 
     Attributes:
-        engine: makes what computes; called when the folder is this run's.
+        engine: makes the engine; called when the output folder is this run's.
         loader: gives the batches.
         steps: when the run ends.
-        save: (model, folder): writes a model with what belongs to it.
-        extra: further metrics of a log line; called once for each, by all processes.
-        prepare: (batch in memory, step) → batch, before it goes to the engine.
-        probe: (model with all its weights, step) → metrics; called every `probe_every` steps by the main process.
-        probe_every: 0 for never.
+        save: (model, folder): writes the model and what belongs to it.
+        log_metrics: further metrics of a log line; called once per line, by all processes.
+        prepare: (batch in memory, step) → the batch that goes to the engine.
+        probe: (model with all its weights, step) → metrics; called in the main process.
+        probe_every: steps between probes.
     """
 
-    engine: Callable[[Run], Engine]
+    engine: Callable[[], Engine]
     loader: Loader
     steps: int
     save: Callable[[Any, Path], None]
-    extra: Callable[[], dict[str, float]] = dict
-    prepare: Callable[[Batch, int], Batch] = _as_it_is
+    log_metrics: Callable[[], dict[str, float]] = dict
+    prepare: Callable[[Batch, int], Batch] | None = None
     probe: Callable[[Any, int], dict[str, float]] | None = None
-    probe_every: int = 0
+    probe_every: int = 1
 
 
-def train(run: Run, job: Job) -> list[dict[str, float]]:
+def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
     """Run all steps that are left, then save the model into the output folder.
 
     Returns:
-        The lines of the log, those before a resume included.
+        The lines of the log, those from before a resume included.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; the last good checkpoint stays.
@@ -79,28 +76,28 @@ def train(run: Run, job: Job) -> list[dict[str, float]]:
     """
     output = run.settings.output
     _check_data(run, job)
-    run.processes.wait()  # each process has looked at the folder before one writes in it
+    run.processes.wait()  # until all have looked at the folder: the main process writes in it from here on
     with only_run(run):
         if run.main:
             for unfinished in output.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
                 shutil.rmtree(unfinished, ignore_errors=True)
             write_json(output / SETTINGS_FILE, run.settings.to_dict())
             cut_log(output / LOG_FILE, run)
-        engine = job.engine(run)
+        engine = job.engine()
         if run.checkpoint is not None:
             engine.load(run.checkpoint, run.state)
         watch = Watch(job.steps, round(run.settings.warmup * job.steps))
-        log = Log(run, job.steps, job.loader.steps_per_epoch, job.extra, watch)
+        log = Log(run, job.steps, job.loader.steps_per_epoch, job.log_metrics, watch)
         with caught_signals() as received, contextlib.closing(log):
             _steps(run, job, engine, log, received)
-        _finish(run, job, engine)
+        _save_result(run, job, engine)
     return run.history
 
 
-def _steps(run: Run, job: Job, engine: Engine, log: Log, received: list[int]) -> None:
+def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int]) -> None:
     settings = run.settings
     warmup = round(settings.warmup * job.steps)
-    # On an accelerator, looking at the loss waits for it: once a log line is enough there.
+    # To look at the loss is to wait for it. On an accelerator that is done once per log line, so that it never idles.
     look_every = 1 if engine.immediate else settings.log_every
     good = run.first  # the last step whose loss and gradient were seen to be finite
     batches = job.loader.batches(run.first, job.steps)
@@ -109,88 +106,87 @@ def _steps(run: Run, job: Job, engine: Engine, log: Log, received: list[int]) ->
         began = time.perf_counter()
         batch = next(batches)
         waited = time.perf_counter() - began
+        if job.prepare is not None:
+            batch = job.prepare(batch, step)
         rate = learning_rate(
             step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule
         )
         decay = None
         if settings.weight_decay_end is not None:
             decay = cosine(step / job.steps, settings.weight_decay, settings.weight_decay_end)
-        batch = job.prepare(batch, step)
+
         metrics = engine.step(batch, step, rate, decay)
         log.add(metrics, len(next(iter(batch.values()))), waited)
 
         done = step + 1
-        saves = done % settings.save_every == 0 or done == job.steps
-        probes = job.probe is not None and (done % job.probe_every == 0 or done == job.steps)
+        last = done == job.steps
+        saves = last or done % settings.save_every == 0
+        probes = job.probe is not None and (last or done % job.probe_every == 0)
         looks = saves or probes or done % look_every == 0
+        # Several processes stop at the same step, so they ask each other; only when they look, since asking waits too.
         stop = run.processes.any(bool(received)) if looks else run.world == 1 and bool(received)
         if looks or stop:
             if not engine.finite():
                 raise _not_finite(run, good, done, rate, metrics)
             good = done
-        # A line at each checkpoint too: then the lines after a resume average the same steps. Only a stop between two
+        # A line at each checkpoint too: then the lines after a resume average over the same steps. Only a stop between two
         # lines splits an average in two.
-        if done % settings.log_every == 0 or saves or probes or stop:
+        if saves or probes or stop or done % settings.log_every == 0:
             log.write(done, rate, _probe(run, job, engine, done) if probes else {})
         if saves or stop:
-            # A last update can spoil what a finite gradient came from: an infinite step.
+            # The weights themselves are looked at: an infinite step makes them infinite, though its gradient was finite.
             if not engine.finite_weights():
                 raise _not_finite(run, done - 1, done, rate, metrics)
-            _save(run, job, engine, done)
-        if stop and done < job.steps:
+            _save_checkpoint(run, job, engine, done)
+        if stop and not last:
             number = received[0] if received else signal.SIGTERM
             name = signal.Signals(number).name
             raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
 
 
-def _save(run: Run, job: Job, engine: Engine, step: int) -> None:
-    stream = job.loader.state()
-    streams = [stream] if stream is None else run.processes.gather(stream)
+# --- what is saved ---------------------------------------------------------------------------------------------------
+
+
+def _save_checkpoint(run: Run[Any], job: Job, engine: Engine, step: int) -> None:
+    position = job.loader.state()  # in a stream
+    positions = None if position is None else run.processes.gather(position)
 
     def write(folder: Path) -> None:
-        whole = engine.whole()
-        if whole is not None:
-            job.save(whole, folder)
-        state = {"step": step, "settings": run.settings.to_dict(), "data": _data(run, job), **engine.save(folder)}
-        if stream is not None:
-            state["streams"] = streams
+        model = engine.full_model()
+        if model is not None:
+            job.save(model, folder)
+        state = {"step": step, "settings": run.requested.to_dict(), "data": _data(run, job), **engine.save(folder)}
+        if positions is not None:
+            state["streams"] = positions
         if run.main:
             write_json(folder / checkpoint.STATE_FILE, state)
 
     checkpoint.save(run.settings.output, step, write, run.settings.keep, run.main, run.processes.wait)
 
 
-def _probe(run: Run, job: Job, engine: Engine, step: int) -> dict[str, float]:
-    whole = engine.whole()
-    found: dict[str, float] = {}
-    if whole is not None and job.probe is not None:
-        found = job.probe(whole, step)
-        engine.train_mode()
-    run.processes.wait()
-    return found
-
-
-def _finish(run: Run, job: Job, engine: Engine) -> None:
+def _save_result(run: Run[Any], job: Job, engine: Engine) -> None:
     output = run.settings.output
-    whole = engine.whole()
-    if whole is not None:
-        job.save(whole, output)
+    model = engine.full_model()
+    if model is not None:
+        job.save(model, output)
     averaged = engine.averaged()
     if averaged is not None:
         with averaged:
-            whole = engine.whole()
-            if whole is not None:
-                job.save(whole, output / AVERAGED)
+            model = engine.full_model()
+            if model is not None:
+                job.save(model, output / AVERAGED)
     if run.main and job.loader.bad:
         logger.warning("%d images were skipped:\n%s", len(job.loader.bad), job.loader.bad)
     run.processes.wait()
 
 
-def _data(run: Run, job: Job) -> str:
+def _data(run: Run[Any], job: Job) -> str:
+    """Says which data a run is trained on, and in how many shares."""
     return f"{job.loader.images.fingerprint()}, {run.world} processes"
 
 
-def _check_data(run: Run, job: Job) -> None:
+def _check_data(run: Run[Any], job: Job) -> None:
+    """On a resume: raises TrainingError for other data; a stream goes on from its position."""
     before = run.state.get("data")
     if before not in (None, _data(run, job)):
         raise TrainingError(
@@ -201,7 +197,21 @@ def _check_data(run: Run, job: Job) -> None:
         job.loader.restore(run.state["streams"][run.rank])
 
 
-def _not_finite(run: Run, good: int, done: int, rate: float, metrics: Metrics) -> TrainingError:
+# --- what may happen in between --------------------------------------------------------------------------------------
+
+
+def _probe(run: Run[Any], job: Job, engine: Engine, step: int) -> dict[str, float]:
+    """Metrics of the probe; only the main process has them."""
+    model = engine.full_model()
+    found: dict[str, float] = {}
+    if model is not None and job.probe is not None:
+        found = job.probe(model, step)
+        engine.train_mode()
+    run.processes.wait()
+    return found
+
+
+def _not_finite(run: Run[Any], good: int, done: int, rate: float, metrics: Metrics) -> TrainingError:
     norm = float(metrics["gradient_norm"])
     found = checkpoint.list_checkpoints(run.settings.output)
     where = f"The last checkpoint, {found[-1]}, is from before" if found else "There was no checkpoint yet"

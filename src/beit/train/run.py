@@ -1,4 +1,4 @@
-"""A run's folder: begin in it, or go on from where it stopped; one run at a time; told to stop, it saves first."""
+"""A run's folder: begin in it, or go on from where it stopped; one run at a time."""
 
 from __future__ import annotations
 
@@ -6,48 +6,54 @@ import contextlib
 import json
 import logging
 import os
-import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, Generic, TypeVar
 
+from beit.checkpoints import Checkpoint
 from beit.core.errors import DataError, TrainingError
 from beit.core.files import atomic_path, read_json
+from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
+from beit.train.start import normalisation, with_paper_rate
 
 logger = logging.getLogger("beit")
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
+SettingsT_co = TypeVar("SettingsT_co", bound=RunSettings, covariant=True)
 
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
-# What a scheduler sends before it takes the machine away (SLURM's --signal=USR1@60, a cloud's SIGTERM), and Ctrl-C.
-STOPS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 @dataclass
-class Run:
-    """A run's folder and where it begins.
+class Run(Generic[SettingsT_co]):
+    """A run's folder, and where in it the run begins.
 
     Attributes:
-        processes: that share the batches.
-        settings: what the run does.
-        first: number of finished steps.
-        checkpoint: where to go on from, or None.
+        processes: those that share the batches.
+        settings: what the run does; settings.json.
+        requested: the settings as they were given, with which those of a resume are compared; in each state.json.
+        first: how many steps are finished.
+        checkpoint: the folder to go on from, or None.
         state: what the checkpoint's state.json says.
+        opened: the weights in the checkpoint, read: a `Checkpoint`, or a tokenizer.
         history: lines of the log so far.
     """
 
     processes: Processes
-    settings: RunSettings
+    settings: SettingsT_co
     first: int = 0
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
+    opened: Any = None
     history: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.requested = self.settings
 
     @property
     def rank(self) -> int:
@@ -65,34 +71,35 @@ class Run:
         return self.processes.main
 
 
-def open_run(settings: RunSettings, processes: Processes, check: Callable[[Path], None]) -> Run:
+def open_run(
+    settings: SettingsT,
+    processes: Processes,
+    check: Callable[[Path], None],
+    read: Callable[[Path], Any] = checkpoint.read_model,
+) -> Run[SettingsT]:
     """Look at the output folder: start in it, or find where to go on. Nothing is written yet.
 
     Args:
         settings: what the run does.
-        processes: that share the batches.
+        processes: those that share the batches.
         check: raises CheckpointError when the engine's own files in a checkpoint cannot be read.
+        read: opens the weights in a checkpoint; raises CheckpointError when they cannot be read.
 
     Raises:
         DataError: the folder holds a run or a model already and `resume` is "never".
-        TrainingError: the run to go on with has other settings (says which), or no readable checkpoint; or `resume` is
-            "must" and there is none.
+        TrainingError: the run to go on with has other settings (the message says which), or no readable checkpoint; or
+            `resume` is "must" and there is none.
     """
+    settings = with_paper_rate(settings)
     run = Run(processes, settings)
     output = settings.output
     if output.is_file():
         raise DataError(f"{output} is a file; give a folder for the result.")
     if settings.resume != "never":
-        found = checkpoint.last(output, lambda folder: _check(folder, settings, check))
+        found = _last_checkpoint(settings, check, read)
         if found is not None:
-            run.checkpoint, run.state = found
-            changed = differences(run.state.get("settings", {}), settings.to_dict())
-            if changed:
-                raise TrainingError(
-                    "\n  ".join([f"{run.checkpoint} belongs to a run with other settings:", *changed])
-                    + "\nGo on with the same ones, or choose another output folder."
-                )
-            run.first = run.state["step"]
+            run.checkpoint, run.state, run.opened = found
+            run.first = found.state["step"]
             return run
         if settings.resume == "must":
             raise TrainingError(f"{output} has no checkpoint to go on from. Start with --resume auto, or without it.")
@@ -106,11 +113,46 @@ def open_run(settings: RunSettings, processes: Processes, check: Callable[[Path]
     return run
 
 
-def _check(folder: Path, settings: RunSettings, check: Callable[[Path], None]) -> None:
-    saved = read_json(folder / checkpoint.STATE_FILE).get("settings", {})
-    # Of another framework's run the engine can read nothing, but it is not damaged: the settings will say what is wrong.
-    if saved.get("framework") == settings.to_dict().get("framework"):
-        check(folder)
+def _last_checkpoint(
+    settings: RunSettings, check: Callable[[Path], None], read: Callable[[Path], Any]
+) -> checkpoint.Saved | None:
+    """The checkpoint to go on from. Raises TrainingError when it belongs to a run with other settings."""
+
+    def of_this_kind(folder: Path) -> bool:
+        # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the
+        # settings will say what is wrong.
+        saved = _saved_settings(read_json(folder / checkpoint.STATE_FILE))
+        return saved.keys() == settings.to_dict().keys() and saved.get("framework") == getattr(
+            settings, "framework", None
+        )
+
+    found = checkpoint.last(
+        settings.output,
+        lambda folder: check(folder) if of_this_kind(folder) else None,
+        lambda folder: read(folder) if of_this_kind(folder) else None,
+    )
+    if found is not None and (changed := _changed_settings(found, settings)):
+        raise TrainingError(
+            "\n  ".join([f"{found.folder} belongs to a run with other settings:", *changed])
+            + "\nGo on with the same ones, or choose another output folder."
+        )
+    return found
+
+
+def _saved_settings(state: dict[str, Any]) -> dict[str, Any]:
+    return state.get("settings", {})
+
+
+def _changed_settings(found: checkpoint.Saved, settings: RunSettings) -> list[str]:
+    """What differs between the settings of a checkpoint's run and those given now, in words."""
+    then, now = _saved_settings(found.state), settings.to_dict()
+    # Mean and deviation may be given as they were before, or as settings.json states them: there they are those of the
+    # image processor that the run started from.
+    if isinstance(found.opened, Checkpoint) and (processor := BeitImageProcessor.stored_in(found.opened)) is not None:
+        for name, used in zip(("mean", "std"), normalisation(processor), strict=True):
+            if now.get(name) == used:
+                now[name] = then.get(name)
+    return differences(then, now)
 
 
 def _holds_a_run(output: Path) -> DataError:
@@ -119,10 +161,12 @@ def _holds_a_run(output: Path) -> DataError:
 
 @contextlib.contextmanager
 def only_run(run: Run) -> Iterator[None]:
-    """Hold the folder for this run: two in one would delete each other's checkpoints. A killed run holds nothing.
+    """Lock the folder for as long as the `with` lasts: two runs in one folder would delete each other's checkpoints.
+
+    The system releases the lock of a run that was killed.
 
     Raises:
-        DataError: another run is writing in it, or has written in it since `open_run`.
+        DataError: another run is writing in the folder, or has written in it since `open_run`.
     """
     if not run.main:
         yield
@@ -147,13 +191,15 @@ def only_run(run: Run) -> Iterator[None]:
 def _lock(file: IO[str], output: Path) -> None:
     try:
         import fcntl
-    except ImportError:  # Windows: no lock, no harm
+    except ImportError:  # Windows has no such locks; two runs in one folder are not noticed there
         return
     try:
-        # Not flock: a worker that outlives a killed run for a moment would hold that lock too.
+        # Not flock: workers inherit such a lock, and one that outlives a killed run for a moment would still hold it.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if not isinstance(error, BlockingIOError | PermissionError):  # as systems say
+        if not isinstance(
+            error, BlockingIOError | PermissionError
+        ):  # systems use one or the other for a lock that is held
             return  # a file system without locks
         file.seek(0)
         try:
@@ -167,7 +213,7 @@ def _lock(file: IO[str], output: Path) -> None:
 
 
 def cut_log(path: Path, run: Run) -> None:
-    """Drop what a killed run logged after its last checkpoint: these steps come again."""
+    """Drop the lines that a killed run logged after its last checkpoint, because these steps are repeated."""
     if not path.exists():
         return
     lines = []
@@ -179,25 +225,3 @@ def cut_log(path: Path, run: Run) -> None:
                 run.history.append(entry)
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-@contextlib.contextmanager
-def caught_signals() -> Iterator[list[int]]:
-    """Collect the signals that tell a run to stop instead of dying of them; a second one kills as usual."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received  # only the main thread may set handlers
-        return
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        signal.signal(signum, before[signal.Signals(signum)])
-
-    before = {signum: signal.getsignal(signum) for signum in STOPS}
-    for signum in before:
-        signal.signal(signum, note)
-    try:
-        yield received
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

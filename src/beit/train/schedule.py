@@ -1,6 +1,6 @@
-"""Which parameters decay, layer-wise learning rates, and the schedule (microsoft/unilm, beit/optim_factory.py).
+"""Which parameters decay, learning rates per layer, and the schedule (microsoft/unilm, beit/optim_factory.py).
 
-Names are the in-memory names of the PyTorch models. Loads no framework.
+Names are the parameter names of the PyTorch models. Loads no framework.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 def decays(name: str, ndim: int) -> bool:
-    """Whether weight decay applies: not to vectors, biases, absolute positions and the cls token.
+    """Whether weight decay applies to a parameter: not to vectors, biases, absolute positions and the cls token.
 
     It does apply to the mask token and to relative-position tables.
+
+    Args:
+        name: of the parameter.
+        ndim: number of its axes.
     """
     return ndim > 1 and not name.endswith(("cls_token", "embeddings.position", "bias"))
 
 
 def layer_number(name: str, depth: int) -> int:
-    """0 for the embeddings, i+1 for layer i, depth+1 for head, final norms and the shared relative-position table."""
+    """0 for the embeddings, i+1 for layer i, depth+1 for the head, the final norms and the shared relative-position table."""
     found = _LAYER.search(name)
     if found:
         return int(found.group(1)) + 1
@@ -28,9 +32,18 @@ def layer_number(name: str, depth: int) -> int:
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float, schedule: str = "cosine") -> float:
-    """Rises linearly from 0 to `peak` over `warmup` steps, then falls to `floor`, along a cosine or a line; per step.
+    """The learning rate of a step: rises linearly from 0 to `peak`, then falls to `floor` along a cosine or a line.
 
-    It never rises again: a `floor` above the peak, as a small batch may bring about, counts as the peak.
+    A `floor` above the peak counts as the peak, so that the rate never rises again. (The peak shrinks with the batch, the floor
+    does not.)
+
+    Args:
+        step: from 0.
+        total: number of steps.
+        warmup: steps in which the rate rises.
+        peak: highest rate.
+        floor: rate at the end.
+        schedule: `cosine` or `linear`.
     """
     floor = min(floor, peak)
     if step < warmup:

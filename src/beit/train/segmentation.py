@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
 
-from beit.config import PRESETS, BeitConfig
+from beit.config import BeitConfig
 from beit.core import geometry
-from beit.core.errors import ConfigError, DataError, require
+from beit.core.errors import DataError, require
 from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
 from beit.data.order import Order
@@ -23,18 +20,15 @@ from beit.data.sources.label_map_scan import check_maps, numbered_classes
 from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.opening import open_segmented
 from beit.data.transforms.segmentation import SegmentViews
-from beit.data.workers.torch import in_torch_workers
 from beit.evaluation.report_segmentation import write_report
-from beit.evaluation.segmentation import SegmentationEvaluation, evaluate_segmentation
-from beit.inference.sliding_window import SlidingWindow
-from beit.models.torch.segmentation import BeitForSemanticSegmentation
+from beit.train.framework import segmenting
 from beit.train.loop import Job, train
-from beit.train.pretrain import normalisation, size_changes
 from beit.train.run import Run, open_run
 from beit.train.settings import SegmentSettings
-from beit.train.torch.distributed import Accelerated
-from beit.train.torch.engine import Batch, Metrics, TorchEngine, check
-from beit.train.torch.optim import adamw, parameter_groups
+from beit.train.start import Start, one_table_per_layer, open_start, with_normalisation
+
+if TYPE_CHECKING:
+    from beit.evaluation.segmentation import SegmentationEvaluation
 
 
 def segment(
@@ -48,49 +42,31 @@ def segment(
         validation: the same, to measure on at the end.
 
     Returns:
-        The lines of the log (`accuracy`: part of the labelled pixels that are right, at the size of the logits), and the
+        The lines of the log (`accuracy`: fraction of the labelled pixels that are right, at the size of the logits), and the
         evaluation on the validation images, if any.
 
     Raises:
         BeitError: as `beit.train.loop.train`, and for settings, images or label maps that cannot be used.
     """
-    torch.manual_seed(settings.seed)
-    rules = LabelRules(settings.ignore_index, settings.reduce_labels)
-    measures = validation is not None or settings.validation_images is not None
-    if measures:  # before hours of training, not after
+    if validation is not None or settings.validation_images is not None:
+        # The evaluation needs these. Better to fail now than after hours of training.
         require("torchmetrics", "train", "evaluation")
         require("matplotlib", "train", "the pictures of a report")
-    processes = Accelerated()
-    run = open_run(settings, processes, check)
-    source = (
-        images if images is not None else open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
-    )
-    if validation is None and settings.validation_images is not None:
-        validation = open_segmented(settings.validation_images, settings.validation_maps, None, rules, test=True)
-    if len(source) < 2:
-        raise DataError("There is only one image; batch norm needs at least two in a step.")
-    named = _classes(settings, source, run)
-    classes = named if named is not None else numbered_classes(source)
-    source, validation = (_with_classes(part, classes) for part in (source, validation))
-    if run.checkpoint is None and run.main:
-        for part in (source, validation) if named is not None else (validation,):  # whose numbers are not known yet
-            if isinstance(part, LabelledFolders):
-                check_maps(part)
-    model = segmenter(settings, classes, run.checkpoint)
-    if run.world > 1 and processes.device.type == "cuda":
-        # Statistics over all processes, as the authors' (torch has none for a CPU; there each process has its own).
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    config = model.config
-    processor = _processor(settings, config, run.checkpoint)
+    framework = segmenting()
+    run = open_run(settings, framework.processes(settings), framework.check)
+    start = open_start(settings, run.opened)
+    settings = run.settings = with_normalisation(run.settings, start)
+    source, validation, classes = _images_and_classes(run, start, images, validation)
+    config = segmenter_config(settings, start, classes)
+    processor = _processor(settings, start, config)
     if isinstance(source, LabelledFolders):
         source.smallest_side = max(geometry.pair(config.patch_size))
 
-    bad = BadImages(len(source))
-    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
     size = geometry.pair(config.image_size)
     views = SegmentViews(
         size,
-        *normalisation(processor),
+        settings.mean,
+        settings.std,
         short_side=settings.short_side or min(size),
         scale=settings.scale,
         cat_max=settings.cat_max,
@@ -98,112 +74,94 @@ def segment(
         distortion=settings.distortion,
         ignore_index=settings.ignore_index,
     )
-    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, in_torch_workers)
+    order = Order(len(source), min(settings.batch_size, len(source)), settings.seed)
+    bad = BadImages(len(source))
+    loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    def optimizer() -> torch.optim.Optimizer:
-        groups = parameter_groups(model, settings.weight_decay, settings.layer_decay, config.num_hidden_layers)
-        return adamw(groups, settings.beta2)
+    model = framework.model(run, start, config)
 
-    def loss(module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        output = module(batch["pixel_values"], labels=batch["labels"])
-        return output.loss, {"accuracy": pixel_accuracy(output.logits.detach(), batch["labels"], settings.ignore_index)}
-
-    def save(module: Any, folder: Path) -> None:
-        module.save_pretrained(folder)
+    def save(trained: Any, folder: Path) -> None:
+        trained.save_pretrained(folder)
         processor.save_pretrained(folder)
 
     job = Job(
-        lambda run: TorchEngine(run, model, optimizer, loss),
-        loader,
-        settings.total_steps(loader.steps_per_epoch),
-        save,
+        engine=lambda: framework.engine(run, model),
+        loader=loader,
+        steps=settings.total_steps(loader.steps_per_epoch),
+        save=save,
     )
     history = train(run, job)
-    result = None
-    if validation is not None and run.main:
-        window = SlidingWindow(short_side=settings.short_side)
-        saved = BeitForSemanticSegmentation.from_pretrained(settings.output)  # what was saved, whole
-        result = evaluate_segmentation(saved, processor, validation, window, processes.device)
-        result.save(settings.output)
-        write_report(settings.output, result)
-    return history, result
+    if validation is None or not run.main:
+        return history, None
+    evaluation = framework.evaluation(run, processor, validation)
+    evaluation.save(settings.output)
+    write_report(settings.output, evaluation)
+    return history, evaluation
 
 
-def pixel_accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
-    """Part of the labelled pixels that are right, at the size of the logits; 0 without labels.
-
-    Args:
-        logits: `(B, classes, h, w)`.
-        labels: `(B, H, W)` int64.
-        ignore_index: no label.
-    """
-    small = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0].long()
-    counted = small != ignore_index
-    return ((logits.argmax(1) == small) & counted).sum() / counted.sum().clamp(min=1)
+# --- images and their classes ----------------------------------------------------------------------------------------
 
 
-def _classes(settings: SegmentSettings, source: Any, run: Run) -> list[str] | None:
-    """Names of the classes: a checkpoint's, of the images themselves, of a file, of the model; None where only maps tell."""
-    if run.checkpoint is not None:
-        return _names(BeitConfig.from_pretrained(run.checkpoint))
-    if source.classes:
-        return list(source.classes)
-    if settings.classes is not None:
-        return read_classes(settings.classes)
-    if settings.model not in PRESETS:
-        config = BeitConfig.from_pretrained(settings.model)
-        if _segments(config):
-            return _names(config)
-    return None
+def _images_and_classes(
+    run: Run[SegmentSettings], start: Start, images: Any, validation: Any
+) -> tuple[Any, Any, list[str]]:
+    """(images to learn from, images to measure on or None, names of the classes); label maps in folders are checked."""
+    settings = run.settings
+    rules = LabelRules(settings.ignore_index, settings.reduce_labels)
+    if images is None:
+        images = open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
+    if validation is None and settings.validation_images is not None:
+        validation = open_segmented(settings.validation_images, settings.validation_maps, None, rules, test=True)
+    if len(images) < 2:
+        raise DataError("There is only one image; batch norm needs at least two in a step.")
+    named = _named_classes(settings, start, images)
+    classes = numbered_classes(images) if named is None else named
+    images, validation = _with_classes(images, classes), _with_classes(validation, classes)
+    if not start.resumed and run.main:
+        # Numbered classes follow from a look at all maps, so maps that are learned from fit them already.
+        for part in (validation,) if named is None else (images, validation):
+            if isinstance(part, LabelledFolders):
+                check_maps(part)
+    return images, validation, classes
 
 
-def _with_classes(source: Any, classes: list[str]) -> Any:
-    if isinstance(source, LabelledFolders):
-        return source.with_classes(classes)
-    if source is not None and list(source.classes) != classes:
+def _named_classes(settings: SegmentSettings, start: Start, images: Any) -> list[str] | None:
+    """Names of the classes: a resumed run's, the images' own, a file's or the model's; None where only the maps tell."""
+    if not start.resumed:
+        if images.classes:
+            return list(images.classes)
+        if settings.classes is not None:
+            return read_classes(settings.classes)
+        if not _segments(start.config):
+            return None
+    return [start.config.id2label[number] for number in range(start.config.num_labels)]
+
+
+def _with_classes(images: Any, classes: list[str]) -> Any:
+    """The images with these classes. Raises DataError when they have others."""
+    if isinstance(images, LabelledFolders):
+        return images.with_classes(classes)
+    if images is not None and list(images.classes) != classes:
         raise DataError(
-            f"The images have {len(source.classes)} classes ({', '.join(source.classes[:3])}, …), the model has {len(classes)} "
+            f"The images have {len(images.classes)} classes ({', '.join(images.classes[:3])}, …), the model has {len(classes)} "
             f"({', '.join(classes[:3])}, …). They must be the same."
         )
-    return source
+    return images
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
 
 
 def _segments(config: BeitConfig) -> bool:
     return "BeitForSemanticSegmentation" in (config.architectures or [])
 
 
-def _names(config: BeitConfig) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
-
-
-def segmenter(settings: SegmentSettings, classes: list[str], checkpoint: Path | None) -> BeitForSemanticSegmentation:
-    """The model to train: loaded, with new heads where it has none for `classes`; or new, when the settings name a size."""
-    if checkpoint is not None:
-        model = BeitForSemanticSegmentation.from_pretrained(checkpoint)
-    elif settings.model in PRESETS:
-        sizes = size_changes(settings.image_size, settings.patch_size)
-        changes = {"use_relative_position_bias": True, **sizes, **_changes(settings, classes)}
-        model = BeitForSemanticSegmentation(BeitConfig.preset(settings.model, **changes))
-    else:
-        if settings.patch_size is not None:
-            raise ConfigError(f"patch_size is for training from scratch; {settings.model} has its own. Leave it out.")
-        changes = {**_changes(settings, classes), **size_changes(settings.image_size, None)}  # positions are resized
-        config = BeitConfig.from_pretrained(settings.model)
-        if (
-            config.use_shared_relative_position_bias
-        ):  # pre-training shares one table; fine-tuning gives each layer a copy
-            changes |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
-        if not _segments(config):  # the Hub's models name layers for heads that they lack; new heads see the authors'
-            changes |= {"segmentation_layers": None, "out_indices": None, "out_features": None}
-        model = BeitForSemanticSegmentation.from_pretrained(settings.model, ignore_mismatched_sizes=True, **changes)
-    model.beit.layernorm.requires_grad_(False)  # the heads see the layers' outputs, before this norm
-    return model
-
-
-def _changes(settings: SegmentSettings, classes: list[str]) -> dict[str, Any]:
-    """Overrides of a config."""
-    return {
-        # Nothing is masked; a parameter without a gradient would stop data-parallel training.
+def segmenter_config(settings: SegmentSettings, start: Start, classes: list[str]) -> BeitConfig:
+    """The config of the model to train: the start's, with heads for `classes`."""
+    if start.resumed:
+        return start.config
+    changes: dict[str, Any] = {
+        # Nothing is masked, and a parameter without a gradient would stop data-parallel training.
         "use_mask_token": False,
         "id2label": dict(enumerate(classes)),
         "drop_path_rate": settings.drop_path,
@@ -212,25 +170,28 @@ def _changes(settings: SegmentSettings, classes: list[str]) -> dict[str, Any]:
         "auxiliary_loss_weight": settings.auxiliary_weight,
         "auxiliary_channels": settings.auxiliary_channels,
         "semantic_loss_ignore_index": settings.ignore_index,
+        **one_table_per_layer(start.config),
     }
+    if start.checkpoint is None:
+        changes["use_relative_position_bias"] = True
+    elif not _segments(start.config):
+        # The Hub's classifiers name layers for heads that they do not have; new heads see the layers that the authors chose.
+        changes |= {"segmentation_layers": None, "out_indices": None, "out_features": None}
+    return start.config.replace(**changes)
 
 
-def _processor(settings: SegmentSettings, config: BeitConfig, checkpoint: Path | None) -> BeitImageProcessor:
-    """Resizes to the model's size, without a crop: predictions cover the whole image."""
-    if checkpoint is not None:
-        return BeitImageProcessor.from_pretrained(checkpoint)
-    mean, std = settings.mean, settings.std
-    stored = None if settings.model in PRESETS else BeitImageProcessor.stored_in(settings.model)
-    if stored is not None:
-        mean, std = normalisation(stored)
+def _processor(settings: SegmentSettings, start: Start, config: BeitConfig) -> BeitImageProcessor:
+    """The image processor that is saved with the model. It does not crop, because predictions cover the whole image."""
+    if start.resumed and start.processor is not None:
+        return start.processor
     height, width = geometry.pair(config.image_size)
     return BeitImageProcessor(
         size={"height": height, "width": width},
         resample=Image.Resampling.BILINEAR,
         do_center_crop=False,
         crop_size={"height": height, "width": width},
-        image_mean=list(mean),
-        image_std=list(std),
+        image_mean=list(settings.mean),
+        image_std=list(settings.std),
         do_reduce_labels=settings.reduce_labels,
         semantic_loss_ignore_index=settings.ignore_index,
     )

@@ -1,4 +1,4 @@
-"""Curves for TensorBoard, by its own writer of event files: no training framework is needed for it."""
+"""Curves for TensorBoard, written by TensorBoard's own writer of event files, which needs no training framework."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Board:
     """An event file.
 
     Args:
-        folder: where; other event files in it are parts of the same run.
-        first: finished steps; what the run logged after them, before it was killed, is hidden.
+        folder: where it is written. Other event files in it count as the same run.
+        first: finished steps. What the run logged after them, before it was killed, is hidden.
 
     Raises:
         ImportError: TensorBoard is not installed.
@@ -31,7 +31,7 @@ class Board:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.Event, self.Summary = Event, Summary
-        # Its thread would print a traceback on a full disk; the log's own error says what to do.
+        # On a full disk the writer's thread would print a traceback; the log's own error says what to do.
         self.hook = threading.excepthook
         threading.excepthook = _without_disk_errors(self.hook)
         self.writer = EventFileWriter(str(folder))
@@ -40,19 +40,19 @@ class Board:
 
     @classmethod
     def of(cls, folder: Path, first: int) -> Board | None:
-        """A board, or None without TensorBoard."""
+        """A board, or None where TensorBoard is not installed."""
         try:
             return cls(folder, first)
         except ImportError:
             return None
 
     def add(self, line: Mapping[str, float], step: int) -> None:
-        """A point of each curve. Raises OSError when an earlier one could not be written."""
+        """Add a point to each curve. Raises OSError when an earlier one could not be written."""
         values = [self.Summary.Value(tag=name, simple_value=value) for name, value in line.items()]
         self.writer.add_event(self.Event(step=step, wall_time=time.time(), summary=self.Summary(value=values)))
 
     def close(self) -> None:
-        """Write what is left; a full disk is not said again."""
+        """Write what is left. A full disk is not reported again."""
         with contextlib.suppress(OSError):
             self.writer.close()
         threading.excepthook = self.hook

@@ -1,1 +1,1 @@
-"""What training asks of JAX."""
+"""Training in JAX: `beit.train.framework` says what it offers."""

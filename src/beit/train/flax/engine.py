@@ -1,4 +1,4 @@
-"""A Flax model in training: one compiled step on a mesh of devices; loss, gradients, optimiser and average are inside it."""
+"""A Flax model in training: one compiled step on a mesh of devices, with loss, gradients, optimiser and average inside it."""
 
 from __future__ import annotations
 
@@ -44,16 +44,18 @@ def number_of_images(batch: Batch) -> jax.Array:
 
 
 class FlaxEngine:
-    """`engine.Engine` of a Flax model.
+    """`beit.train.engine.Engine` of a Flax model.
 
     Args:
         run: processes and settings.
         model: with its parameters, which move to the devices.
         optimizer: AdamW.
         loss: of a part of a batch.
-        weight: how many terms the mean of a part is over, (); parts count by it, so that they give the mean over the batch.
-        constants: pytree of arrays that the loss reads, a tokenizer, say: what a compiled step only mentions is compiled in.
-        count: is told the counts of each step.
+        weight: over how many terms a part's mean is taken, (). Parts count in proportion to it, so that together they give
+            the mean over the whole batch.
+        constants: pytree of arrays that the loss reads, such as a tokenizer. They are arguments of the compiled step; arrays
+            that it only refers to would be compiled into it.
+        count: called with the counts of each step.
 
     Raises:
         ConfigError: the model or its batch cannot be divided among the devices.
@@ -74,9 +76,9 @@ class FlaxEngine:
         self.model, self.optimizer, self.loss, self.weight, self.count = model, optimizer, loss, weight, count
         self.immediate = jax.default_backend() == "cpu"
         self.mesh = mesh.make_mesh(getattr(self.settings, "model_parallel", 1))
-        everywhere = mesh.whole(self.mesh)
+        everywhere = mesh.replicated(self.mesh)
         places = mesh.parameter_shardings(self.mesh, model.params)
-        # Copies: the compiled step overwrites what it is given.
+        # Copies, because the compiled step reuses the memory of its arguments.
         params = jax.tree.map(lambda leaf, place: jax.device_put(jnp.array(leaf), place), model.params, places)
         moments = optimizer.adam.init(params)
         self.places = {
@@ -100,16 +102,16 @@ class FlaxEngine:
         """Batch to the devices → the compiled step."""
         size = len(next(iter(batch.values())))
         mesh.check_mesh(self.mesh, self.model.config, size, self.settings.accumulate)
-        there = jax.device_put(
+        on_devices = jax.device_put(
             {name: self._in_parts(np.asarray(value)) for name, value in batch.items()},
             mesh.batch_sharding(self.mesh),
         )
-        # Dropout and drop path of a step follow from its number: a resumed run draws the same.
+        # Dropout and drop path depend on the step's number alone, so a resumed run draws the same.
         key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
         decay = self.settings.weight_decay if weight_decay is None else weight_decay
-        pace = min(self.settings.ema, (1 + step) / (10 + step))  # as in torch_average
+        pace = min(self.settings.ema, (1 + step) / (10 + step))  # as in torch/ema.py
         numbers = [np.float32(value) for value in (rate, decay, pace)]
-        self.state, metrics, counts = self._step(self.state, there, self.constants, key, *numbers)
+        self.state, metrics, counts = self._step(self.state, on_devices, self.constants, key, *numbers)
         self.count(counts)
         return metrics
 
@@ -130,7 +132,10 @@ class FlaxEngine:
         return after, {**metrics, "gradient_norm": norm}, counts
 
     def _gradients(self, params: Any, batch: Batch, constants: Any, key: jax.Array) -> tuple[Any, Metrics, Any]:
-        """Of the mean loss over the whole batch, in parts `(parts, images of a part, …)`, one after the other."""
+        """(gradients of the mean loss over the whole batch, metrics, counts).
+
+        The batch comes in parts, `(parts, images of a part, …)`, which are computed one after the other.
+        """
         total = sum(self.weight(part) for part in self._parts(batch))
 
         def one(part: Batch, number: Any) -> tuple[Any, Metrics, Any]:
@@ -158,25 +163,25 @@ class FlaxEngine:
         return [{name: value[number] for name, value in batch.items()} for number in range(self.settings.accumulate)]
 
     def finite(self) -> bool:
-        """Whether all losses and gradients were numbers."""
+        """Whether all losses and gradients so far were finite."""
         return bool(self.state["finite"])
 
     def finite_weights(self) -> bool:
-        """Whether all weights are numbers."""
+        """Whether all weights are finite."""
         return bool(_all_finite(self.state["params"]))
 
     def train_mode(self) -> None:
-        """Always ready."""
+        """Nothing to do: whether a Flax model trains is an argument of each call."""
 
     # --- what is saved --------------------------------------------------------------------------------------------
 
-    def whole(self) -> FlaxPretrained:
-        """The model with the parameters of the last step; the next one takes them away."""
+    def full_model(self) -> FlaxPretrained:
+        """The model with the parameters of the last step. The next step reuses their memory."""
         self.model.params = self.state["params"]
         return self.model
 
     def averaged(self) -> AbstractContextManager[None] | None:
-        """For as long as the `with` lasts, `whole` has the averaged weights; None where weights are not averaged."""
+        """As `Engine.averaged`."""
         return None if self.state["average"] is None else self._averaged()
 
     @contextlib.contextmanager
@@ -186,7 +191,7 @@ class FlaxEngine:
             yield
         finally:
             self._swap()
-            self.whole()
+            self.full_model()
 
     def _swap(self) -> None:
         self.state |= {"params": self.state["average"], "average": self.state["params"]}
@@ -197,7 +202,7 @@ class FlaxEngine:
         return {}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's moments and average. Raises CheckpointError when they are damaged."""
+        """As `Engine.load`."""
         shapes = jax.tree.map(
             lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
             self._kept(self.state),

@@ -1,9 +1,8 @@
-"""The parts of fine-tuning that are Flax's; `finetune` says what each is for."""
+"""Fine-tuning in JAX (`beit.train.framework.Finetuning`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +12,30 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.evaluation import classification
 from beit.models.flax.beit import FlaxBeitForImageClassification
+from beit.train.flax.common import check, constructor_arguments, pool, processes
 from beit.train.flax.engine import Batch, FlaxEngine
 from beit.train.flax.optim import AdamW
-from beit.train.flax.pretrain import check, constructed, pool, processes
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings
+from beit.train.start import Start
 
 __all__ = ["check", "engine", "evaluation", "model", "pool", "processes"]
 
 
-def model(run: Run, config: BeitConfig, origin: str | Path | None) -> FlaxBeitForImageClassification:
-    """A classifier of `config` with the weights of `origin` and, unless that is a checkpoint, a new head; or all new."""
-    how = constructed(run)
-    if origin is None:
-        return FlaxBeitForImageClassification(config, **how)
-    fresh = run.checkpoint is None
-    return FlaxBeitForImageClassification.from_pretrained(origin, config=config, ignore_mismatched_sizes=fresh, **how)
+def model(run: Run[FinetuneSettings], start: Start, config: BeitConfig) -> FlaxBeitForImageClassification:
+    """A classifier of `config` with the weights of the start and a new head where its own does not fit; or all new."""
+    arguments = constructor_arguments(run.settings)
+    if start.checkpoint is None:
+        return FlaxBeitForImageClassification(config, **arguments)
+    other = not start.resumed  # this run's own checkpoint must fit
+    return FlaxBeitForImageClassification.from_pretrained(
+        start.checkpoint, config=config, ignore_mismatched_sizes=other, **arguments
+    )
 
 
-def engine(run: Run, model: FlaxBeitForImageClassification) -> FlaxEngine:
-    """AdamW with layer-wise rates on the cross-entropy with `targets (B, classes)`."""
-    settings = cast(FinetuneSettings, run.settings)
+def engine(run: Run[FinetuneSettings], model: FlaxBeitForImageClassification) -> FlaxEngine:
+    """AdamW with a rate for each layer, on the cross-entropy with `targets (B, classes)`."""
+    settings = run.settings
 
     def loss(params: Any, batch: Batch, key: jax.Array, constants: Any) -> Any:
         output = model.module.apply({"params": params}, batch["pixel_values"], train=True, rngs={"dropout": key})
@@ -47,7 +49,7 @@ def engine(run: Run, model: FlaxBeitForImageClassification) -> FlaxEngine:
     return FlaxEngine(run, model, optimizer, loss)
 
 
-def evaluation(run: Run, processor: BeitImageProcessor, images: Images) -> classification.Evaluation:
-    """Of the classifier that was saved, whole, in float32."""
+def evaluation(run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> classification.Evaluation:
+    """Of the classifier as it was saved, in float32."""
     saved = FlaxBeitForImageClassification.from_pretrained(run.settings.output)
     return classification.evaluate(saved, processor, images)

@@ -1,5 +1,7 @@
-"""Devices as a mesh of two axes: `data` shares the batch, `model` shares each layer's matrices (Megatron's way: Shoeybi et
-al. 2019, arXiv 1909.08053). XLA puts in the communication."""
+"""Devices as a mesh of two axes: over `data` the batch is shared, over `model` the matrices of each layer are split.
+
+The split is Megatron's (Shoeybi et al. 2019, arXiv 1909.08053). XLA adds the communication between devices.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from beit.config import BeitConfig
 from beit.core.errors import ConfigError
 
-# Module → axis of its kernel that is split. What comes out of the first three in parts (heads, hidden units, codes) goes into
-# proj and fc2 in parts: each layer adds up over the devices twice.
+# Module → axis of its kernel that is split. The outputs of qkv and fc1 (heads, hidden units) are split in the same way as the
+# inputs of proj and fc2, so that a layer adds up over the devices only twice.
 _SPLIT = {"qkv": -1, "fc1": -1, "lm_head": -1, "proj": 0, "fc2": 0}
 
 
@@ -44,14 +46,14 @@ def check_mesh(mesh: Mesh, config: BeitConfig, batch_size: int, accumulate: int 
 
 
 def parameter_shardings(mesh: Mesh, params: Any) -> Any:
-    """Where each parameter of a tree lies: split along `model`, or whole on each device."""
+    """Where each parameter of a tree lies: split along `model`, or complete on each device."""
     size = mesh.shape["model"]
 
     def of(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = [str(step.key) for step in path]
         spec: list[str | None] = [None] * leaf.ndim
         axis = _split_axis(names)
-        if axis is not None and leaf.shape[axis] % size == 0:  # a codebook of any size may stay whole
+        if axis is not None and leaf.shape[axis] % size == 0:  # else complete: a codebook may have any size
             spec[axis] = "model"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
@@ -60,7 +62,7 @@ def parameter_shardings(mesh: Mesh, params: Any) -> Any:
 
 def _split_axis(names: list[str]) -> int | None:
     module, leaf = (names[-2] if len(names) > 1 else ""), names[-1]
-    if leaf in ("q_bias", "v_bias", "table"):  # of each head
+    if leaf in ("q_bias", "v_bias", "table"):  # their last axis goes over the heads
         return -1
     if leaf == "kernel":
         return _SPLIT.get(module)
@@ -68,10 +70,10 @@ def _split_axis(names: list[str]) -> int | None:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Of arrays `(parts, images of a part, …)`: the images of each part are shared."""
+    """For arrays `(parts, images of a part, …)`: the images of each part are shared among the devices."""
     return NamedSharding(mesh, PartitionSpec(None, "data"))
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """On each device, all of it."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """For arrays that each device has complete."""
     return NamedSharding(mesh, PartitionSpec())

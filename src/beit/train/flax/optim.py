@@ -1,4 +1,4 @@
-"""AdamW by optax over groups of parameters: which decay, and how fast each layer learns (`optim` has the rules)."""
+"""AdamW by optax over groups of parameters: which of them decay, and how fast each layer learns (rules: `schedule.py`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from beit.train.schedule import decays, layer_number
 
 @dataclass(frozen=True)
 class AdamW:
-    """AdamW with β₁ .9 and ε 1e-8; rate and decay are given to each step, so that one compiled step serves a whole run.
+    """AdamW with β₁ 0.9 and ε 1e-8. Rate and decay are arguments of each step, so one compiled step serves a whole run.
 
     Attributes:
         beta2: second-moment decay.
         clip: largest norm of the gradient; 0 for no clipping.
-        layer_decay: a layer's part of the next one's rate: its scale is layer_decay^(depth + 1 - layer number).
+        layer_decay: a layer's rate as a fraction of the next one's: its scale is layer_decay^(depth + 1 - layer number).
         depth: number of layers of the model.
     """
 
@@ -31,11 +31,11 @@ class AdamW:
 
     @property
     def adam(self) -> optax.GradientTransformation:
-        """The part with a state: first and second moments."""
+        """The part of AdamW that has a state: first and second moments."""
         return optax.scale_by_adam(b1=0.9, b2=self.beta2, eps=1e-8)
 
     def groups(self, params: Any) -> Any:
-        """The tree of params with, for each, its (scale of the rate, whether it decays)."""
+        """For each parameter of the tree: (scale of the rate, whether it decays)."""
 
         def group(path: tuple[Any, ...], leaf: Any) -> tuple[float, bool]:
             steps = ("params", *(str(step.key) for step in path))
@@ -60,8 +60,10 @@ class AdamW:
         """
         norm = jnp.sqrt(sum(jnp.sum(gradient**2) for gradient in jax.tree.leaves(gradients)))
         if self.clip:
-            part = jnp.minimum(1.0, self.clip / (norm + 1e-6))  # PyTorch's ε: the same steps in both frameworks
-            gradients = jax.tree.map(lambda gradient: gradient * part, gradients)
+            factor = jnp.minimum(
+                1.0, self.clip / (norm + 1e-6)
+            )  # with PyTorch's ε, both frameworks take the same steps
+            gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
         updates, moments = self.adam.update(gradients, moments, params)
         labels = jax.tree.map(str, self.groups(params), is_leaf=_is_group)
         steps = {

@@ -1,5 +1,7 @@
-"""What a checkpoint of a Flax run keeps beside the weights, by Orbax: a folder `flax_state/`, each array in pieces as it lies
-on the devices."""
+"""The optimiser and the averaged weights in a checkpoint of a Flax run: a folder `flax_state/`, written by Orbax.
+
+Each array is stored in the pieces in which it lies on the devices.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ STATE = "flax_state"
 
 
 def write(folder: Path, state: Any) -> None:
-    """A pytree of arrays into the folder of a checkpoint. Raises OSError when it cannot be written."""
+    """Write a pytree of arrays into the folder of a checkpoint. Raises OSError when it cannot be written."""
 
     def save(checkpointer: Any) -> None:
         checkpointer.save((folder / STATE).absolute(), state)
@@ -32,11 +34,11 @@ def write(folder: Path, state: Any) -> None:
 
 
 def read(folder: Path, shapes: Any) -> Any:
-    """The pytree from the folder of a checkpoint.
+    """Read the pytree from the folder of a checkpoint.
 
     Args:
         folder: the checkpoint.
-        shapes: the tree with `jax.ShapeDtypeStruct`s, which say where arrays go.
+        shapes: the same tree of `jax.ShapeDtypeStruct`s, which say on which devices the arrays go.
 
     Raises:
         CheckpointError: it is missing, damaged or of another model.
@@ -50,14 +52,14 @@ def read(folder: Path, shapes: Any) -> Any:
 
 
 def check(folder: Path) -> None:
-    """Whether the training state in a checkpoint can be read. Raises CheckpointError."""
+    """Raises CheckpointError when the training state in a checkpoint cannot be read."""
     failure = _restored(folder)[1]
     if failure:
         raise CheckpointError(f"{folder / STATE} is missing or damaged ({failure.kind}: {failure.says[:200]}).")
 
 
 class _Failure(NamedTuple):
-    """What is kept of an exception: words. The exception itself would keep frames of Orbax alive."""
+    """An exception in words. The exception itself would keep local variables of Orbax alive."""
 
     kind: str
     says: str

@@ -1,8 +1,8 @@
 """What a run will take, before it starts (`beit plan`).
 
-settings → measure: the very function that trains, for some steps → seconds a step, memory, bytes of a checkpoint
-         → count: parameters, operations an image (`operations`)
-         → forecast: hours, date of the end, disk against what is free
+settings → measure: a few real steps, by the function that trains → seconds per step, memory, bytes of a checkpoint
+         → count: parameters, operations per image
+         → forecast: hours, when it ends, and whether the disk is large enough
 """
 
 from __future__ import annotations
@@ -15,34 +15,36 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, TrainingError
-from beit.train.plan.flops import Work, count
+from beit.data.order import Order
 from beit.train.plan.measure import Measurement, existing_folder, images_in_epoch, measure
+from beit.train.plan.torch.flops import count
+from beit.train.plan.work import Work
 from beit.train.settings import SETTINGS_FILE, RunSettings
 
 
 @dataclass
 class Forecast:
-    """What a run will take; times in seconds, sizes in bytes. None where nothing was measured.
+    """What a run will take. Times are in seconds, sizes in bytes; None where nothing was measured.
 
     Attributes:
-        steps: of the run.
+        steps: how many the run has.
         epochs: the same, in passes over the images; None for streams of unknown length.
         images: in an epoch.
-        batch_size: images a step, over all devices.
-        devices: that share a batch.
+        batch_size: images per step, over all devices.
+        devices: how many share a batch.
         work: what an image costs.
-        step: seconds a step.
-        fastest: seconds of the whole run, were all steps like the fastest measured.
-        slowest: were they like the slowest.
-        time: seconds of the whole run.
-        end: when it would end if it began now.
-        checkpoint: bytes of one.
+        step: seconds per step.
+        fastest: seconds of the whole run, if all steps were like the fastest one measured.
+        slowest: the same, if all were like the slowest.
+        time: seconds of the whole run, at the mean speed.
+        end: when the run would end if it began now.
+        checkpoint: bytes per checkpoint.
         checkpoints: how many are on the disk at once, at most.
         disk: bytes that the run needs.
         free: bytes that are free where its output goes.
-        where: that place.
+        where: the folder in which `free` was measured.
         measured: the measurement, if there was one.
-        notes: what the forecast leaves out or takes for granted.
+        notes: what the forecast leaves out or assumes.
     """
 
     steps: int
@@ -86,15 +88,15 @@ def forecast(
     """What a run of these settings will take.
 
     Args:
-        settings: of the run, as the command would take them.
-        steps_measured: real steps to measure.
-        devices: that will share a batch; one does its part here.
+        settings: of the run, as its command takes them.
+        steps_measured: how many real steps to measure.
+        devices: how many will share a batch. Here one of them does its share.
         measured: whether to measure at all.
-        images_per_second: the speed to take instead, over all devices.
+        images_per_second: the speed to assume instead, over all devices.
 
     Raises:
-        ConfigError: a setting is impossible, or the length of the run is not known.
-        BeitError: as the run itself would, at its start.
+        ConfigError: a setting is impossible, or the length of the run is unknown.
+        BeitError: as the run itself at its start.
     """
     if settings.batch_size % devices:
         raise ConfigError(f"A batch of {settings.batch_size} cannot be divided among {devices} devices.")
@@ -102,13 +104,13 @@ def forecast(
     batch = settings.batch_size if images is None else min(settings.batch_size, images)
     found = measure(settings, steps_measured, devices) if measured else None
     work = count(settings)
-    if found is None:  # float32 weights and Adam's two moments; the weights once more for a moving average
+    if found is None:  # float32: the weights and Adam's two moments, and the weights again for a moving average
         checkpoint, model, line = 4 * work.parameters * (4 if settings.ema else 3), 4 * work.parameters, 500
         model *= 2 if settings.ema else 1
     else:
         checkpoint, model, line = found.checkpoint, found.model, found.line
     saves = -(-steps // settings.save_every)
-    kept = min(saves, settings.keep + 1)  # a new one is written before the oldest goes
+    kept = min(saves, settings.keep + 1)  # the new one is written before the oldest is removed
     disk = kept * checkpoint + model + line * -(-steps // settings.log_every)
     where = existing_folder(settings.output)
     notes = _notes(settings, devices, found, images_per_second is not None)
@@ -155,11 +157,13 @@ def _notes(settings: RunSettings, devices: int, found: Measurement | None, told:
     if told:
         notes.append("The speed is the one that was given.")
     elif found is not None:
-        notes.append(f"The mean of {len(found.seconds)} steps, after {found.skipped}, on this machine as busy as now.")
+        notes.append(
+            f"The mean of {len(found.seconds)} steps, after {found.skipped} others, on this machine as busy as it is now."
+        )
     if found is not None and found.memory_of == "processes":
-        notes.append("Memory that workers share with the main process is counted more than once.")
+        notes.append("Memory that workers share with the main process is counted several times.")
     if devices > 1 and found is not None:
-        notes.append(f"{devices} devices like this one; sending gradients between them takes no time.")
+        notes.append(f"{devices} devices like this one; the time to exchange gradients between them is not counted.")
     for name, text in (
         ("validation", "measuring on the validation images at the end"),
         ("validation_images", "measuring on the validation images at the end"),
@@ -168,7 +172,7 @@ def _notes(settings: RunSettings, devices: int, found: Measurement | None, told:
         if getattr(settings, name, None) is not None:
             notes.append(f"Not counted: {text}.")
     if (settings.output / SETTINGS_FILE).exists():
-        more = "the run will refuse it." if settings.resume == "never" else "steps that are done are counted again."
+        more = "the run will refuse it." if settings.resume == "never" else "its finished steps are counted again."
         notes.append(f"{settings.output} already holds a run; {more}")
     return notes
 
@@ -177,9 +181,9 @@ def _notes(settings: RunSettings, devices: int, found: Measurement | None, told:
 
 
 def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
-    """(steps of the run, the same in epochs, images in an epoch); the last two are None where nobody knows.
+    """(steps of the run, the same in epochs, images in an epoch); the last two are None for a stream of unknown length.
 
-    An epoch has whole batches only, as in the log.
+    An epoch has full batches only, as in the log.
 
     Raises:
         ConfigError: the settings give epochs of a stream of unknown length.
@@ -188,10 +192,8 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
     images = images_in_epoch(settings)
     if images is None:
         return settings.total_steps(None), None, None
-    from beit.data.order import Order
-
     epoch = Order(images, min(settings.batch_size, images), settings.seed).steps_per_epoch
-    assert epoch is not None  # a number of images is given
+    assert epoch is not None  # the number of images is known
     steps = settings.total_steps(epoch)
     return steps, steps / epoch, images
 
@@ -200,7 +202,7 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
 
 
 def describe(plan: Forecast, name: str) -> str:
-    """The forecast as a page of text. `name`: of the command."""
+    """The forecast as text. `name`: the command, such as `segment train`."""
     work, found = plan.work, plan.measured
     of = "" if plan.epochs is None else f": {plan.epochs:,.4g} epochs of {plan.images:,} images"
     giga = 1e-9
@@ -208,15 +210,15 @@ def describe(plan: Forecast, name: str) -> str:
         ("steps", f"{plan.steps:,} of {plan.batch_size:,} images{of}"),
         ("model", f"{work.parameters / 1e6:,.1f} million parameters"),
         (
-            "an image",
+            "per image",
             f"{work.total * giga:,.3g} gigaflop: forward {work.forward * giga:,.3g}, backward {work.backward * giga:,.3g}, "
             f"tokenizer {work.tokenizer * giga:,.3g}",
         ),
-        ("in all", f"{work.total * plan.steps * plan.batch_size * 1e-15:,.3g} petaflop"),
+        ("in total", f"{work.total * plan.steps * plan.batch_size * 1e-15:,.3g} petaflop"),
     ]
     if plan.step is not None and plan.time is not None:
         speed = plan.batch_size / plan.step
-        rate = f"{plan.step:.3g} s a step, {speed:,.4g} images/s, {work.total * speed * 1e-12:,.3g} teraflop/s"
+        rate = f"{plan.step:.3g} s per step, {speed:,.4g} images/s, {work.total * speed * 1e-12:,.3g} teraflop/s"
         rows.append(("speed", rate))
         if found is not None:
             rows.append(("waiting", f"{found.data_wait:.0%} of the time for images"))
@@ -245,7 +247,7 @@ def duration(seconds: float) -> str:
 
 
 def size(number: float) -> str:
-    """`1.2 GB`: decimal, as disks are sold."""
+    """`1.2 GB`: in decimal units, as disks are sold."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if number >= unit:
             return f"{number / unit:.3g} {name}"

@@ -1,7 +1,7 @@
-"""What a few real steps of a run take: seconds, memory, bytes. In a temporary folder, which is removed (`beit plan`).
+"""What a few real steps of a run take: seconds, memory, bytes. They run in a temporary folder, which is removed (`beit plan`).
 
-The measured steps begin after those in which caches fill and the workers' queues, filled in advance, run empty: where images
-are read more slowly than they are used, only later steps tell.
+The first steps are not measured: in them caches fill, and the workers' queues, which were filled in advance, run empty. Where
+images are read more slowly than they are used, only later steps show it.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ import dataclasses
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from beit.core.errors import DataError, require
+from beit.data.sources import open_images
+from beit.data.sources.images import FolderImages
+from beit.data.sources.stream import Stream
+from beit.train.finetune import finetune
+from beit.train.plan.torch.memory import peak_and_total, reset_peak
+from beit.train.pretrain import pretrain
+from beit.train.segmentation import segment
 from beit.train.settings import FinetuneSettings, PretrainSettings, RunSettings, SegmentSettings, TokenizerSettings
+from beit.train.tokenizer import train_tokenizer
 
-_SETTLING = 2  # first steps that are slower: memory is asked for, kernels are chosen
+_SETTLING = 2  # the first steps are slower: memory is allocated, kernels are chosen
 _QUEUED = 2  # batches that each worker has ready before the first step (PyTorch's prefetch_factor)
 
 
@@ -32,13 +40,13 @@ class Measurement:
         skipped: steps before them.
         start: seconds before the first step: images listed, model made, workers started.
         save: seconds to write a checkpoint.
-        data_wait: part of the time in which a step waits for its images.
+        data_wait: fraction of the time in which steps wait for their images.
         checkpoint: bytes of a checkpoint.
         model: bytes of the model that a finished run leaves beside its checkpoints.
-        line: bytes of a line of the log, TensorBoard's included.
-        memory: most bytes in use: of the GPU, or of this process and its workers.
+        line: bytes per line of the log, including TensorBoard's.
+        memory: most bytes in use, of the GPU or of this process and its workers.
         memory_of: what `memory` is of: "GPU" or "processes".
-        memory_there: how many bytes there are in all.
+        memory_there: how many bytes the GPU or the machine has.
     """
 
     seconds: list[float]
@@ -57,7 +65,7 @@ class Measurement:
 def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurement:
     """Run some steps in a temporary folder beside the output, on one device, and remove it.
 
-    The learning rate is so small that a run which would start with a warm-up cannot come to grief without one.
+    The learning rate is tiny, because a full one without its warm-up could make the run diverge.
 
     Raises:
         DataError: no folder can be made there.
@@ -103,12 +111,12 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
 
 
 class _Memory(threading.Thread):
-    """Looks ten times a second at how much memory this process and its workers use.
+    """Looks ten times per second how much memory this process and its workers use.
 
     Attributes:
-        most: bytes; on a GPU those of tensors, in which memory that PyTorch keeps for later is not counted.
+        most: bytes at the peak; on a GPU those of tensors, without the memory that PyTorch keeps for later ones.
         of: "GPU" or "processes".
-        there: bytes in all.
+        there: bytes that the GPU or the machine has.
     """
 
     def __init__(self) -> None:
@@ -122,55 +130,43 @@ class _Memory(threading.Thread):
             self.look()
 
     def look(self) -> None:
-        """Note what is used now."""
+        """Take note of the memory that is used now."""
         used = 0
         for process in (self.process, *self.process.children(recursive=True)):
-            with contextlib.suppress(self.psutil.Error):  # a worker that has ended meanwhile
+            with contextlib.suppress(self.psutil.Error):  # a worker that has ended in the meantime
                 used += process.memory_info().rss
         self.most = max(self.most, used)
 
     def __enter__(self) -> _Memory:
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        reset_peak()
         self.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        import torch
-
         self.done.set()
         self.join()
         self.look()  # a run of few small steps may be over before the first look
-        if torch.cuda.is_available():
-            self.most, self.of = torch.cuda.max_memory_allocated(), "GPU"
-            self.there = torch.cuda.get_device_properties(0).total_memory
+        gpu = peak_and_total()
+        if gpu is not None:
+            self.of, (self.most, self.there) = "GPU", gpu
 
 
 def train_some(settings: RunSettings) -> list[dict[str, float]]:
     """The lines of the log of a run, by the function that its command calls."""
-    if isinstance(settings, PretrainSettings):
-        from beit.train.pretrain import pretrain
+    return _TRAIN[type(settings)](settings)
 
-        return pretrain(settings)
-    if isinstance(settings, FinetuneSettings):
-        from beit.train.finetune import finetune
 
-        return finetune(settings)[0]
-    if isinstance(settings, SegmentSettings):
-        from beit.train.segmentation import segment
-
-        return segment(settings)[0]
-    from beit.train.tokenizer import train_tokenizer
-
-    assert isinstance(settings, TokenizerSettings)
-    return train_tokenizer(settings)
+_TRAIN: dict[type[RunSettings], Callable[[Any], list[dict[str, float]]]] = {
+    PretrainSettings: pretrain,
+    FinetuneSettings: lambda settings: finetune(settings)[0],
+    SegmentSettings: lambda settings: segment(settings)[0],
+    TokenizerSettings: train_tokenizer,
+}
 
 
 @contextlib.contextmanager
 def _folder_beside(output: Path) -> Iterator[Path]:
-    """A temporary folder on the output's disk, so that writing takes as long and /tmp, often memory, is spared."""
+    """A temporary folder on the output's disk: writing takes as long there, while /tmp is often memory and small."""
     parent = existing_folder(output.absolute().parent)
     try:
         folder = tempfile.TemporaryDirectory(prefix=".beit-plan-", dir=parent)
@@ -181,7 +177,7 @@ def _folder_beside(output: Path) -> Iterator[Path]:
 
 
 def existing_folder(path: Path) -> Path:
-    """The path, or the nearest folder above it that there is."""
+    """The path, or the nearest folder above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
@@ -194,14 +190,11 @@ def bytes_of(path: Path) -> int:
 
 
 def images_in_epoch(settings: RunSettings) -> int | None:
-    """Images of one pass; None where nobody knows. Raises DataError where there are none."""
-    from beit.data.sources import open_images
-    from beit.data.sources.images import FolderImages
-    from beit.data.sources.stream import Stream
-
+    """Images in an epoch; None where it is unknown. Raises DataError where there are none."""
     if str(settings.images).startswith("embedded:"):
         return None
-    if isinstance(settings, FinetuneSettings) and settings.labels_per_class is not None:
-        return settings.labels_per_class * len(FolderImages(settings.images, labelled=True).classes)
+    per_class = settings.images_per_class()
+    if per_class is not None:
+        return per_class * len(FolderImages(settings.images, labelled=True).classes)
     found = open_images(settings.images)
     return settings.images_per_epoch or found.shards.total if isinstance(found, Stream) else len(found)

@@ -1,1 +1,1 @@
-"""What training asks of PyTorch."""
+"""Training in PyTorch: `beit.train.framework` says what it offers."""

@@ -1,4 +1,4 @@
-"""Processes of PyTorch, by Accelerate: what torchrun, `accelerate launch` or a cluster's environment says of them."""
+"""Processes of PyTorch, by Accelerate, which finds out what torchrun, `accelerate launch` or a cluster has started."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beit.core.errors import require
 
 
 class Accelerated:
-    """`processes.Processes` over torch.distributed; one process alone, where nobody launched more.
+    """`beit.train.distributed.Processes` over torch.distributed; a single process where no others were started.
 
     Attributes:
         accelerator: Accelerate's.
@@ -25,7 +25,7 @@ class Accelerated:
     def __init__(self) -> None:
         accelerate = require("accelerate", "train", "training")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of kernels and drivers; nothing here that a user can act on
+            warnings.simplefilter("ignore")  # about kernels and drivers; nothing that a user could act on
             self.accelerator = accelerate.Accelerator()
         self.device: torch.device = self.accelerator.device
 
@@ -41,25 +41,25 @@ class Accelerated:
 
     @property
     def main(self) -> bool:
-        """Whether this is the one that writes."""
+        """Whether this is the process that writes."""
         return bool(self.accelerator.is_main_process)
 
     def wait(self) -> None:
-        """Until all processes have come here."""
+        """Wait until all processes have come here."""
         self.accelerator.wait_for_everyone()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         if self.world == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device)) > 0)
 
     def mean(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The mean of each tensor `()` over the processes."""
+        """The mean of each tensor `()` over all processes."""
         return values if self.world == 1 else self.accelerator.reduce(dict(values), reduction="mean")
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gives, by rank."""
+        """The values of all processes, by rank."""
         if self.world == 1:
             return [value]
         from accelerate.utils import gather_object

@@ -13,7 +13,11 @@ class Average:
     """An exponential moving average of a model's weights (Polyak averaging; Tarvainen & Valpola 2017, arXiv 1703.01780).
 
     At step t, counted from 0, the decay is min(decay, (1+t)/(10+t)), so that the random start is soon forgotten.
-    Statistics of batch norms are copied, not averaged.
+    The statistics of batch norms are copied, not averaged.
+
+    Args:
+        model: whose weights are averaged.
+        decay: per step, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -22,7 +26,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the model's weights."""
+        """Move the average towards the model's weights, after step number `step`."""
         learned = dict(self.model.named_parameters())
         averaged = [local(self.weights[name]) for name in learned]
         decay = min(self.decay, (1 + step) / (10 + step))
@@ -33,7 +37,7 @@ class Average:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights for as long as the `with` lasts."""
+        """Give the model the averaged weights for as long as the `with` lasts."""
         self._swap()
         try:
             yield
@@ -50,5 +54,5 @@ class Average:
 
 
 def local(value: Tensor) -> Tensor:
-    """This process's part of a split tensor; other tensors as they are."""
+    """This process's part of a tensor that is split over processes; any other tensor as it is."""
     return value.to_local() if hasattr(value, "to_local") else value

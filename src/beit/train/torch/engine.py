@@ -1,13 +1,14 @@
 """A PyTorch model in training: on its device, copied (DDP) or split (FSDP) over processes, compiled, in reduced precision.
 
-DDP and process groups are Accelerate's. FSDP is PyTorch's `fully_shard` itself, which is what Accelerate calls on GPUs and
-which, unlike Accelerate, also works on CPUs, so that tests can hold it against one process.
+DDP and process groups are Accelerate's. FSDP is PyTorch's `fully_shard`, which Accelerate calls too, but on GPUs only. Called
+directly it works on CPUs as well, so tests can compare it with a single process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -25,7 +26,7 @@ from beit.train.torch.ema import Average, local
 
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
-SHARDS = "sharded"  # in runs whose model is split: each process's part of optimiser and average
+SHARDS = "sharded"  # folder: each process's part of optimiser and average, in runs whose model is split
 
 Batch = dict[str, Tensor]  # on the device
 Metrics = dict[str, Tensor]
@@ -33,7 +34,7 @@ Loss = Callable[[nn.Module, Batch, int], tuple[Tensor, Metrics]]
 
 
 def precision(choice: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type, or None. "auto" takes bfloat16 where the device multiplies it natively.
+    """The type for autocast, or None for float32 throughout. "auto" takes bfloat16 where the device multiplies it natively.
 
     Raises:
         ConfigError: there is no such choice.
@@ -46,7 +47,7 @@ def precision(choice: str, device: torch.device) -> torch.dtype | None:
         return torch.bfloat16 if choice == "bf16" else torch.float16
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private, so it may go
+    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # private: a later PyTorch may not have it
     return torch.bfloat16 if device.type == "cpu" and asked is not None and asked() else None
 
 
@@ -57,16 +58,16 @@ def number_of_images(batch: Batch) -> Tensor:
 
 
 class TorchEngine:
-    """`engine.Engine` of a PyTorch model.
+    """`beit.train.engine.Engine` of a PyTorch model.
 
     Args:
         run: device, processes and settings.
         model: with its weights; moved to the device.
-        optimizer: makes the optimiser over the model's parameters, in groups as `torch_optim.parameter_groups` gives them;
-            called when they are where they stay.
-        loss: (model, batch, step) → (mean loss, metrics, also means).
-        weight: how many terms the mean of a batch is over, (); parts of a batch and processes count by it, so that they
-            give the mean over the whole batch.
+        optimizer: makes the optimiser over the model's parameters, in groups as `optim.parameter_groups` makes them; called
+            when the parameters are on the device.
+        loss: (model, batch, step) → (mean loss, metrics, which are means too).
+        weight: over how many terms a batch's mean is taken, (). Parts of a batch, and processes, count in proportion to it, so
+            that together they give the mean over the whole batch.
 
     Raises:
         ConfigError: the model cannot do what the settings say.
@@ -93,14 +94,14 @@ class TorchEngine:
                 raise ConfigError("A tokenizer has no gradient checkpointing; leave it out and accumulate instead.")
             enable()
         if settings.compile:
-            # The encoder is where the time goes. Around it shapes follow from masks, at which a compiler stops.
+            # The encoder takes nearly all of the time. Outside of it shapes depend on masks, which a compiler cannot follow.
             body: Any = getattr(model, "beit", model)
             body.encoder.compile()
         self.split = settings.shard and run.world > 1
-        self._whole: nn.Module | None = None
+        self._full_model: nn.Module | None = None
         self.module: nn.Module
         if self.split:
-            self._whole = copy.deepcopy(model) if run.main else None
+            self._full_model = copy.deepcopy(model) if run.main else None
             self.module = shard(model.to(self.device))
         else:
             self.module = self.accelerator.prepare(model)
@@ -112,25 +113,29 @@ class TorchEngine:
     # --- one step -----------------------------------------------------------------------------------------------
 
     def step(self, batch: Mapping[str, Any], step: int, rate: float, weight_decay: float | None) -> Metrics:
-        """Batch to the device → in parts: loss, backward → clip → AdamW → average."""
+        """Batch to the device → for each part of it: loss, backward → clip → AdamW → average."""
         settings = self.run.settings
-        # Dropout and drop path of a step follow from its number: a resumed run draws the same.
+        # Dropout and drop path depend on the step's number alone, so a resumed run draws the same.
         torch.manual_seed(hash((settings.seed, step, self.run.rank)) % 2**63)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
             if weight_decay is not None and group["decays"]:
                 group["weight_decay"] = weight_decay
-        there = {name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in batch.items()}
-        metrics = self._gradients(there, step)
+        on_device = {name: torch.as_tensor(value).to(self.device, non_blocking=True) for name, value in batch.items()}
+        metrics = self._gradients(on_device, step)
         metrics["gradient_norm"] = self._clip(settings.clip or math.inf)
         self._finite &= torch.isfinite(metrics["loss"])
-        if self.scaler is None:  # with one, a gradient may overflow: the step is left out and the scale lowered
+        if self.scaler is None:  # with a scaler a gradient may overflow: the step is skipped, and the scale lowered
             self._finite &= torch.isfinite(metrics["gradient_norm"])
         self._update(step)
         return metrics
 
     def _gradients(self, batch: Batch, step: int) -> Metrics:
-        """Add the gradients of the mean loss over the whole batch, over parts and processes; this process's metrics."""
+        """Add up the gradients of the mean loss over the whole batch, all its parts and processes.
+
+        Returns:
+            Means over this process's share.
+        """
         parts = [
             dict(zip(batch, values, strict=True))
             for values in zip(*(value.chunk(self.run.settings.accumulate) for value in batch.values()), strict=True)
@@ -138,7 +143,7 @@ class TorchEngine:
         weights = torch.stack([self.weight(part) for part in parts])
         total = weights.sum()
         if self.run.world > 1:
-            total = self.accelerator.reduce(total, reduction="mean")  # DDP and FSDP take the mean over processes
+            total = self.accelerator.reduce(total, reduction="mean")  # DDP and FSDP average gradients over processes
         sums: Metrics = {}
         for number, part in enumerate(parts):
             share = weights[number] / total
@@ -151,11 +156,11 @@ class TorchEngine:
         return sums
 
     def _autocast(self) -> Any:
-        """Products in the run's precision."""
+        """Matrix products in the run's precision."""
         return torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None)
 
     def _backward(self, loss: Tensor, last: bool) -> None:
-        """Add the gradients; between processes after the `last` part of a batch only."""
+        """Add up the gradients. Processes exchange them after the `last` part of a batch only."""
         loss = self.scaler.scale(loss) if self.scaler is not None else loss
         if self.split:
             self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
@@ -163,14 +168,14 @@ class TorchEngine:
             loss.backward()
 
     def _clip(self, most: float) -> Tensor:
-        """Scale the gradient down to the norm `most` (inf: leave it); its norm before that, ()."""
+        """Scale the gradient down to the norm `most` (inf: leave it as it is). Returns its norm before that, ()."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
         return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _update(self, step: int) -> None:
-        """One step of the optimiser (left out by fp16 where a gradient overflowed), and of the average."""
+        """One step of the optimiser, which fp16 skips where a gradient overflowed, and of the average."""
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -181,44 +186,44 @@ class TorchEngine:
             self.average.update(step)
 
     def finite(self) -> bool:
-        """Whether all losses and gradients were numbers, and fp16 has found a scale for them."""
+        """Whether all losses and gradients so far were finite, and fp16 has found a scale for them."""
         return bool(self._finite) and (self.scaler is None or self.scaler.get_scale() >= 1)
 
     def finite_weights(self) -> bool:
-        """Whether all weights are numbers, in all processes."""
+        """Whether all weights are finite, in all processes."""
         finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.model.parameters())
         return not (self.run.processes.any(not finite) if self.split else not finite)
 
     def train_mode(self) -> None:
-        """Ready for steps."""
+        """As `Engine.train_mode`."""
         self.module.train()
 
     # --- what is saved --------------------------------------------------------------------------------------------
 
-    def whole(self) -> nn.Module | None:
-        """The model with all its weights, in the main process; all processes must ask."""
+    def full_model(self) -> nn.Module | None:
+        """As `Engine.full_model`."""
         if not self.split:
             return self.model if self.run.main else None
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
         state = get_model_state_dict(self.model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-        if self._whole is None:
+        if self._full_model is None:
             return None
-        self._whole.load_state_dict(state, assign=True)
-        return self._whole
+        self._full_model.load_state_dict(state, assign=True)
+        return self._full_model
 
     def averaged(self) -> AbstractContextManager[None] | None:
-        """For as long as the `with` lasts, `whole` has the averaged weights; None where weights are not averaged."""
+        """As `Engine.averaged`."""
         return None if self.average is None else self._averaged(self.average)
 
     @contextlib.contextmanager
     def _averaged(self, average: Average) -> Iterator[None]:
         with average.applied():
             yield
-        self.whole()  # the weights of the last step again
+        self.full_model()  # or the copy of a split model would keep the averaged weights
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write optimiser and average into a checkpoint's folder; all processes take part when the model is split.
+        """Write optimiser and average into a checkpoint's folder. All processes must call it.
 
         Returns:
             What goes into state.json.
@@ -235,7 +240,7 @@ class TorchEngine:
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint's optimiser and average. Raises CheckpointError when they are damaged."""
+        """As `Engine.load`."""
         try:
             if self.split:
                 from torch.distributed.checkpoint import FileSystemReader
@@ -266,7 +271,7 @@ class TorchEngine:
 
 
 def shard(model: nn.Module) -> nn.Module:
-    """Split the parameters of each layer, then the rest, over all processes: a layer is whole only while it computes."""
+    """Split the parameters of each layer, then the others, over all processes. A layer is complete only while it computes."""
     from torch.distributed.fsdp import fully_shard
 
     for module in model.modules():
@@ -281,7 +286,7 @@ def shard(model: nn.Module) -> nn.Module:
 
 
 def check(folder: Path) -> None:
-    """Whether the training state in a checkpoint can be read. Raises CheckpointError."""
+    """Raises CheckpointError when the optimiser or the average in a checkpoint cannot be read."""
     if not (folder / SHARDS / ".metadata").is_file():
         read(folder / OPTIMIZER_FILE)
     if (folder / AVERAGE_FILE).exists():
@@ -289,7 +294,7 @@ def check(folder: Path) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote, without running anything in it. Raises CheckpointError when it is damaged."""
+    """What `torch.save` wrote, read without running code from it. Raises CheckpointError when it is damaged."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different type for nearly every kind of damage
@@ -297,9 +302,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def write(path: Path, value: Any) -> None:
-    """`torch.save`, atomically. Raises OSError or CheckpointError when it cannot be written."""
+    """`torch.save`, atomically. Raises OSError or CheckpointError when the file cannot be written."""
     with atomic_path(path) as temporary:
         try:
             torch.save(value, temporary)
-        except RuntimeError as error:  # torch's writer reports a full disk so
-            raise OSError(28, str(error)) from error
+        except RuntimeError as error:  # this is how torch's writer reports a full disk
+            raise OSError(errno.ENOSPC, str(error)) from error

@@ -1,8 +1,7 @@
-"""The parts of fine-tuning that are PyTorch's; `finetune` says what each is for."""
+"""Fine-tuning in PyTorch (`beit.train.framework.Finetuning`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import torch
@@ -12,37 +11,31 @@ from torch import Tensor, nn
 from beit.config import BeitConfig
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.data.workers.torch import in_torch_workers
 from beit.evaluation import classification
 from beit.models.torch.beit import BeitForImageClassification
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings
+from beit.train.start import Start
+from beit.train.torch.common import check, pool, processes
 from beit.train.torch.distributed import Accelerated
-from beit.train.torch.engine import Batch, Metrics, TorchEngine, check
+from beit.train.torch.engine import Batch, Metrics, TorchEngine
 from beit.train.torch.optim import adamw, parameter_groups
 
 __all__ = ["check", "engine", "evaluation", "model", "pool", "processes"]
 
-pool = in_torch_workers
 
-
-def processes(settings: FinetuneSettings) -> Accelerated:
-    """Those that torchrun or Accelerate has started."""
-    return Accelerated()
-
-
-def model(run: Run, config: BeitConfig, origin: str | Path | None) -> BeitForImageClassification:
-    """A classifier of `config` with the weights of `origin` and, unless that is a checkpoint, a new head; or all new."""
+def model(run: Run[FinetuneSettings], start: Start, config: BeitConfig) -> BeitForImageClassification:
+    """A classifier of `config` with the weights of the start and a new head where its own does not fit; or all new."""
     torch.manual_seed(run.settings.seed)
-    if origin is None:
+    if start.checkpoint is None:
         return BeitForImageClassification(config)
-    fresh = run.checkpoint is None
-    return BeitForImageClassification.from_pretrained(origin, config=config, ignore_mismatched_sizes=fresh)
+    other = not start.resumed  # this run's own checkpoint must fit
+    return BeitForImageClassification.from_pretrained(start.checkpoint, config=config, ignore_mismatched_sizes=other)
 
 
-def engine(run: Run, model: BeitForImageClassification) -> TorchEngine:
-    """AdamW with layer-wise rates on the cross-entropy with `targets (B, classes)`."""
-    settings = cast(FinetuneSettings, run.settings)
+def engine(run: Run[FinetuneSettings], model: BeitForImageClassification) -> TorchEngine:
+    """AdamW with a rate for each layer, on the cross-entropy with `targets (B, classes)`."""
+    settings = run.settings
 
     def optimizer() -> torch.optim.Optimizer:
         depth = model.config.num_hidden_layers
@@ -57,8 +50,8 @@ def engine(run: Run, model: BeitForImageClassification) -> TorchEngine:
     return TorchEngine(run, model, optimizer, loss)
 
 
-def evaluation(run: Run, processor: BeitImageProcessor, images: Images) -> classification.Evaluation:
-    """Of the classifier that was saved, whole."""
+def evaluation(run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> classification.Evaluation:
+    """Of the classifier as it was saved."""
     saved = BeitForImageClassification.from_pretrained(run.settings.output)
     device = cast(Accelerated, run.processes).device
     return classification.evaluate(saved, processor, images, device=device)

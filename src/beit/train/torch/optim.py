@@ -1,4 +1,4 @@
-"""AdamW over groups of parameters: which decay, and how fast each layer learns (`optim` has the rules)."""
+"""AdamW over groups of parameters: which of them decay, and how fast each layer learns (the rules are in `schedule.py`)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from beit.train.schedule import decays, layer_number
 def parameter_groups(
     model: nn.Module, weight_decay: float, layer_decay: float = 1.0, depth: int = 0
 ) -> list[dict[str, Any]]:
-    """Parameters grouped by decay and learning rate.
+    """Parameters grouped by weight decay and learning rate.
 
     Args:
-        model: with in-memory names of `beit`; other modules work with `layer_decay=1`.
-        weight_decay: of the parameters that `decays`.
+        model: with the parameter names of this library's models; any other module works with `layer_decay=1`.
+        weight_decay: of the parameters that decay (`schedule.decays`).
         layer_decay: each group's `scale` is layer_decay^(depth + 1 - layer number).
         depth: number of layers of the model.
 
     Returns:
-        Groups for an optimiser, each with a `scale` that multiplies the learning rate, and whether it `decays`.
+        Groups for an optimiser. Each has a `scale`, which multiplies the learning rate, and says whether it `decays`.
     """
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -36,5 +36,5 @@ def parameter_groups(
 
 
 def adamw(groups: list[dict[str, Any]], beta2: float = 0.999) -> torch.optim.AdamW:
-    """AdamW with β₁ .9 and ε 1e-8, in one kernel for all parameters."""
+    """AdamW with β₁ 0.9 and ε 1e-8, fused into one kernel for all parameters. The engine sets the rate in each step."""
     return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, beta2), eps=1e-8, fused=True)

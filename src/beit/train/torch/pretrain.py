@@ -1,51 +1,39 @@
-"""The parts of pre-training that are PyTorch's; `pretrain` says what each is for."""
+"""Pre-training in PyTorch (`beit.train.framework.Pretraining`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
 from beit.config import BeitConfig
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.data.workers.torch import in_torch_workers
 from beit.models.torch.beit import BeitForMaskedImageModeling
-from beit.train import targets
 from beit.train.run import Run
 from beit.train.settings import PretrainSettings
+from beit.train.start import Start
+from beit.train.targets.torch import TorchTarget
+from beit.train.torch.common import check, pool, processes
 from beit.train.torch.distributed import Accelerated
-from beit.train.torch.engine import TorchEngine, check
+from beit.train.torch.engine import TorchEngine
 from beit.train.torch.optim import adamw, parameter_groups
-from beit.train.torch.targets import PixelTarget, TokenTarget
 
-__all__ = ["check", "engine", "make_target", "model", "pool", "probe", "processes"]
-
-pool = in_torch_workers
+__all__ = ["check", "engine", "model", "pool", "probe", "processes"]
 
 
-def processes(settings: PretrainSettings) -> Accelerated:
-    """Those that torchrun or Accelerate has started."""
-    return Accelerated()
-
-
-def make_target(settings: PretrainSettings, config: BeitConfig) -> PixelTarget | TokenTarget:
-    """As `targets.make_target`."""
-    return targets.make_target(settings, config, PixelTarget, TokenTarget)
-
-
-def model(run: Run, config: BeitConfig, origin: str | Path | None) -> BeitForMaskedImageModeling:
-    """A model of `config` with the weights of `origin`, or with new ones."""
+def model(run: Run[PretrainSettings], start: Start, config: BeitConfig) -> BeitForMaskedImageModeling:
+    """A model of `config` with the weights of the start, or with new ones."""
     torch.manual_seed(run.settings.seed)
-    if origin is None:
+    if start.checkpoint is None:
         return BeitForMaskedImageModeling(config)
-    fresh = run.checkpoint is None  # its head may be of another codebook
-    return BeitForMaskedImageModeling.from_pretrained(origin, config=config, ignore_mismatched_sizes=fresh)
+    # The head of another run's model may be of another codebook; that of this run's own checkpoint must fit.
+    other = not start.resumed
+    return BeitForMaskedImageModeling.from_pretrained(start.checkpoint, config=config, ignore_mismatched_sizes=other)
 
 
-def engine(run: Run, model: BeitForMaskedImageModeling, target: PixelTarget | TokenTarget) -> TorchEngine:
+def engine(run: Run[PretrainSettings], model: BeitForMaskedImageModeling, target: TorchTarget) -> TorchEngine:
     """AdamW on the target's loss."""
 
     def optimizer() -> torch.optim.Optimizer:
@@ -62,8 +50,10 @@ def engine(run: Run, model: BeitForMaskedImageModeling, target: PixelTarget | To
     return made
 
 
-def probe(run: Run, processor: BeitImageProcessor, images: Images) -> Callable[[Any, int], dict[str, float]]:
-    """The live probe of `beit.evaluation.probe` on labelled images."""
+def probe(
+    run: Run[PretrainSettings], processor: BeitImageProcessor, images: Images
+) -> Callable[[BeitForMaskedImageModeling, int], dict[str, float]]:
+    """`beit.evaluation.probe.live_probe` on labelled images."""
     from beit.evaluation.probe import live_probe
 
     device = cast(Accelerated, run.processes).device

@@ -1,0 +1,1 @@
+"""What `beit plan` asks of PyTorch."""

@@ -1,0 +1,101 @@
+"""Settings of `beit finetune`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from beit.core.errors import ConfigError
+from beit.train.settings.base import (
+    RunSettings,
+    check_at_least_one,
+    check_fractions,
+    check_framework,
+    check_normalisation,
+    check_scale,
+)
+
+
+@dataclass(kw_only=True)
+class FinetuneSettings(RunSettings):
+    """Fine-tune a classifier on labelled images: one subfolder per class."""
+
+    model: str
+    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
+    validation: Path | None = None
+    """Folder with images to measure top-1 accuracy on at the end, in the same class subfolders."""
+    classes: Path | None = None
+    """Text file with the names of the classes, one per line, from class 0 on: for tar shards, whose labels are numbers. If not
+    given, the classes of a folder are its subfolders, in alphabetical order."""
+    labels_per_class: int | None = None
+    """Use only so many images of each class, the first ones."""
+    image_size: int | None = None
+    """Side of the images in pixels; the model's own if not given. The positions of a trained model are resized."""
+    patch_size: int | None = None
+    """Side of the patches in pixels, when training from scratch."""
+    framework: Literal["torch", "flax"] = "torch"
+    """Framework that trains: PyTorch, or JAX with the models in Flax."""
+    model_parallel: int = 1
+    """Number of devices over which each matrix of a Flax model is split. Groups of so many devices share the batch."""
+    layer_decay: float = 0.65
+    """Learning rate of a layer as a fraction of the next layer's."""
+    label_smoothing: float = 0.1
+    """Fraction of the target that is spread over all classes."""
+    drop_path: float = 0.1
+    """Stochastic depth of the last layer."""
+    crop: Literal["resized", "simple", "centre"] = "resized"
+    """resized: a crop of random size and shape. simple: nearly the whole image, as in DeiT III. centre: always the middle
+    224/256."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Fraction of an image's area that a resized crop keeps: least and most."""
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Aspect ratio of a resized crop: least and most."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    augment: Literal["none", "rand", "three"] = "none"
+    """rand: RandAugment as the authors fine-tune BEiT (timm's rand-m9-mstd0.5-inc1). three: DeiT III's 3-Augment."""
+    jitter: float = 0.0
+    """Strength of the colour jitter (the authors' code: 0.4). RandAugment ignores it, as in timm; 3-Augment takes 0.3 if this
+    is 0."""
+    erase: float = 0.0
+    """Probability of erasing a random rectangle with noise (the paper: 0.25)."""
+    mixup: float = 0.0
+    """Beta parameter of mixup; 0 for none (the paper: 0.8)."""
+    cutmix: float = 0.0
+    """Beta parameter of cutmix; 0 for none (the paper: 1). With both, each batch gets one or the other."""
+    mix_probability: float = 1.0
+    """Probability that a batch is mixed at all."""
+    min_learning_rate: float = 1e-6
+    """Learning rate at the end."""
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Mean of the channels, for a model without an image processor of its own."""
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Standard deviation of the channels, for a model without an image processor of its own."""
+
+    def paper_learning_rate(self, narrow: bool = False) -> float:
+        """4e-3 at a batch of 1,024, in proportion (base, self-supervised); narrow models take a higher rate."""
+        return 2e-3 if narrow else 4e-3 * self.batch_size / 1024
+
+    def images_per_class(self) -> int | None:
+        """How many images of each class the run uses; None for all."""
+        return self.labels_per_class
+
+    def validate(self) -> None:
+        """Check all values. Raises ConfigError."""
+        super().validate()
+        check_normalisation(self.mean, self.std)
+        check_scale(self.crop_scale)
+        check_framework(self)
+        check_fractions(self, "label_smoothing", "drop_path", "flip", "jitter", "erase", "mix_probability")
+        if not 0 < self.layer_decay <= 1:
+            raise ConfigError(f"layer_decay is {self.layer_decay}; it must lie in (0, 1].")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ConfigError(f"crop_ratio is {self.crop_ratio}; wanted two aspect ratios, 0 < least ≤ most.")
+        if self.augment not in ("none", "rand", "three"):
+            raise ConfigError(f"augment is {self.augment!r}; choose none, rand or three.")
+        if self.crop not in ("resized", "simple", "centre"):
+            raise ConfigError(f"crop is {self.crop!r}; choose resized, simple or centre.")
+        if self.mixup < 0 or self.cutmix < 0:
+            raise ConfigError("mixup and cutmix must not be negative.")
+        check_at_least_one(self, "labels_per_class")

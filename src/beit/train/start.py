@@ -1,0 +1,160 @@
+"""What a run begins from, opened once and passed on: a checkpoint, its config and its image processor.
+
+settings, and the run's own checkpoint on a resume → `open_start` → `Start` → config, processor and model of the run
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from beit.checkpoints import Checkpoint
+from beit.config import PRESETS, BeitConfig
+from beit.core import geometry
+from beit.core.errors import ConfigError
+from beit.data.processor import BeitImageProcessor
+from beit.train.settings import FinetuneSettings, PaperRate, PretrainSettings, RunSettings, SegmentSettings
+
+Triple = tuple[float, float, float]
+_NARROW = 512  # models below this width learn with a higher rate
+SettingsT = TypeVar("SettingsT", bound=RunSettings)
+ImageSettingsT = TypeVar("ImageSettingsT", PretrainSettings, FinetuneSettings, SegmentSettings)
+
+
+class ModelSettings(Protocol):
+    """The settings that name a model."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def image_size(self) -> int | None: ...
+
+    @property
+    def patch_size(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins from.
+
+    Attributes:
+        checkpoint: where the weights come from; None for new ones. A model that is loaded from it reads no file again.
+        config: the checkpoint's own, or that of a preset, with the sizes that the settings name.
+        processor: the image processor stored with the checkpoint; None where there is none.
+        resumed: whether the checkpoint is this run's own. Then its config, processor and weights are taken as they are.
+    """
+
+    checkpoint: Checkpoint | None
+    config: BeitConfig
+    processor: BeitImageProcessor | None
+    resumed: bool = False
+
+
+def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> Start:
+    """Open what a run begins from.
+
+    Args:
+        settings: name a preset, or a checkpoint, and sizes that override its own.
+        resumed: the checkpoint of this run to go on from; then the settings' model is not looked at.
+
+    Raises:
+        ConfigError: a patch size for a checkpoint, whose patches are fixed; or sizes that do not fit.
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    if resumed is not None:
+        config, processor = BeitConfig.from_pretrained(resumed), BeitImageProcessor.from_pretrained(resumed)
+        return Start(resumed, config, processor, resumed=True)
+    sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
+    sizes = {name: size for name, size in sizes.items() if size is not None}
+    if settings.model in PRESETS:
+        return Start(None, BeitConfig.preset(settings.model, **sizes), None)
+    if settings.patch_size is not None:
+        raise ConfigError(
+            f"patch_size is for training from scratch; {settings.model} has patches of its own. Leave it out."
+        )
+    checkpoint = Checkpoint(settings.model, given=sizes)
+    return Start(checkpoint, BeitConfig.from_pretrained(checkpoint), BeitImageProcessor.stored_in(checkpoint))
+
+
+def one_table_per_layer(config: BeitConfig) -> dict[str, bool]:
+    """Changes of a config from pre-training to fine-tuning.
+
+    In pre-training all layers share one relative-position table; in fine-tuning each layer has its own, which starts as a
+    copy of the shared one.
+    """
+    if not config.use_shared_relative_position_bias:
+        return {}
+    return {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
+
+
+# --- settings that the start decides --------------------------------------------------------------------------------
+
+
+def with_paper_rate(settings: SettingsT) -> SettingsT:
+    """The settings with the learning rate for narrow models, where none was given and `model` is the folder of one.
+
+    Settings open no file; so until the run starts, such a folder counts as a model of the paper's sizes.
+    """
+    if not isinstance(settings.learning_rate, PaperRate) or not _is_narrow(getattr(settings, "model", None)):
+        return settings
+    return replace(settings, learning_rate=settings.paper_learning_rate(narrow=True))
+
+
+def _is_narrow(model: str | None) -> bool:
+    """Whether this is a local folder with a narrow model."""
+    try:
+        values = json.loads((Path(model or "") / "config.json").read_text(encoding="utf-8"))
+        return int(values["hidden_size"]) < _NARROW
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # an id on the Hub, or no model folder; opening it will say so
+
+
+def with_normalisation(settings: ImageSettingsT, start: Start) -> ImageSettingsT:
+    """The settings with the mean and the standard deviation that the run uses.
+
+    A model goes on with pixels as it knows them: where an image processor is stored with it, the settings' own are not used.
+    """
+    if start.processor is None:
+        return settings
+    mean, std = normalisation(start.processor)
+    return replace(settings, mean=mean, std=std)
+
+
+# --- images as the model takes them ----------------------------------------------------------------------------------
+
+
+def normalisation(processor: BeitImageProcessor) -> tuple[Triple, Triple]:
+    """(mean, standard deviation) of the three channels."""
+
+    def triple(value: Any) -> Triple:
+        red, green, blue = np.broadcast_to(value, 3).tolist()
+        return red, green, blue
+
+    return triple(processor.image_mean), triple(processor.image_std)
+
+
+def make_processor(config: BeitConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> BeitImageProcessor:
+    """The image processor for evaluation and use: resizes, and crops the centre unless images are small or large.
+
+    The crop keeps 224/256 of each side, as in the authors' evaluation. From 384 pixels up, and below 64, nothing is cropped.
+    """
+    height, width = geometry.pair(config.image_size)
+    cropped = 64 <= min(height, width) < 384
+    ratio = 256 / 224 if cropped else 1.0
+    return BeitImageProcessor(
+        size={"height": round(height * ratio), "width": round(width * ratio)},
+        do_center_crop=cropped,
+        crop_size={"height": height, "width": width},
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+
+
+def smallest_view(config: BeitConfig, token_size: tuple[int, int] | None) -> int:
+    """Shortest side in pixels of what the model, and the tokenizer, see of an image."""
+    return min(*(token_size or ()), *geometry.pair(config.image_size))
