@@ -3,7 +3,7 @@
     python benchmarks/small_data.py --data FOLDER --output runs/small_data
 
 FOLDER holds the four `*-ubyte.gz` files of Fashion-MNIST (Debian's package dataset-fashion-mnist has them). Each seed
-draws its own 100 labels a class and trains everything anew: tokenizer, pre-training, fine-tuning, and the same network
+draws its own 100 labels per class and trains everything from scratch: tokenizer, pre-training, fine-tuning, and the same network
 from scratch. The table shows every seed. A finished seed is not run again.
 """
 

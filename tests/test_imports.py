@@ -24,9 +24,14 @@ ROOMS = (
     "data.masking",
     "data.processor",
     "data.tensors",
+    "evaluation.classification",
+    "evaluation.segmentation",
     "export.describe",
     "export.layouts",
     "export.resize",
+    "inference.classification",
+    "inference.features",
+    "inference.segment_files",
     "models.outputs",
 )
 BLOCK = """

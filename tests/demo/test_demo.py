@@ -95,7 +95,7 @@ def test_the_demonstration_runs_and_reports(tmp_path, capsys):
     assert f"Pre-trained {results['pretrained']['top1']:.1%}" in printed.out
     assert "4/4" in printed.err
 
-    # A demo may be made anew, but nothing else is deleted.
+    # An earlier demo may be replaced, but nothing else is deleted.
     (output / "settings.json").unlink()
     assert main(["demo", "--smoke", "--output", str(output)]) == 1
     assert "holds something other than an earlier demo" in capsys.readouterr().err

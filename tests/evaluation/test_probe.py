@@ -47,7 +47,7 @@ def striped(count: int, seed: int = 0) -> ArrayImages:
 
 
 def clouds(count: int, layers: int, width: int, classes: int, gap: float, seed: int = 0) -> Features:
-    """Features that fall into one cloud a class, `gap` deviations from each other."""
+    """Features that fall into one cloud per class, `gap` deviations from each other."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(classes, layers, width)) * gap
     labels = rng.integers(0, classes, count)

@@ -174,7 +174,7 @@ def probe(
     def right(answers: np.ndarray) -> list[int]:
         return (answers == asked.labels).sum(1).tolist()
 
-    half = known.tokens.shape[2] // 2
+    half = known.tokens.shape[2] // 2  # behind it lies the mean of the patches, before it the cls token
     answers = knn(known.tokens[..., half:], known.labels, asked.tokens[..., half:], k, temperature, where)
     settings: dict[str, Any] = {"k": k, "temperature": temperature, "seed": seed}
     linear_right: list[int] = []

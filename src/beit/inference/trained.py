@@ -84,8 +84,8 @@ def open_encoder(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
     checkpoint = Checkpoint.open(source)
     processor = BeitImageProcessor.from_pretrained(checkpoint)
     model = BeitModel.from_pretrained(checkpoint)
-    started_anew = [name for name, _ in getattr(model.load_report, "new", [])]
-    if model.pooler is not None and any(name.startswith("pooler") for name in started_anew):
+    initialised = [name for name, _ in getattr(model.load_report, "new", [])]
+    if model.pooler is not None and any(name.startswith("pooler") for name in initialised):
         model.pooler = None
     return model, processor
 

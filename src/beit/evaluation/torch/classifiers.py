@@ -104,7 +104,7 @@ def train_linear_probe(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> LinearProbe:
-    """Train one linear classifier per layer of the network: all at once, each as if it were alone.
+    """Train one linear classifier per layer of the network: all at once, and independent of each other.
 
     The authors' recipe (microsoft/unilm, beit/run_linear_eval.py): weights from N(0, 0.01), the sum of the layers'
     cross-entropies, AdamW with weight decay 1e-4, a learning rate that falls to 0 along a cosine, epoch by epoch, and no
