@@ -24,7 +24,7 @@ torch = pytest.importorskip("torch")
 
 from beit.train import plan as module
 from beit.train.plan import describe, duration, forecast, size, total_steps
-from beit.train.plan import measure as measuring
+from beit.train.plan import measurement as measuring
 
 SMALL = ["--workers", "0", "--batch-size", "4", "--precision", "fp32", "--log-every", "2"]
 
@@ -121,7 +121,7 @@ Usage = namedtuple("Usage", "total used free")
 
 
 def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
-    """A run that 'takes. 2 s per step, then 1 and 3 s: everything that follows can be said by hand."""
+    """A run that 'takes' 2 s per step, then 1 and 3 s: everything that follows can be said by hand."""
 
     def pretend(settings: Any) -> list[dict[str, float]]:
         assert (settings.log_every, settings.probe, settings.batch_size) == (1, None, 4)

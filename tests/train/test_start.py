@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -42,7 +43,7 @@ from beit.train.settings import (
     TokenizeSettings,
     from_dict,
 )
-from beit.train.start import open_start, with_paper_rate
+from beit.train.start import fill_paper_rate, open_start
 from beit.train.tokenizer import train_tokenizer
 
 IMAGES = ArrayImages(*stripes(16), ["flat", "upright"])
@@ -247,12 +248,14 @@ def test_a_narrow_model_gets_its_rate_when_the_run_starts(inputs, monkeypatch):
         settings = settings_of(command, inputs, model=str(folder))
         assert opened == []
         assert settings.learning_rate == pytest.approx(paper)
-        assert with_paper_rate(settings).learning_rate == narrow
-        opened.clear()
-        given = settings_of(command, inputs, model=str(folder), learning_rate=settings.learning_rate + 0.0)
-        assert with_paper_rate(given) is given
+        given = settings_of(command, inputs, model=str(folder), learning_rate=paper)
         elsewhere = settings_of(command, inputs, model="owner/name")
-        assert with_paper_rate(elsewhere) is elsewhere
+        copied = dataclasses.replace(settings, seed=7)
+        assert opened == []
+        for some, rate in ((settings, narrow), (given, paper), (elsewhere, paper), (copied, narrow)):
+            fill_paper_rate(some)
+            assert some.learning_rate == pytest.approx(rate)
+        opened.clear()
     settings = settings_of("finetune", inputs, model=str(folder), warmup=0.0)
     assert run(settings)[0]["learning_rate"] == 2e-3
     assert json.loads((settings.output / "settings.json").read_text())["learning_rate"] == 2e-3

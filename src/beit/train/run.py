@@ -19,7 +19,7 @@ from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
 from beit.train.settings import SETTINGS_FILE, RunSettings, differences
-from beit.train.start import normalisation, with_paper_rate
+from beit.train.start import fill_paper_rate, normalisation
 
 logger = logging.getLogger("beit")
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
@@ -80,7 +80,7 @@ def open_run(
     """Look at the output folder: start in it, or find where to go on. Nothing is written yet.
 
     Args:
-        settings: what the run does.
+        settings: what the run does. A learning rate that was left out is filled in.
         processes: those that share the batches.
         check: raises CheckpointError when the engine's own files in a checkpoint cannot be read.
         read: opens the weights in a checkpoint; raises CheckpointError when they cannot be read.
@@ -90,7 +90,7 @@ def open_run(
         TrainingError: the run to go on with has other settings (the message says which), or no readable checkpoint; or
             `resume` is "must" and there is none.
     """
-    settings = with_paper_rate(settings)
+    fill_paper_rate(settings)
     run = Run(processes, settings)
     output = settings.output
     if output.is_file():

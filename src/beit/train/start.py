@@ -21,7 +21,6 @@ from beit.train.settings import FinetuneSettings, PaperRate, PretrainSettings, R
 
 Triple = tuple[float, float, float]
 _NARROW = 512  # models below this width learn with a higher rate
-SettingsT = TypeVar("SettingsT", bound=RunSettings)
 ImageSettingsT = TypeVar("ImageSettingsT", PretrainSettings, FinetuneSettings, SegmentSettings)
 
 
@@ -95,14 +94,13 @@ def one_table_per_layer(config: BeitConfig) -> dict[str, bool]:
 # --- settings that the start decides --------------------------------------------------------------------------------
 
 
-def with_paper_rate(settings: SettingsT) -> SettingsT:
-    """The settings with the learning rate for narrow models, where none was given and `model` is the folder of one.
+def fill_paper_rate(settings: RunSettings) -> None:
+    """Set the learning rate for narrow models where none was given and `model` is the folder of one.
 
-    Settings open no file; so until the run starts, such a folder counts as a model of the paper's sizes.
+    Settings open no file when they are made, so until now such a folder has counted as a model of the paper's sizes.
     """
-    if not isinstance(settings.learning_rate, PaperRate) or not _is_narrow(getattr(settings, "model", None)):
-        return settings
-    return replace(settings, learning_rate=settings.paper_learning_rate(narrow=True))
+    if isinstance(settings.learning_rate, PaperRate) and _is_narrow(getattr(settings, "model", None)):
+        settings.learning_rate = settings.paper_learning_rate(narrow=True)
 
 
 def _is_narrow(model: str | None) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from beit.core.errors import ConfigError, TrainingError
 from beit.data.order import Order
-from beit.train.plan.measure import Measurement, existing_folder, images_in_epoch, measure
+from beit.train.plan.measurement import Measurement, existing_folder, images_in_epoch, measure
 from beit.train.plan.torch.flops import count
 from beit.train.plan.work import Work
 from beit.train.settings import SETTINGS_FILE, RunSettings

@@ -17,8 +17,8 @@ NARROW = ("tiny", "small")  # presets of ours, which learn with a higher rate th
 class PaperRate(float):
     """A learning rate that was left out, and is the paper's.
 
-    When the run starts, `start.with_paper_rate` looks whether the model is the folder of a narrow one, which learns with a
-    higher rate. Being a number of its own type, such a rate is still recognised in settings that were copied meanwhile.
+    When the run starts, `start.fill_paper_rate` looks whether the model is the folder of a narrow one, which learns with a
+    higher rate. Because it is a type of its own, such a rate is still recognised in a copy of the settings.
     """
 
 
