@@ -1,4 +1,4 @@
-"""`Checkpoint`: an open checkpoint, whose files are read at most once however many classes are filled from it."""
+"""`Checkpoint`: an open checkpoint, passed to whoever needs its settings or tensors, so that each file is read once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Tensors = dict[str, np.ndarray]
 
 
 class Checkpoint:
-    """An open checkpoint in any layout. Nothing is read before it is asked for, and no file is read twice.
+    """An open checkpoint in any layout. Each file is read when it is first needed, and kept.
 
     `BeitConfig`, `BeitImageProcessor` and the models take a `Checkpoint` wherever they take an id or a folder:
 
@@ -33,12 +33,12 @@ class Checkpoint:
         processor = BeitImageProcessor.from_pretrained(checkpoint)
         model = BeitForImageClassification.from_pretrained(checkpoint, config=config)
 
-    A model takes the tensors over, without a copy; the checkpoint keeps their names, shapes and types. So an open checkpoint
-    holds no memory once a model is made, and two models never share an array: the second one reads the file again.
+    A model takes the tensors over without a copy, and the checkpoint keeps only their names, shapes and types. So it holds no
+    memory after a model was loaded, and two models never share an array; for the second one, the weight files are read again.
 
     Args:
         source: a folder, a weight file, a Hub id, a URL, or a name of the catalogue (`beit models`).
-        given: fields of the config that the caller states; they are not inferred.
+        given: fields of the config that the caller states; they override config.json and are not inferred.
         **where: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`, of the Hub.
 
     Raises:
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Source, given: Mapping[str, Any] | None = None, **where: Any) -> Checkpoint:
-        """`source` if it is open already, with the fields `given` on top of its own; else a new checkpoint.
+        """Return `source` itself if it is an open checkpoint, with the fields `given` added; else open it.
 
         Raises:
             CheckpointError: nothing is there; or `where` is given for a checkpoint that is open already.
@@ -67,7 +67,7 @@ class Checkpoint:
         return source.with_given(given or {})
 
     def with_given(self, given: Mapping[str, Any]) -> Checkpoint:
-        """The same checkpoint with more fields of the config stated; it shares the files that are open."""
+        """The same checkpoint with more fields stated. It shares what was read; `self` is not changed."""
         if not given:
             return self
         other = object.__new__(Checkpoint)
@@ -84,7 +84,7 @@ class Checkpoint:
 
     @property
     def stated(self) -> dict[str, Any] | None:
-        """config.json; None where there is none, as beside a single weight file."""
+        """The content of config.json; None where there is none, as for a single weight file."""
         return self._files.stated
 
     @property
@@ -124,23 +124,23 @@ class Checkpoint:
 
     @property
     def tensors(self) -> Tensors:
-        """The tensors by the names of their dialect; not to be written to."""
+        """Name in the dialect → array. Shared, so do not write to the arrays."""
         self._files.ensure_values()
         return self._files.read.tensors
 
     @property
     def state_dict(self) -> Tensors:
-        """The tensors by their names in memory; not to be written to."""
+        """Parameter name, with the `beit.` prefix → array. Shared, so do not write to the arrays; see `take`."""
         self._files.ensure_values()
         return self._files.translated.state_dict
 
     @property
     def left_over(self) -> list[str]:
-        """Names of tensors that no model here has a place for, such as the extra blocks of BEiT v2's pre-training."""
+        """Names of tensors that no model here has, such as the extra blocks of BEiT v2's pre-training."""
         return self._files.translated.left_over
 
     def take(self) -> Tensors:
-        """`state_dict`, handed over: the arrays are the caller's alone, to keep and to write to; see the class."""
+        """Hand over `state_dict`: the arrays belong to the caller alone, who may keep and change them."""
         self._files.ensure_values()
         return self._files.hand_over()
 
@@ -169,7 +169,7 @@ class Checkpoint:
 
     @property
     def _outline(self) -> Tensors:
-        """`state_dict` for those who look at names, shapes and types alone."""
+        """`state_dict` where only names, shapes and types matter, which are known even after `take`."""
         return self._files.translated.state_dict
 
     def _refuse_other_layers(self) -> None:
@@ -182,7 +182,7 @@ class Checkpoint:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Values of a `BeitConfig`: of config.json, or inferred. The fields `given` come on top of them."""
+        """Values of a `BeitConfig`, from config.json or inferred. The fields `given` override them."""
         return self._settings[0]
 
     @property
@@ -192,10 +192,10 @@ class Checkpoint:
 
     @property
     def grid(self) -> tuple[int, int] | None:
-        """Patches `(h, w)` that the positions belong to; None where nothing says so."""
+        """Patches `(h, w)` that the positions in the file belong to; None where nothing shows it."""
         if not self.inferred:
             return grids.grid_of_settings(self.settings)
-        # A table says how many displacements there are and not of which rectangle: what the caller states comes first.
+        # A table's length shows the number of displacements, not the rectangle. So what the caller states comes first.
         stated = grids.grid_of_settings({**self.settings, **self.given})
         if stated is not None and grids.agrees(stated, self._outline):
             return stated
@@ -203,11 +203,11 @@ class Checkpoint:
 
     @functools.cached_property
     def architecture(self) -> str:
-        """The class, such as `BeitForImageClassification`, that config.json names, or the tensors."""
+        """The class that config.json names, such as `BeitForImageClassification`; else it is told by the tensors."""
         named = self.settings.get("architectures")
         if isinstance(named, list) and named:
             return str(named[0]).removeprefix("Flax").replace("Data2VecVision", "Beit")
-        infer.check_model_type(self.settings)  # names another architecture before its tensors do
+        infer.check_model_type(self.settings)  # a clearer refusal of another architecture than its tensors allow
         return infer.architecture_of(self._outline)
 
     @functools.cached_property
@@ -224,12 +224,12 @@ class Checkpoint:
 
     @property
     def pixels(self) -> dict[str, Any] | None:
-        """Settings of a `BeitImageProcessor`: of the folder's file, or inferred; None for a model folder without."""
+        """Settings of a `BeitImageProcessor`, from the folder's file or inferred; None for a model folder without such a file."""
         return self._pixels[0]
 
     @property
     def pixel_guesses(self) -> list[Guess]:
-        """As `guesses`, of `pixels`."""
+        """Those of `pixels` that are guesses."""
         return self._pixels[1]
 
 
@@ -293,7 +293,7 @@ class _Files:
             raise CheckpointError(f"{self.source}: {error}") from error
 
     def hand_over(self) -> Tensors:
-        """The state dict. What stays here are outlines, from which settings are inferred as before."""
+        """Give the state dict away. What stays are outlines, from which settings are still inferred."""
         state_dict = self.translated.state_dict
         self.read = self.read._replace(tensors=_outline(self.read.tensors))
         self.translated = self.translated._replace(state_dict=_outline(state_dict))
@@ -301,14 +301,14 @@ class _Files:
         return state_dict
 
     def ensure_values(self) -> None:
-        """Read again what was handed over."""
+        """Read the weight files again after their arrays were handed over."""
         if self._handed_over:
             del self.read, self.translated
             self._handed_over = False
 
 
 def _outline(tensors: Tensors) -> Tensors:
-    """Arrays of the same shapes and types that take no memory; those of integers, which are small and derived, stay."""
+    """Arrays of the same shapes and types that take no memory. Integer ones, which are small indices, are kept."""
     return {
         name: np.broadcast_to(np.zeros((), array.dtype), array.shape) if array.dtype.kind == "f" else array
         for name, array in tensors.items()
@@ -316,10 +316,10 @@ def _outline(tensors: Tensors) -> Tensors:
 
 
 def pixels_in(path: Path) -> dict[str, Any]:
-    """Settings of a `BeitImageProcessor` in one of `PROCESSOR_FILES`.
+    """Read the settings of a `BeitImageProcessor` from one of `PROCESSOR_FILES`.
 
     Raises:
-        CheckpointError: there are none.
+        CheckpointError: the file holds none.
     """
     settings = read_json(path)
     if isinstance(settings, dict) and path.name == PROCESSOR_FILES[1]:

@@ -122,7 +122,7 @@ def inspect_command(arguments: list[str]) -> None:
 
     given = settings.config_fields()
     checkpoint = Checkpoint(settings.model, given)
-    about = describe(checkpoint, **given)
+    about = describe(checkpoint)
     if settings.json:
         more = {"tensors": tensors_of(checkpoint)} if settings.tensors else {}
         print(json.dumps({**about, **more}, indent=2, ensure_ascii=False))

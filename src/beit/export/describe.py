@@ -1,4 +1,4 @@
-"""What a checkpoint is, as plain values and as text: for `beit inspect`."""
+"""What a checkpoint holds, as plain values and as text, for `beit inspect`."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _TASKS = {
 }
 
 
-def describe(checkpoint: Checkpoint, **overrides: Any) -> dict[str, Any]:
-    """Everything that `beit inspect` shows, as JSON can hold it.
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Everything that `beit inspect` shows, as values that JSON can hold.
 
     Raises:
         CheckpointError: as `Checkpoint`.
     """
-    config = BeitConfig.from_pretrained(checkpoint, **overrides)
-    memory = checkpoint.state_dict
+    config = BeitConfig.from_pretrained(checkpoint)
+    state_dict = checkpoint.state_dict
     settings = {name: getattr(config, name) for name in _SHOWN}
-    if "decode_head.classifier.weight" not in memory:
+    if "decode_head.classifier.weight" not in state_dict:
         del settings["segmentation_layers"], settings["num_labels"]
-        if "classifier.weight" in memory:
+        if "classifier.weight" in state_dict:
             settings["num_labels"] = config.num_labels
-    if "lm_head.weight" not in memory:
+    if "lm_head.weight" not in state_dict:
         del settings["vocab_size"]
     missing, extra = _against_model(checkpoint, config)
     guesses = [*checkpoint.guesses, *checkpoint.pixel_guesses]
@@ -52,8 +52,8 @@ def describe(checkpoint: Checkpoint, **overrides: Any) -> dict[str, Any]:
         "names_of": dialects.DIALECTS[checkpoint.dialect].project,
         "class": checkpoint.architecture,
         "task": _TASKS.get(checkpoint.architecture, "unknown"),
-        "parameters": sum(array.size for array in memory.values()),
-        "types": sorted({str(array.dtype) for array in memory.values()}),
+        "parameters": sum(array.size for array in state_dict.values()),
+        "types": sorted({str(array.dtype) for array in state_dict.values()}),
         "grid": list(config.grid),
         "settings": settings,
         "classes": names if names != [f"LABEL_{i}" for i in range(len(names))] and "num_labels" in settings else None,
@@ -76,28 +76,28 @@ def _about_file(path: Any) -> dict[str, Any]:
 
 
 def _against_model(checkpoint: Checkpoint, config: BeitConfig) -> tuple[list[str], list[str]]:
-    """(tensors that the class wants and the file lacks, those that it has no use for), by shapes that settings imply."""
+    """(parameters of the class that the file lacks or has in other shapes, tensors that the class does not use)."""
     wanted = shapes_of(config, checkpoint.architecture)
-    memory = checkpoint.state_dict
-    missing = [name for name in wanted if name not in memory]
-    extra = [name for name in memory if name not in wanted and not name.endswith("num_batches_tracked")]
+    state_dict = checkpoint.state_dict
+    missing = [name for name in wanted if name not in state_dict]
+    extra = [name for name in state_dict if name not in wanted and not name.endswith("num_batches_tracked")]
     wrong = [
-        f"{name} (is {memory[name].shape}, wanted {wanted[name]})"
+        f"{name} (is {state_dict[name].shape}, wanted {wanted[name]})"
         for name in wanted
-        if name in memory and tuple(memory[name].shape) != wanted[name]
+        if name in state_dict and tuple(state_dict[name].shape) != wanted[name]
     ]
     return missing + wrong, extra
 
 
 def text_of(about: dict[str, Any]) -> str:
-    """`describe` as people read it."""
+    """The result of `describe` as text."""
     size = sum(file["bytes"] for file in about["files"])
     lines = [
         f"{about['source']}",
         f"  what       {about['class']}: {about['task']}",
         f"  names of   {about['names_of']}",
         f"  format     {about['format']}; {_bytes(size)} in {len(about['files'])} file(s), {', '.join(about['types'])}",
-        f"  size       {about['parameters'] / 1e6:.1f} million numbers",
+        f"  size       {about['parameters'] / 1e6:.1f} million parameters",
         f"  published  {about['published'] or 'not in the catalogue'}",
     ]
     for file in about["files"]:
@@ -111,7 +111,7 @@ def text_of(about: dict[str, Any]) -> str:
     if about["classes"]:
         shown = ", ".join(about["classes"][:6]) + (", …" if len(about["classes"]) > 6 else "")
         lines.append(f"  {'classes':34} {shown}")
-    lines += ["", "Guessed: no file and no tensor says so" if about["guessed"] else "Nothing was guessed."]
+    lines += ["", "Guessed, because no file and no tensor shows it" if about["guessed"] else "Nothing was guessed."]
     lines += [f"  {guess['name']:24} {_value(guess['value'])}: {guess['why']}" for guess in about["guessed"]]
     for title, names in (("Missing", about["missing"]), ("Left over", about["left_over"])):
         lines += ["", f"{title}: {len(names)} tensors" if names else f"{title}: nothing"]

@@ -1,4 +1,4 @@
-"""Do two checkpoints give the same numbers? Both models see the embedded photographs; the largest difference decides."""
+"""Parity: whether two checkpoints compute the same. Both models get the embedded photographs; the largest difference decides."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from beit.data.sources.images import FolderImages
 
 BAR = 1e-5
 PHOTOGRAPHS = 4
-_NEEDED = ("num_attention_heads", "image_size")  # without which some files cannot be read
-# Settings that change outputs and that a file may leave to be guessed.
+_NEEDED = ("num_attention_heads", "image_size")  # some layouts cannot be read without them
+# Settings that change outputs and that a layout may not state, so that its reader has to guess them.
 _DECISIVE = (
     "layer_norm_eps",
     "hidden_act",
@@ -33,10 +33,10 @@ class Parity(NamedTuple):
     """What was compared.
 
     Attributes:
-        outputs: name of an output → (largest absolute difference, largest absolute value), under the same settings.
-        as_read: the same where the result is read with what it states itself, and `unlike` is what it leaves to be guessed.
-        unlike: names of settings → (of the source, as the result's reader would guess).
-        images: how many photographs.
+        outputs: name of an output → (largest absolute difference, largest absolute value), both models with the same settings.
+        as_read: the same if the result is read without being told its settings; empty where `unlike` is.
+        unlike: setting → (the source's value, the value that a reader of the result would guess), where they differ.
+        images: number of photographs.
     """
 
     outputs: dict[str, tuple[float, float]]
@@ -65,12 +65,20 @@ def _line(item: tuple[str, tuple[float, float]]) -> str:
 
 
 def compare(source: Checkpoint, written: Path, config: BeitConfig, pixels: dict[str, Any] | None) -> Parity:
-    """Outputs of both on the embedded photographs: as models of the same `config`, and the result as it is read by itself.
+    """Compare the outputs of `source` and of what was written from it on the embedded photographs.
 
-    In PyTorch; what was written for Flax is computed in Flax where that is installed.
+    Both are run with `config`; if a reader of the result would guess other settings, the result is run with these too. PyTorch
+    computes; a Flax folder is computed by Flax if that is installed.
+
+    Args:
+        source: the checkpoint that was converted.
+        written: the file or folder that was written.
+        config: settings of both.
+        pixels: settings of the image processor; mean and std are used.
 
     Raises:
-        CheckpointError: one of them is not what its settings say.
+        CheckpointError: the tensors of one of them do not fit its settings.
+        MissingExtraError: torch is not installed.
     """
     needed = {name: getattr(config, name) for name in _NEEDED}
     result = Checkpoint(written, needed)
@@ -89,17 +97,19 @@ def _differences(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) ->
     found = {}
     for name, values in first.items():
         if values.shape != second[name].shape:
-            raise CheckpointError(f"{name} is {values.shape} of the source and {second[name].shape} of the result.")
+            raise CheckpointError(
+                f"{name} has shape {values.shape} from the source and {second[name].shape} from the result."
+            )
         found[name] = float(np.abs(values - second[name]).max()), float(np.abs(values).max())
     return found
 
 
 def _photographs(config: BeitConfig, pixels: dict[str, Any] | None) -> np.ndarray:
-    """`(B, channels, H, W)` float32."""
+    """The first embedded photographs, `(B, channels, H, W)` float32, normalised."""
     height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
     size = {"height": height, "width": width}
     about = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **(pixels or {})}
-    if config.num_channels != 3:  # whatever the channels are, they get the photographs' brightness
+    if config.num_channels != 3:  # each channel gets the photographs' brightness
         about |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     processor = BeitImageProcessor(
         size=size, do_center_crop=False, image_mean=about["image_mean"], image_std=about["image_std"]
@@ -112,31 +122,15 @@ def _photographs(config: BeitConfig, pixels: dict[str, Any] | None) -> np.ndarra
 
 
 def _outputs(checkpoint: Checkpoint, config: BeitConfig, images: np.ndarray, in_flax: bool) -> dict[str, np.ndarray]:
-    import beit
-
-    name = checkpoint.architecture if checkpoint.architecture != "BeitBackbone" else "BeitModel"
-    kind: Any = getattr(beit, f"Flax{name}" if in_flax else name)
-    mask = np.zeros((len(images), config.num_patches), bool)
-    mask[:, ::3] = True
-    masked = name == "BeitForMaskedImageModeling" and config.use_mask_token
+    # A backbone returns feature maps for other code to use; its encoder's output is compared.
+    name = "BeitModel" if checkpoint.architecture == "BeitBackbone" else checkpoint.architecture
+    mask = None
+    if name == "BeitForMaskedImageModeling" and config.use_mask_token:
+        mask = np.zeros((len(images), config.num_patches), bool)
+        mask[:, ::3] = True
     if in_flax:
-        model = kind(config, _do_init=False)
-        params = model.fill(checkpoint.state_dict, grid=checkpoint.grid)
-        run = lambda mask: model(images, mask, params=params)  # noqa: E731
+        from beit.export.flax import outputs_of
     else:
-        torch = require("torch", "torch", "comparing outputs")
-        with torch.device("meta"):
-            model = kind(config)
-        model.fill(checkpoint.state_dict, grid=checkpoint.grid)
-        model.eval()
-
-        def run(mask: np.ndarray | None) -> Any:
-            keywords = {} if mask is None else {"bool_masked_pos": torch.from_numpy(mask)}
-            with torch.inference_mode():
-                return model(torch.from_numpy(images), **keywords)
-
-    found = run(None)
-    outputs = {"logits": found.logits} if hasattr(found, "logits") else {"last_hidden_state": found.last_hidden_state}
-    if masked:
-        outputs["logits of masked images"] = run(mask).logits
-    return {name: np.asarray(value, np.float32) for name, value in outputs.items()}
+        require("torch", "torch", "comparing outputs")
+        from beit.export.torch import outputs_of
+    return outputs_of(checkpoint, name, config, images, mask)

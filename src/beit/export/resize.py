@@ -1,4 +1,4 @@
-"""A checkpoint as the model of a config that may have another image size: positions resized, pixels to match."""
+"""A checkpoint → the tensors of a config that may have another image size, and an image processor for that size."""
 
 from __future__ import annotations
 
@@ -18,38 +18,43 @@ _MAY_LACK = ("beit.pooler.", "beit.embeddings.mask_token")  # a self-supervised 
 
 
 def model_of(checkpoint: Checkpoint, config: BeitConfig) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors by their names in memory that `config` uses, for its patches, and what was changed, in plain words.
+    """The tensors that `config` uses, with positions resized to its grid.
+
+    Returns:
+        Parameter name → array; and what was changed, one plain sentence each.
 
     Raises:
-        CheckpointError: tensors are missing, of other shapes than the settings say, or hold NaN or infinity.
+        CheckpointError: tensors are missing, have other shapes than the settings say, or hold NaN or infinity.
     """
-    memory, report = dict(checkpoint.state_dict), LoadReport()
+    state_dict, report = dict(checkpoint.state_dict), LoadReport()
     grid = checkpoint.grid
     if grid is not None and grid != config.grid:
-        resize_positions(memory, grid, config.grid, report)
+        resize_positions(state_dict, grid, config.grid, report)
     wanted = shapes_of(config, checkpoint.architecture)
-    unused = [name for name in memory if name not in wanted and not name.endswith("num_batches_tracked")]
+    unused = [name for name in state_dict if name not in wanted and not name.endswith("num_batches_tracked")]
     if unused:
         report.copied.append(
             f"{len(unused)} tensors that the settings do not use were left out: {', '.join(unused[:3])}, …"
         )
     wrong = [
-        f"{name} is {memory[name].shape}, wanted {shape}"
+        f"{name} is {state_dict[name].shape}, wanted {shape}"
         for name, shape in wanted.items()
-        if name in memory and memory[name].shape != shape
+        if name in state_dict and state_dict[name].shape != shape
     ]
-    wrong += [f"{name} is missing" for name in wanted if name not in memory and not name.startswith(_MAY_LACK)]
+    wrong += [f"{name} is missing" for name in wanted if name not in state_dict and not name.startswith(_MAY_LACK)]
     wrong += [
-        f"{name} holds NaN or infinity" for name in wanted if name in memory and not np.isfinite(memory[name]).all()
+        f"{name} holds NaN or infinity"
+        for name in wanted
+        if name in state_dict and not np.isfinite(state_dict[name]).all()
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{checkpoint.source} and its settings do not agree: {'; '.join(wrong[:3])}{more}.")
-    return {name: array for name, array in memory.items() if name not in unused}, report.copied
+    return {name: array for name, array in state_dict.items() if name not in unused}, report.copied
 
 
 def pixels_for(pixels: Mapping[str, Any] | None, config: BeitConfig) -> dict[str, Any] | None:
-    """Settings of an image processor for the image size of `config`, which keep the part of an image that is seen."""
+    """Settings of an image processor for the image size of `config`, which keep the fraction of an image that is cropped."""
     if pixels is None:
         return None
     height, width = geometry.pair(config.image_size)

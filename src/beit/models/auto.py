@@ -8,7 +8,7 @@ from beit.checkpoints import Checkpoint, Source
 from beit.checkpoints.hub import split_hub_keywords
 from beit.core.errors import CheckpointError, require
 
-_MODELS = (
+MODELS = (
     "BeitModel",
     "BeitForMaskedImageModeling",
     "BeitForImageClassification",
@@ -37,15 +37,16 @@ def load(id_or_folder: Source, **keywords: Any) -> Any:
     where, overrides = split_hub_keywords(keywords)
     checkpoint = Checkpoint.open(id_or_folder, **where)
     named = checkpoint.with_given(overrides).architecture
-    if named not in _MODELS:
+    if named not in MODELS:
         kind = checkpoint.settings.get("model_type")
         raise CheckpointError(
-            f"{checkpoint.source} holds a {named} (model_type {kind}), which is not one of the models here: {', '.join(_MODELS)}."
+            f"{checkpoint.source} holds a {named} (model_type {kind}), which is not one of the models here: {', '.join(MODELS)}."
         )
-    return _class_named(named).from_pretrained(checkpoint, **overrides)
+    return class_named(named).from_pretrained(checkpoint, **overrides)
 
 
-def _class_named(name: str) -> Any:
+def class_named(name: str) -> Any:
+    """The PyTorch class of this name, one of `MODELS`. Raises MissingExtraError if torch is not installed."""
     require("torch", "torch", f"beit.{name}")
     from beit.models.torch import beit, segmentation
 
