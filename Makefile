@@ -8,13 +8,14 @@ STAMP := $(VENV)/installed
 demo: install  ## the whole idea on embedded images: open runs/demo/report.html afterwards
 	$(BIN)/beit demo
 
-test: install  ## all tests
-	$(BIN)/python -m pytest
+test: install  ## all tests, in random order, on all cores
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
-check: install  ## linters and types
+check: install  ## linters, types and the direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -28,6 +28,7 @@ from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
 from beit.evaluation import probe
+from beit.evaluation.hold_out import hold_out
 from beit.models.torch.beit import BeitForMaskedImageModeling, BeitModel
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
@@ -129,7 +130,7 @@ def probed(start: str, share: Share, seed: int, data: Data) -> dict[str, Any]:
         model = BeitModel.from_pretrained(folder, add_pooling_layer=False)
     known = some_of_each_class(data.train, share.per_class, seed)
     how: dict[str, Any] = {"standardise": True, "seed": seed, "batch_size": 256}
-    chosen = probe.probe(model, processor, *probe.hold_out(known, seed), **how)
+    chosen = probe.probe(model, processor, *hold_out(known, seed), **how)
     layers = {"linear": chosen.best_layer, "knn": chosen.layers[int(np.argmax(chosen.knn_right))]}
     result = probe.probe(model, processor, known, data.test, sorted(set(layers.values())), **how)
     place = {name: result.layers.index(layer) for name, layer in layers.items()}

@@ -2,9 +2,9 @@
 
     python benchmarks/processor.py --peer path/to/python-with-4.37.2 --peer path/to/python-with-5
 
-Each engine runs in a process of its own, once a round, in alternating order, so that a noisy machine slows all of them
-alike. Printed: the median over rounds of images a second, the ratio to ours, the processor time an image takes (all
-threads together; less shaken by other jobs), and whether all bits equal 4.37.2's.
+Each engine runs in its own process, once per round, in alternating order, so that a noisy machine slows all of them alike.
+Printed: the median over rounds of images per second, how many times faster ours is, the processor time per image (of all
+threads together; other jobs disturb it less), and whether all bits equal those of 4.37.2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SETTINGS = {"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, 
 
 
 def pictures(count: int, height: int, width: int) -> list[Any]:
-    """`count` PIL images, the same in every engine: plain arithmetic, no random numbers."""
+    """`count` PIL images, the same for every engine: plain arithmetic, no random numbers."""
     import numpy as np
     from PIL import Image
 
@@ -34,7 +34,7 @@ def pictures(count: int, height: int, width: int) -> list[Any]:
 
 
 def work(engine: str, count: int, height: int, width: int, repeats: int) -> dict[str, Any]:
-    """Time one engine in this process: the median over calls, after one call that does not count."""
+    """Time one engine in this process: the median over calls, after one call to warm up."""
     if engine == "ours":
         from beit.data.processor import BeitImageProcessor
 
@@ -74,7 +74,7 @@ def measure(python: str, engine: str, arguments: argparse.Namespace) -> dict[str
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row an engine; ours is the first. The ratio is the median of the ratios within the rounds."""
+    """One row per engine, ours first. The ratio is the median of the ratios within the rounds."""
     exact = next((run["sha256"] for run in rounds[0] if run["engine"] == "transformers 4.37.2"), None)
     rows = []
     for i, first in enumerate(rounds[0]):
@@ -94,10 +94,10 @@ def summary(rounds: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", action="append", default=[], help="an interpreter that has transformers; repeatable")
-    parser.add_argument("--images", type=int, default=32, help="pictures a call")
+    parser.add_argument("--images", type=int, default=32, help="images per call")
     parser.add_argument("--height", type=int, default=480)
     parser.add_argument("--width", type=int, default=640)
-    parser.add_argument("--repeats", type=int, default=10, help="calls a round")
+    parser.add_argument("--repeats", type=int, default=10, help="calls per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write settings, rows and every run to this file")
     parser.add_argument("--worker", choices=["ours", "transformers"], help=argparse.SUPPRESS)

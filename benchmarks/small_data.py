@@ -3,7 +3,7 @@
     python benchmarks/small_data.py --data FOLDER --output runs/small_data
 
 FOLDER holds the four `*-ubyte.gz` files of Fashion-MNIST (Debian's package dataset-fashion-mnist has them). Each seed
-draws its own 100 labels a class and trains everything anew: tokenizer, pre-training, fine-tuning, and the same network
+draws its own 100 labels per class and trains everything from scratch: tokenizer, pre-training, fine-tuning, and the same network
 from scratch. The table shows every seed. A finished seed is not run again.
 """
 
@@ -22,7 +22,8 @@ import numpy as np
 from beit.core.files import write_json
 from beit.data import embedded as assets
 from beit.data.sources.images import ArrayImages
-from beit.demo.classification import LABELS_PER_CLASS, Data, raw_pixel_baselines, run_experiment
+from beit.demo.experiment import LABELS_PER_CLASS, Data, run_experiment
+from beit.demo.torch.baselines import raw_pixel_baselines
 from beit.train import recipes
 
 
@@ -64,7 +65,7 @@ def run_seed(data: Path, output: Path, seed: int, length: float) -> dict[str, fl
     images = load(data, seed)
     result = run_experiment(images, recipes.garments(path.parent, seed, length))
     count = len(images.test)
-    figures = {name: right / count for name, right in raw_pixel_baselines(images).items()}
+    figures = {name: right / count for name, right in raw_pixel_baselines(images.labelled, images.test).items()}
     figures |= {
         "from scratch": result.scratch.top1,
         "pre-trained": result.tuned.top1,

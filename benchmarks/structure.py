@@ -11,26 +11,33 @@ from __future__ import annotations
 import argparse
 import ast
 import io
-import os
 import sys
 import tokenize
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 FRAMEWORKS = ("torch", "jax", "flax", "optax", "orbax")
 
 
 def graph_of(source: Path) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
-    """(module → modules of beit that it imports, module → frameworks that it imports), lazy imports counted."""
+    """(module → modules of beit that it imports, module → frameworks that it imports), lazy imports counted.
+
+    The first counts imports for type checkers too: they tie files together for a reader. The second does not: they load
+    nothing.
+    """
     sys.path.insert(0, str(source))
-    os.environ["PYTHONPATH"] = str(source)
     import grimp
 
-    graph = grimp.build_graph("beit", include_external_packages=True, cache_dir=None)
-    own = {module for module in graph.modules if module == "beit" or module.startswith("beit.")}
-    inside = {module: graph.find_modules_directly_imported_by(module) & own for module in own}
-    outside = {module: graph.find_modules_directly_imported_by(module) & set(FRAMEWORKS) for module in own}
-    return inside, outside
+    def direct(wanted: Callable[[str], bool], **options: bool) -> dict[str, set[str]]:
+        graph = grimp.build_graph("beit", include_external_packages=True, cache_dir=None, **options)
+        own = [module for module in graph.modules if _of_beit(module)]
+        return {module: set(filter(wanted, graph.find_modules_directly_imported_by(module))) for module in own}
+
+    return direct(_of_beit), direct(FRAMEWORKS.__contains__, exclude_type_checking_imports=True)
+
+
+def _of_beit(module: str) -> bool:
+    return module == "beit" or module.startswith("beit.")
 
 
 def circles(imports: dict[str, set[str]]) -> list[list[str]]:

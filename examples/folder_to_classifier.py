@@ -2,7 +2,7 @@
 
     python examples/folder_to_classifier.py LABELLED_FOLDER OUTPUT_FOLDER [STEPS]
 
-LABELLED_FOLDER has one subfolder a class; pre-training does not look at the classes. Images of 28 pixels and more.
+LABELLED_FOLDER has one subfolder per class; pre-training does not look at the classes. Images of 28 pixels and more.
 """
 
 import sys
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import FolderImages
-from beit.evaluation.classification import predict
+from beit.inference.classification import predict
+from beit.inference.files import ImageFiles
 from beit.models.torch.beit import BeitForImageClassification
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
@@ -48,7 +49,7 @@ def main(folder: Path, output: Path, steps: int = 1000) -> None:
     )
     model = BeitForImageClassification.from_pretrained(output / "classifier")
     processor = BeitImageProcessor.from_pretrained(output / "classifier")
-    for result in predict(model, processor, FolderImages(folder).paths[:3], top=1):
+    for result in predict(model, processor, ImageFiles(FolderImages(folder).paths[:3]), top=1):
         print(result["image"], result["labels"][0])
 
 

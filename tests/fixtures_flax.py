@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import jax
@@ -16,11 +15,6 @@ from beit.checkpoints import flax_layout
 from beit.checkpoints.names import to_state_dict
 from fixtures_runs import tiny_config
 from golden import make_segmentation as golden
-
-# Tiny models spend their time in the compiler: without this way of fusing it is twice as fast. Read once, when jax first
-# compiles; a jax that does not know the flag would stop.
-if tuple(int(part) for part in jax.__version__.split(".")[:2]) >= (0, 10):
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 
 CLOSE = 2e-5
 FLATTEN = golden.base.flatten

@@ -24,9 +24,14 @@ ROOMS = (
     "data.masking",
     "data.processor",
     "data.tensors",
+    "evaluation.classification",
+    "evaluation.segmentation",
     "export.describe",
     "export.layouts",
     "export.resize",
+    "inference.classification",
+    "inference.features",
+    "inference.segment_files",
     "models.outputs",
 )
 BLOCK = """
@@ -47,7 +52,7 @@ def run(code: str, *blocked: str) -> str:
         env={**os.environ, "PYTHONPATH": str(SOURCE)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""`BeitConfig`: what the weights are. Field names, defaults and config.json are those of transformers 4.37.2."""
+"""`BeitConfig`: the architecture that weights belong to. Fields, defaults and config.json are those of transformers 4.37.2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from beit.core.files import write_json
 CONFIG_FILE = "config.json"
 ACTIVATIONS = ("gelu", "relu", "selu", "gelu_new")
 
-# Sizes of the paper (table 10) and, for small images and few of them, sizes of ours.
+# The sizes of the paper (table 10), and two of our own for small images and small data.
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {"layer_scale_init_value": 0.1},
     "large": {
@@ -30,9 +30,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "intermediate_size": 4096,
         "layer_scale_init_value": 1e-5,
     },
-    # Few images of 28 or 32 pixels. Initial weights grow as 1/sqrt(width), from the paper's .02 at 768: with .02 a network
-    # from scratch is 4 points worse here. Absolute positions besides relative ones: a small model learns too slowly where it
-    # is from relative ones alone.
+    # For few images of 28 or 32 pixels. Initial weights grow as 1/sqrt(width), from the paper's .02 at 768: with .02 a network
+    # trained from scratch is 4 points worse at this width. It has absolute positions besides the relative ones, because so
+    # small a model is slow to learn from relative ones alone where a patch lies.
     "tiny": {
         "hidden_size": 128,
         "initializer_range": 0.05,
@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "use_absolute_position_embeddings": True,
         "mask_keeps_position": True,
     },
-    # Tens of thousands of images of 64 to 128 pixels.
+    # For tens of thousands of images of 64 to 128 pixels.
     "small": {
         "hidden_size": 384,
         "initializer_range": 0.03,
@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What the reference library writes into every config.json besides the fields below: kept, and no reason to warn.
+# What the reference library writes into every config.json besides the fields below. It is kept without a warning.
 _BOOKKEEPING = frozenset(
     """_attn_implementation _name_or_path _commit_hash transformers_version torch_dtype dtype use_cache is_encoder_decoder
     is_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder tie_word_embeddings torchscript
@@ -86,8 +86,11 @@ _FLOATS = [
 
 
 def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of a config that is to be changed, without the last stage as the only one: another depth has another, and who
-    chooses by name or by number chooses both."""
+    """Drop `out_indices` and `out_features` from `values` where `changes` would contradict them.
+
+    They are dropped where they are the default, the last stage, because `changes` may change the depth; and where `changes`
+    has one of the two, because the other follows from it.
+    """
     last = values.get("num_hidden_layers", BeitConfig.num_hidden_layers)
     default = values.get("out_indices") in (None, [last]) and values.get("out_features") in (None, [f"stage{last}"])
     chosen = changes.get("out_indices") is not None or changes.get("out_features") is not None
@@ -96,15 +99,15 @@ def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]
 
 
 def _without_gaps(id2label: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """The same names numbered from 0 on, in the order of their numbers.
+    """Renumber the names from 0 on, in the order of their numbers.
 
-    The Hub's models of ImageNet-22k name 21,841 of 21,843 classes and keep the numbers of all; their classifiers count without
-    the two (timm has the same names in this order).
+    The Hub's ImageNet-22k models number 21,843 classes but name 21,841, and their classifiers have 21,841 outputs, so the two
+    numbers without a name have no output (timm has the same names in this order).
     """
     try:
         numbers = sorted(id2label, key=int)
     except (TypeError, ValueError):
-        return id2label  # refused later, in words
+        return id2label  # the constructor refuses it with a message
     if len({int(number) for number in numbers}) < len(numbers) or not numbers or int(numbers[0]) < 0:
         return id2label
     return {place: id2label[number] for place, number in enumerate(numbers)}
@@ -114,58 +117,59 @@ def _without_gaps(id2label: Mapping[Any, Any]) -> Mapping[Any, Any]:
 class BeitConfig:
     """Architecture of a BEiT model; keyword arguments only.
 
-    Defaults are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes and in `to_dict()`,
-    and named in a warning with the nearest known field, so that a misspelling is seen and foreign fields survive.
+    Defaults are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes and in `to_dict()`, so that
+    fields of other libraries survive; a warning names the nearest known field, in case of a misspelling.
 
     Attributes:
-        vocab_size: number of visual tokens that can be predicted in pre-training.
-        hidden_size: width of the encoder.
+        vocab_size: number of different visual tokens, which pre-training predicts.
+        hidden_size: width of the encoder, C.
         num_hidden_layers: number of transformer layers.
-        num_attention_heads: heads of each attention; must divide `hidden_size`.
-        intermediate_size: width of the hidden layer of each MLP.
+        num_attention_heads: number of heads in each attention; must divide `hidden_size`.
+        intermediate_size: width of the hidden layer in each MLP.
         hidden_act: `gelu`, `relu`, `selu`, `gelu_new` (tanh approximation), or a function of one tensor.
-        hidden_dropout_prob: dropout after embeddings, attention output and MLP output, in [0, 1).
-        attention_probs_dropout_prob: dropout of attention weights, in [0, 1).
+        hidden_dropout_prob: dropout after the embeddings, the attention's output and the MLP's output, in [0, 1).
+        attention_probs_dropout_prob: dropout of the attention weights, in [0, 1).
         initializer_range: standard deviation of the initial weights.
         layer_norm_eps: epsilon of layer norms.
         image_size: height and width of images in pixels; an int or `(height, width)`.
         patch_size: height and width of patches in pixels; must divide `image_size`.
-        num_channels: channels of images.
-        use_mask_token: whether there is a mask token (needed for masked image modelling).
-        use_absolute_position_embeddings: one learned vector a position, added to the patches.
-        use_relative_position_bias: a relative-position table in every layer.
-        use_shared_relative_position_bias: one relative-position table for all layers (pre-training).
+        num_channels: number of channels of an image.
+        use_mask_token: whether the model has a mask token, which masked image modelling needs.
+        use_absolute_position_embeddings: add one learned vector per position to the patches.
+        use_relative_position_bias: have a relative-position table in every layer.
+        use_shared_relative_position_bias: have one relative-position table for all layers, as in pre-training.
         layer_scale_init_value: initial scale of each residual branch (.1 base, 1e-5 large); 0 for no layer scale.
-        drop_path_rate: stochastic depth of the last layer, rising linearly from 0, in [0, 1).
-        use_mean_pooling: pool by the mean of the patches (True) or the cls token (False).
-        pool_scales: pyramid pooling of the segmentation head.
-        use_auxiliary_head: whether segmentation trains with an auxiliary head.
+        drop_path_rate: drop path (stochastic depth) of the last layer, rising linearly from 0 in the first, in [0, 1).
+        use_mean_pooling: pool by the mean of the patches (True) or take the cls token (False).
+        pool_scales: sides of the grids that the segmentation head pools to (pyramid pooling).
+        use_auxiliary_head: whether segmentation is trained with an auxiliary head.
         auxiliary_loss_weight: weight of the auxiliary head's loss.
         auxiliary_channels: width of the auxiliary head.
-        auxiliary_num_convs: convolutions of the auxiliary head.
-        auxiliary_concat_input: whether the auxiliary head sees its input again before its classifier.
-        semantic_loss_ignore_index: label value that segmentation ignores.
+        auxiliary_num_convs: number of convolutions of the auxiliary head.
+        auxiliary_concat_input: whether the auxiliary head gets its input once more before its classifier.
+        semantic_loss_ignore_index: label of pixels that segmentation ignores.
         out_features: names of the stages that the backbone returns (`stem`, `stage1`, …), in the order of the stages.
-        out_indices: the same by index (0 = stem, the embeddings); each follows from the other, and without both they are the
-            last stage. For segmentation see `segmentation_layers`.
-        add_fpn: whether the backbone adds a feature pyramid; then four stages.
+        out_indices: the same stages by number (0 is the stem, the embeddings). Each of the two follows from the other; without
+            both, it is the last stage. For segmentation see `segmentation_layers`.
+        add_fpn: whether the backbone adds a feature pyramid, which needs four stages.
         reshape_hidden_states: whether the backbone returns `(B, C, h, w)` maps (True) or `(B, 1+N, C)` tokens.
-        mask_keeps_position: a masked patch becomes mask token + its absolute position, as the authors have it. The
-            reference replaces the position too (False, the default, for folders written by it); with absolute
-            positions alone such a patch cannot know where it is, so models that `beit` trains set it to True.
-        pad_to_patch: whether images whose sides the patch does not divide are padded, below and on the right, with zeros (the
-            mean colour after normalisation) up to the next multiple; False refuses them. Such a model sees the padded image:
-            masks and maps are of its grid, segmentation logits cover it whole (cut them before they are brought to the size of
-            the picture), and mean pooling counts the padded patches too.
-        segmentation_layers: the four layers whose output the segmentation heads see, counted from 1 (0 = embeddings). The
-            authors train on 4, 6, 8, 12 of 12 (`authors_segmentation_layers`), the default of new models. With
-            `out_indices` given and this None, as in folders of the reference, it is what the reference makes of them:
-            one less than each index, so 2, 4, 6, 10 of 3, 5, 7, 11; the last two layers are unused there.
-        decode_dropout_prob: dropout of whole channels before the classifiers of segmentation, in training (the authors:
-            .1; the reference: none), in [0, 1).
+        mask_keeps_position: whether a masked patch is the mask token plus its absolute position, as in the authors' code
+            (True), or the mask token alone, as in the reference (False, the default, so that folders of the reference mean the
+            same). Without its position, and without relative positions, a masked patch does not know where it lies, so
+            models that `beit` trains set it to True.
+        pad_to_patch: whether images whose sides are no multiples of the patch are padded with zeros (the mean colour after
+            normalisation), below and on the right, to the next multiple; False refuses them. The model then sees the padded
+            image: masks and feature maps have its grid, segmentation logits cover all of it (crop them before you resize them
+            to the original image), and mean pooling includes the padded patches.
+        segmentation_layers: the four layers whose outputs the segmentation heads see, counted from 1 (0 is the embeddings).
+            New models take the authors' choice, 4, 6, 8, 12 of 12 (`authors_segmentation_layers`). If this is None and
+            `out_indices` is given, as in folders of the reference, it is what the reference computes from them: one less than
+            each index, so 2, 4, 6, 10 from 3, 5, 7, 11. The last two layers are unused there.
+        decode_dropout_prob: dropout of whole channels before the classifiers of segmentation, in training, in [0, 1). The
+            authors have .1, the reference has none.
         id2label: class number → name; its length is the number of classes. Default: LABEL_0, LABEL_1.
-        problem_type: `regression`, `single_label_classification`, `multi_label_classification`, or None to tell by
-            the labels.
+        problem_type: `regression`, `single_label_classification`, `multi_label_classification`, or None to decide by the type
+            of the labels.
         output_attentions: default of the argument of the same name.
         output_hidden_states: default of the argument of the same name.
         return_dict: default of the argument of the same name.
@@ -247,7 +251,7 @@ class BeitConfig:
                 raise ConfigError(f"num_labels is {num_labels}, but id2label names {len(self.id2label)} classes.")
             self.num_labels = num_labels
         for name in ("image_size", "patch_size"):
-            if isinstance(getattr(self, name), list):  # as JSON has it
+            if isinstance(getattr(self, name), list):  # JSON has no tuples
                 setattr(self, name, tuple(getattr(self, name)))
         for name in _FLOATS:  # transformers 5 refuses a config.json that has 0 where it wants 0.0
             if type(getattr(self, name)) is int:
@@ -274,7 +278,17 @@ class BeitConfig:
     # --- validation ------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
-        """Check every value; called at construction. Raises ConfigError."""
+        """Check every value; called at construction.
+
+        Raises:
+            ConfigError: a value is impossible, or two contradict each other.
+        """
+        self._validate_sizes()
+        self._validate_numbers()
+        self.stages()
+        self._validate_segmentation()
+
+    def _validate_sizes(self) -> None:
         for name in (
             "vocab_size hidden_size num_hidden_layers num_attention_heads intermediate_size num_channels "
             "auxiliary_channels"
@@ -282,7 +296,7 @@ class BeitConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ConfigError(f"{name} is {value!r}; it must be a whole number of at least 1.")
-            if value > 1_000_000:  # of a damaged file, as a rule; building such a model would never end
+            if value > 1_000_000:  # most likely from a damaged file; building such a model would never finish
                 raise ConfigError(f"{name} is {value}; it must be at most 1,000,000.")
         if self.num_hidden_layers > 1000:
             raise ConfigError(f"num_hidden_layers is {self.num_hidden_layers}; it must be at most 1,000.")
@@ -300,9 +314,11 @@ class BeitConfig:
         grid = geometry.patch_grid(self.image_size, self.patch_size)
         if grid[0] * grid[1] > 1_000_000:
             raise ConfigError(
-                f"image_size {self.image_size} has {grid[0]}x{grid[1]} patches; attention looks at all pairs of them, so at most "
-                "1,000,000 are taken. Choose smaller images or larger patches."
+                f"image_size {self.image_size} has {grid[0]}x{grid[1]} patches; attention compares all pairs of them, so at most "
+                "1,000,000 are allowed. Choose smaller images or larger patches."
             )
+
+    def _validate_numbers(self) -> None:
         if not callable(self.hidden_act) and self.hidden_act not in ACTIVATIONS:
             raise ConfigError(f"Unknown activation {self.hidden_act!r}. Choose from {', '.join(ACTIVATIONS)}.")
         for name in _FLOATS:
@@ -323,8 +339,6 @@ class BeitConfig:
         ignore = self.semantic_loss_ignore_index
         if type(ignore) is not int:
             raise ConfigError(f"semantic_loss_ignore_index is {ignore!r}; it must be a whole number, such as 255.")
-        self.stages()
-        self._validate_segmentation()
 
     def _validate_segmentation(self) -> None:
         for name, low in (("pool_scales", 1), ("segmentation_layers", 0)):
@@ -353,13 +367,13 @@ class BeitConfig:
         return geometry.patch_grid(self.image_size, self.patch_size)
 
     def grid_of(self, size: Sequence[int]) -> tuple[int, int]:
-        """Patches `(h, w)` of an image of `size` (height, width) in pixels; a part of a patch is one, see `pad_to_patch`."""
+        """Patches `(h, w)` of an image of `size` (height, width) in pixels; an incomplete patch counts, see `pad_to_patch`."""
         patch = geometry.pair(self.patch_size)
         return -(-size[0] // patch[0]), -(-size[1] // patch[1])
 
     @property
     def num_patches(self) -> int:
-        """h·w."""
+        """Number of patches of an image of `image_size`, h·w."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -385,14 +399,14 @@ class BeitConfig:
 
     @property
     def stage_names(self) -> list[str]:
-        """What the backbone can return: the embeddings (`stem`) and the output of each layer."""
+        """Names of what the backbone can return: the embeddings (`stem`) and the output of each layer."""
         return ["stem"] + [f"stage{number}" for number in range(1, self.num_hidden_layers + 1)]
 
     def stages(self) -> tuple[list[str], list[int]]:
-        """`out_features` and `out_indices` in agreement: the missing one from the other, the last stage without both.
+        """`out_features` and `out_indices` in agreement: one is derived from the other; without both, the last stage.
 
         Raises:
-            ConfigError: a name or number that there is not, twice, out of order, or the two contradict each other.
+            ConfigError: a stage does not exist, occurs twice or out of order, or the two contradict each other.
         """
         names, features, indices = self.stage_names, self.out_features, self.out_indices
         if features is None and indices is None:
@@ -426,17 +440,19 @@ class BeitConfig:
         """The four layers that the segmentation heads see, counted from 1: see `segmentation_layers`.
 
         Raises:
-            ConfigError: `out_indices` are not four, or begin with 0, which the reference cannot read.
+            ConfigError: `out_indices` are not four, or begin with 0, the embeddings, which have no layer before them.
         """
         if self.segmentation_layers is not None:
             return list(self.segmentation_layers)
-        if self.stages()[1] == [self.num_hidden_layers]:  # the default, which the reference writes into every file
+        if self.stages()[1] == [
+            self.num_hidden_layers
+        ]:  # the default, which the reference writes into every config.json
             return self.authors_segmentation_layers(self.num_hidden_layers)
         numbers = [i % len(self.stage_names) for i in self.stages()[1]]
         if len(numbers) != 4 or 0 in numbers:
             raise ConfigError(
                 f"Segmentation needs four layers: out_indices (or out_features) is {numbers}. Give four of them above 0, such "
-                "as [3, 5, 7, 11] for 12 layers, or segmentation_layers, which says it directly."
+                "as [3, 5, 7, 11] for 12 layers, or name the layers themselves in segmentation_layers."
             )
         return [number - 1 for number in numbers]
 
@@ -457,14 +473,14 @@ class BeitConfig:
         """A copy with other values, validated."""
         values = _without_default_stage(self.to_dict(), changes)
         if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
-            values.pop("id2label")  # the names of other classes
+            values.pop("id2label")  # the names belong to other classes
         values["hidden_act"] = self.hidden_act
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # unknown fields were named when they first came
+            warnings.simplefilter("ignore")  # unknown fields were warned of when `self` was made
             return type(self)(**{**values, **changes})
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as JSON can hold them, unknown ones included."""
+        """All fields as values that JSON can hold, unknown ones included."""
         values = copy.deepcopy(self.extra)
         for item in fields(self):
             value = getattr(self, item.name)
@@ -485,7 +501,7 @@ class BeitConfig:
         """
         infer.check_model_type(values)
         if values.get("model_type") == "data2vec-vision":
-            # [3, 5, 7, 11] is its default in the reference, whatever the depth; files may leave it out. Only segmentation reads it.
+            # The reference's default is [3, 5, 7, 11] at any depth, and files may leave it out. Only segmentation uses it.
             segments = "ForSemanticSegmentation" in str(values.get("architectures"))
             default = {"out_indices": [3, 5, 7, 11]}
             values = {**default, **values} if segments else {k: v for k, v in values.items() if k not in default}
@@ -494,7 +510,7 @@ class BeitConfig:
             merged["id2label"] = _without_gaps(merged["id2label"])
         if "num_labels" in overrides and "id2label" not in overrides:
             if len(merged.get("id2label") or ()) != overrides["num_labels"]:
-                merged.pop("id2label", None)  # the names of other classes
+                merged.pop("id2label", None)  # the names belong to other classes
         elif "id2label" in overrides:
             merged.pop("num_labels", None)
         return cls(**{**merged, **overrides})
@@ -506,24 +522,25 @@ class BeitConfig:
         Args:
             id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue, or
                 an open `Checkpoint`.
-            **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where from; all others override fields.
+            **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where files come from; all others override
+                fields.
 
         Raises:
-            CheckpointError: no such folder or id; damaged; another architecture.
+            CheckpointError: no such folder or id; damaged files; another architecture.
             ConfigError: a value is impossible.
         """
         where, overrides = hub.split_hub_keywords(keywords)
         checkpoint = Checkpoint.open(id_or_folder, overrides, **where)
-        if not checkpoint.inferred:
-            return cls.from_dict(checkpoint.settings, **checkpoint.given)
         settings = checkpoint.settings
         try:
             return cls.from_dict(settings, **checkpoint.given)
         except ConfigError as error:
+            if not checkpoint.inferred:
+                raise
             raise CheckpointError(f"{checkpoint.source}: its tensors are of impossible sizes. {error}") from error
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json, atomically.
+        """Write config.json into `folder`, atomically.
 
         Raises:
             ConfigError: `hidden_act` is a function, which JSON cannot hold.

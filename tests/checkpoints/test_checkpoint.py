@@ -28,7 +28,7 @@ from beit.checkpoints.write_weights import write_tensors
 from beit.cli import main
 from beit.export.layouts import write
 from beit.export.resize import pixels_for
-from beit.models.shapes import shapes_of
+from beit.models.parameters import shapes_of
 from fixtures_runs import tiny_config, write_images
 from golden import make_foreign as golden
 
@@ -296,12 +296,12 @@ def test_a_name_of_the_catalogue_in_a_mirror_behind_http(
 
 def test_everything_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(places.MIRRORS, str(tmp_path))
-    with pytest.raises(CheckpointError, match=r"is published, but could not be had") as caught:
+    with pytest.raises(CheckpointError, match=r"is published, but could not be fetched") as caught:
         beit.load(NAME, local_files_only=True)
     told = str(caught.value)
     assert str(tmp_path) in told
     assert "microsoft/beit-base-patch16-224" in told
-    assert "not downloaded yet" in told
+    assert "was not downloaded before" in told
 
 
 # --- other sizes -----------------------------------------------------------------------------------------------------
@@ -417,7 +417,7 @@ def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pyte
         (["inspect", "x" * 300], "cannot be a path"),
         (["inspect", "~nosuchuser/x"], "cannot be a path"),
         (["inspect", "/dev/null"], "neither a file nor a folder"),
-        (["inspect", "http://["], "no address"),
+        (["inspect", "http://["], "is not a valid URL"),
         (["resize", "{unilm}", "{folder}/new", "--image-size", "100000"], "at most 1,000,000"),
         (["convert", "{pretrain}", "{folder}/new", "--to", "timm"], "timm has classifiers and encoders"),
         (["models", "beit-huge"], "No published checkpoint is called"),
@@ -538,7 +538,7 @@ def test_a_mean_that_is_none(mean: Any, tmp_path: Path) -> None:
     about = json.loads((tmp_path / "timm" / "config.json").read_text())
     about["pretrained_cfg"]["mean"] = mean
     (tmp_path / "timm" / "config.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match="wanted a number a channel"):
+    with pytest.raises(CheckpointError, match="wanted one number per channel"):
         BeitImageProcessor.from_pretrained(tmp_path / "timm")
 
 

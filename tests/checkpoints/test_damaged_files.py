@@ -289,3 +289,11 @@ def test_a_namespace_is_plain_values(sound: dict[str, bytes], tmp_path: Path) ->
     path = tmp_path / "legacy.pth"
     path.write_bytes(sound["legacy.pth"])
     assert Checkpoint(path).more["args"] == {"model": "beit_base", "input_size": 16}
+
+
+def test_an_optimizer_beside_the_weights_is_not_kept(sound: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "sound.pth").write_bytes(sound["unilm.pth"])
+    state = torch.load(tmp_path / "sound.pth", weights_only=True)["model"]
+    moments = {"state": {i: {"exp_avg": torch.zeros(1000)} for i in range(3)}}
+    torch.save({"model": state, "optimizer": moments, "epoch": 3, "lr": [torch.zeros(9)]}, tmp_path / "x.pth")
+    assert Checkpoint(tmp_path / "x.pth").more == {"optimizer": None, "epoch": 3, "lr": None}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -102,6 +103,18 @@ def test_full_disk(tmp_path: Path) -> None:
             write_json(tmp_path / "config.json", {"a": "x" * 100_000})
     assert same(weight_files.read_tensors(tmp_path / "model.safetensors"), arrays(0))
     assert files(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(("free", "advice"), [(0, "Free some space"), (10**9, "Check the path")])
+def test_a_library_that_hides_the_reason_of_a_failed_write(
+    free: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the disk is full is asked of the file system, not read in the words of an error."""
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
+    with no_file_above(50_000), pytest.raises(CheckpointError, match=advice):
+        write_tensors(tmp_path / "model.safetensors", {"t": np.zeros(100_000, "f4")})
+    assert files(tmp_path) == []
 
 
 def test_full_disk_among_shards(tmp_path: Path) -> None:

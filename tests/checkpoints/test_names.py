@@ -9,6 +9,7 @@ import pytest
 
 from beit import CheckpointError
 from beit.checkpoints import names as weights
+from beit.checkpoints.dialects import DIALECTS
 from beit.checkpoints.match import match_weights
 
 pytest.importorskip("hypothesis")
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 WIDTH = 4
+TABLE = DIALECTS["hf"].rows
 LAYER = "encoder.layer.{}."
 # One layer of the reference, word for word (transformers 4.37.2, BeitForMaskedImageModeling().state_dict()).
 REFERENCE_LAYER = [
@@ -118,8 +120,8 @@ def test_a_backbone_with_the_prefix_on_some_names_only() -> None:
 
 
 def test_every_row_is_met_once() -> None:
-    memory = [row.memory for row in weights.TABLE]
-    disk = [name for row in weights.TABLE for name in row.hf]
+    memory = [*TABLE]
+    disk = [name for row in TABLE.values() for name in row]
     assert len(set(memory)) == len(memory)
     assert len(set(disk)) == len(disk)
     assert {f"beit.encoder.layer.{{i}}.{name}" for name in REFERENCE_LAYER} <= set(disk)
@@ -128,7 +130,7 @@ def test_every_row_is_met_once() -> None:
 
 
 @given(
-    st.lists(st.sampled_from([row.memory for row in weights.TABLE]), unique=True),
+    st.lists(st.sampled_from([*TABLE]), unique=True),
     st.lists(st.integers(0, 120), min_size=1, max_size=3, unique=True),
     st.sampled_from(["f4", "f8", "f2"]),
     st.lists(st.integers(0, 3), max_size=3),

@@ -117,7 +117,7 @@ def test_unreadable_images_with_workers_end_the_run(tmp_path: Path) -> None:
         [*command, "--output", str(tmp_path / "run"), "--workers", "2", "--batch-size", "4"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 1
@@ -128,7 +128,7 @@ def test_unreadable_images_with_workers_end_the_run(tmp_path: Path) -> None:
 def test_training_goes_on_without_a_reader_of_its_messages(labelled: Path, tmp_path: Path) -> None:
     arguments = f"--images {labelled} --output {tmp_path / 'run'} --model tiny --steps 6 --log-every 1 --workers 0"
     command = f"{sys.executable} -m beit.cli finetune {arguments} --batch-size 4 2>&1 | head -1"
-    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=120)
+    subprocess.run(command, shell=True, check=True, capture_output=True, timeout=900)
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 
@@ -192,7 +192,7 @@ def test_two_processes_fine_tune_a_pretrained_model(labelled: Path, tmp_path: Pa
         [*launch, *arguments.split(), "--batch-size", "4"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert done.returncode == 0, done.stderr[-2000:]

@@ -28,7 +28,7 @@ def shell(*arguments: str, code: str | None = None) -> subprocess.CompletedProce
     """`python -m beit.cli …` in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     command = [sys.executable, *(["-c", code] if code else ["-m", "beit.cli"]), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from beit.data.transforms.erasing import erase_rectangle
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.pixels import normalise
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.train.settings import FinetuneSettings
 
 GREY = (128, 128, 128)
@@ -52,7 +52,7 @@ def reference() -> Any:
 
 
 class Scripted:
-    """Stands for a Generator and gives out what it is told to."""
+    """Stands for a Generator and returns given numbers."""
 
     def __init__(self, **values: Any) -> None:
         self.values = {name: list(each) for name, each in values.items()}
@@ -195,9 +195,9 @@ def test_two_operations_by_even_chance_around_magnitude_9():
 def test_rand_augment_does_what_was_drawn():
     image, changed = picture(), 0
     for key in range(60):
-        found = rand_augment(image, Draw(0, 0, key).rng(), MEAN)
+        found = rand_augment(image, SampleSeed(0, 0, key).rng(), MEAN)
         expected = image
-        for name, amount in draw_operations(Draw(0, 0, key).rng()):
+        for name, amount in draw_operations(SampleSeed(0, 0, key).rng()):
             expected = OPERATIONS[name].apply(expected, amount, (124, 116, 104))  # 255 times the mean
         assert same(found, expected)
         changed += not same(found, image)
@@ -207,8 +207,8 @@ def test_rand_augment_does_what_was_drawn():
 def test_three_augment_is_one_of_three_and_jitter():
     image, kinds = picture(), set()
     for key in range(30):
-        found = three_augment(image, Draw(0, 0, key).rng(), 0.3)
-        rng = Draw(0, 0, key).rng()
+        found = three_augment(image, SampleSeed(0, 0, key).rng(), 0.3)
+        rng = SampleSeed(0, 0, key).rng()
         kind = int(rng.integers(3))
         kinds.add(kind)
         if kind == 0:
@@ -221,7 +221,7 @@ def test_three_augment_is_one_of_three_and_jitter():
     assert kinds == {0, 1, 2}
     # A flat grey picture shows the brightness factor: within .3 of 1 (and solarise leaves what is below 128).
     flat = Image.new("RGB", (4, 4), (100, 100, 100))
-    values = [np.asarray(three_augment(flat, Draw(1, 0, key).rng())).mean() for key in range(200)]
+    values = [np.asarray(three_augment(flat, SampleSeed(1, 0, key).rng())).mean() for key in range(200)]
     assert 69 <= min(values) < 73
     assert 127 < max(values) <= 131
 
@@ -232,8 +232,8 @@ def test_modes_become_rgb(mode, size):
     image = picture(*size).convert(mode)
     for key in range(12):
         for found in (
-            rand_augment(image, Draw(0, 0, key).rng(), MEAN),
-            three_augment(image, Draw(0, 0, key).rng()),
+            rand_augment(image, SampleSeed(0, 0, key).rng(), MEAN),
+            three_augment(image, SampleSeed(0, 0, key).rng()),
         ):
             assert (found.mode, found.size) == ("RGB", size)
 
@@ -243,15 +243,15 @@ def test_only_the_callers_generator_is_used():
     random.seed(1)
     np.random.seed(1)
     before = random.getstate(), pickle.dumps(np.random.get_state())
-    first = [rand_augment(image, Draw(0, 0, key).rng(), MEAN) for key in range(20)]
-    three = [three_augment(image, Draw(0, 0, key).rng()) for key in range(20)]
+    first = [rand_augment(image, SampleSeed(0, 0, key).rng(), MEAN) for key in range(20)]
+    three = [three_augment(image, SampleSeed(0, 0, key).rng()) for key in range(20)]
     assert random.getstate() == before[0]
     assert pickle.dumps(np.random.get_state()) == before[1]
     random.seed(2)
     np.random.seed(2)
-    assert all(same(one, rand_augment(image, Draw(0, 0, key).rng(), MEAN)) for key, one in enumerate(first))
-    assert all(same(one, three_augment(image, Draw(0, 0, key).rng())) for key, one in enumerate(three))
-    assert not all(same(one, rand_augment(image, Draw(0, 1, key).rng(), MEAN)) for key, one in enumerate(first))
+    assert all(same(one, rand_augment(image, SampleSeed(0, 0, key).rng(), MEAN)) for key, one in enumerate(first))
+    assert all(same(one, three_augment(image, SampleSeed(0, 0, key).rng())) for key, one in enumerate(three))
+    assert not all(same(one, rand_augment(image, SampleSeed(0, 1, key).rng(), MEAN)) for key, one in enumerate(first))
 
 
 # --- crops -------------------------------------------------------------------------------------------------------
@@ -265,11 +265,11 @@ def test_simple_crop_is_resize_pad_crop(reference, own, target):
     image = picture(*own)
     places = set()
     for key in range(12):
-        found = simple_crop(image, target, Draw(0, 0, key).rng())
+        found = simple_crop(image, target, SampleSeed(0, 0, key).rng())
         scale = max(target[1] / own[0], target[0] / own[1])
         width, height = max(int(own[0] * scale + 1e-9), target[1]), max(int(own[1] * scale + 1e-9), target[0])
         whole = reference.pad(image.resize((width, height), Image.Resampling.BICUBIC), [4] * 4, padding_mode="reflect")
-        rng = Draw(0, 0, key).rng()
+        rng = SampleSeed(0, 0, key).rng()
         left, top = int(rng.integers(0, width + 8 - target[1] + 1)), int(rng.integers(0, height + 8 - target[0] + 1))
         places.add((left, top))
         expected = np.asarray(whole.crop((left, top, left + target[1], top + target[0]))).astype(int)
@@ -292,12 +292,12 @@ def test_centre_crop_is_the_authors_evaluation(reference, own):
 def test_crops_of_the_oddest_pictures():
     for own in ((1, 1), (1, 20_000), (20_000, 1), (3, 2)):
         image = Image.new("RGB", own, (10, 20, 30))
-        for found in (simple_crop(image, (8, 6), Draw(0, 0, 1).rng()), centre_crop(image, (8, 6))):
+        for found in (simple_crop(image, (8, 6), SampleSeed(0, 0, 1).rng()), centre_crop(image, (8, 6))):
             assert found.size == (6, 8)
             assert (np.asarray(found) == (10, 20, 30)).all()
     for target in ((1, 1), (2, 3)):  # narrower than the margin
         for key in range(20):
-            assert simple_crop(picture(), target, Draw(0, 0, key).rng()).size == target[::-1]
+            assert simple_crop(picture(), target, SampleSeed(0, 0, key).rng()).size == target[::-1]
 
 
 # --- in fine-tuning ----------------------------------------------------------------------------------------------
@@ -312,11 +312,11 @@ def views(size: tuple[int, int] = (16, 16), **changes: Any) -> FinetuneViews:
 
 
 def test_without_settings_nothing_is_new():
-    """Random resized crop and flip, as before there was anything else."""
+    """The default settings: random resized crop and flip, nothing else."""
     image = picture()
     for key in range(8):
-        found = views().one(image, 3, Draw(0, 0, key))
-        rng = Draw(0, 0, key).rng()
+        found = views().one(image, 3, SampleSeed(0, 0, key))
+        rng = SampleSeed(0, 0, key).rng()
         box = crop_box(rng, image.size, (0.08, 1.0), (3 / 4, 4 / 3))
         expected = view(image, box, (16, 16), Image.Resampling.BICUBIC, bool(rng.random() < 0.5))
         assert same_arrays(found["pixel_values"], normalise(expected, MEAN, STD))
@@ -328,8 +328,8 @@ def test_without_settings_nothing_is_new():
 def test_crop_flip_augment_normalise(crop, augment):
     image = picture()
     for key in range(6):
-        found = views(crop=crop, augment=augment, jitter=0.4).one(image, 0, Draw(0, 0, key))["pixel_values"]
-        rng = Draw(0, 0, key).rng()
+        found = views(crop=crop, augment=augment, jitter=0.4).one(image, 0, SampleSeed(0, 0, key))["pixel_values"]
+        rng = SampleSeed(0, 0, key).rng()
         if crop == "resized":
             box = crop_box(rng, image.size, (0.08, 1.0), (3 / 4, 4 / 3))
             cropped = image.crop(box).resize((16, 16), Image.Resampling.BICUBIC)
@@ -350,7 +350,7 @@ def test_crop_flip_augment_normalise(crop, augment):
 def test_rand_augment_leaves_no_room_for_jitter():
     one, other = (views(augment="rand", jitter=jitter) for jitter in (0.0, 0.4))
     for key in range(10):
-        pair = [each.one(picture(), 0, Draw(0, 0, key))["pixel_values"] for each in (one, other)]
+        pair = [each.one(picture(), 0, SampleSeed(0, 0, key))["pixel_values"] for each in (one, other)]
         assert same_arrays(*pair)
 
 
@@ -359,7 +359,7 @@ def test_a_batch_in_memory_meets_the_same(changes):
     rng = np.random.default_rng(0)
     arrays = rng.integers(0, 256, (5, 20, 24, 3), dtype=np.uint8)
     images = arrays.transpose(0, 3, 1, 2) / np.float32(255)
-    draws = [Draw(0, 0, key) for key in range(5)]
+    draws = [SampleSeed(0, 0, key) for key in range(5)]
     found = views(**changes, erase=0.5).batch(images, np.arange(5), draws)
     assert found["labels"].tolist() == [0, 1, 2, 3, 4]
     assert found["labels"].dtype == np.int64
@@ -454,7 +454,7 @@ def test_erasing_leaves_every_image_something():
     for height, width in ((1, 1), (1, 9), (2, 30), (16, 16)):
         for key in range(60):
             image = np.full((3, height, width), 9.0, np.float32)
-            erase_rectangle(image, Draw(0, 0, key).rng())
+            erase_rectangle(image, SampleSeed(0, 0, key).rng())
             changed = (image != 9).all(0)
             assert not changed.all(0).any()
             assert not changed.all(1).any()

@@ -215,6 +215,29 @@ def test_small_images_of_one_size_are_held_in_memory(tmp_path):
     assert hold_in_memory(held, BadImages(6), 28) is held
 
 
+def test_images_are_decoded_once_to_be_held(tmp_path):
+    """Those that are looked at first are not read a second time; where sizes differ, no more than two are read."""
+
+    class Counted(FolderImages):
+        reads: list[int] = []
+
+        def read(self, index):
+            self.reads.append(index)
+            return super().read(index)
+
+    Counted.reads = []
+    images = Counted(write_images(tmp_path / "same", 20))
+    assert isinstance(hold_in_memory(images, BadImages(20), 28), ArrayImages)
+    assert Counted.reads == list(range(20))
+    Counted.reads = []
+    save(tmp_path / "mixed/0.png", (9, 9))
+    save(tmp_path / "mixed/1.png", (9, 8))
+    save(tmp_path / "mixed/2.png", (9, 9))
+    mixed = Counted(tmp_path / "mixed")
+    assert hold_in_memory(mixed, BadImages(3), 28) is mixed
+    assert Counted.reads == [0, 1]
+
+
 def test_other_images_stay_where_they_are(tmp_path):
     mixed = FolderImages(write_images(tmp_path / "mixed", 20, spread=2))
     assert hold_in_memory(mixed, BadImages(20), 28) is mixed

@@ -1,4 +1,4 @@
-"""What is drawn has the distributions of the authors' recipe; limits are what chance exceeds once in 10,000 times.
+"""Random choices have the distributions of the authors' recipe. By chance, a test exceeds its limit once in 10,000 times.
 
 `tests/peers/check_views.py` and `check_augment.py` compare the same draws with the authors' code and with timm.
 """
@@ -19,7 +19,7 @@ from beit.data.transforms.crops import crop_box
 from beit.data.transforms.erasing import erase_rectangle
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.train.settings import PretrainSettings
 
 DRAWS = 4000
@@ -91,7 +91,7 @@ def test_pre_training_crops_by_the_papers_scale_and_flips_one_in_two(monkeypatch
     views, image = pretraining(), Image.new("RGB", (400, 400))
     views.mask = lambda rng: np.zeros((14, 14), bool)
     for key in range(1500):
-        views.one(image, 0, Draw(0, 0, key))
+        views.one(image, 0, SampleSeed(0, 0, key))
     patches, tokens = seen[::2], seen[1::2]
     assert {each[1:3] for each in patches} == {((224, 224), Image.Resampling.BICUBIC)}
     assert {each[1:3] for each in tokens} == {((112, 112), Image.Resampling.LANCZOS)}
@@ -166,7 +166,7 @@ def test_erased_rectangles():
     found, noise = [], []
     for key in range(1500):
         image = np.full((3, 96, 96), 99.0, np.float32)
-        erase_rectangle(image, Draw(0, 0, key).rng())
+        erase_rectangle(image, SampleSeed(0, 0, key).rng())
         changed = (image != 99).all(0)
         rows, columns = changed.any(1).nonzero()[0], changed.any(0).nonzero()[0]
         h, w = len(rows), len(columns)

@@ -1,4 +1,4 @@
-"""Label maps and their images: matching, turning, refusing; the views of training; the embedded task."""
+"""Label maps and their images: matching, turning, errors; the views of training; the embedded task."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from beit.data.sources.label_map_scan import numbered_classes
 from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.opening import open_segmented
 from beit.data.transforms.colours import distort_colours
-from beit.data.transforms.sample_seed import Draw
-from beit.data.transforms.segmentation import SegmentViews, fitted_size, image_crop, label_crop, largest_part
+from beit.data.transforms.sample_seed import SampleSeed
+from beit.data.transforms.segmentation import SegmentViews, fitted_size, image_crop, label_crop, largest_class_fraction
 from fixtures_segment import NAMES, blocks, write_names, write_segmented
 
 
@@ -228,12 +228,12 @@ def test_sizes_keep_proportions():
 
 
 def test_views_keep_image_and_map_together():
-    """Whatever scale, crop and flip: a pixel's colour tells its label, and what is padded is mean and ignored."""
+    """Whatever scale, crop and flip: a pixel's colour tells its label, and the padding has the mean colour and is ignored."""
     views = SegmentViews((24, 32), (0.2, 0.3, 0.4), (0.5,) * 3, 24, scale=(0.5, 2.0), distortion=0.0, ignore_index=9)
     image, labels = (np.repeat(np.repeat(x, 5, 0), 5, 1) for x in blocks(5, 16, 20))
     padded = flipped = 0
     for seed in range(30):
-        found = views.one(Image.fromarray(image), labels.astype(np.int64), Draw(seed, 0, 0))
+        found = views.one(Image.fromarray(image), labels.astype(np.int64), SampleSeed(seed, 0, 0))
         pixels, target = found["pixel_values"], found["labels"]
         assert pixels.shape == (3, 24, 32)
         assert target.shape == (24, 32)
@@ -244,10 +244,10 @@ def test_views_keep_image_and_map_together():
         restored = pixels * 0.5 + np.array([0.2, 0.3, 0.4]).reshape(3, 1, 1)
         guess = np.stack([0.45 - restored[:2].max(0), restored[0], restored[1]]).argmax(0)
         assert (guess == target)[~nothing].mean() > 0.85  # but for mixed pixels on edges
-        again = views.one(Image.fromarray(image), labels.astype(np.int64), Draw(seed, 0, 0))
+        again = views.one(Image.fromarray(image), labels.astype(np.int64), SampleSeed(seed, 0, 0))
         assert np.array_equal(again["pixel_values"], pixels)
         mirrored = SegmentViews(**{**vars(views), "flip": 1.0})
-        other = mirrored.one(Image.fromarray(image), labels.astype(np.int64), Draw(seed, 0, 0))
+        other = mirrored.one(Image.fromarray(image), labels.astype(np.int64), SampleSeed(seed, 0, 0))
         flipped += not np.array_equal(other["labels"], target)
     assert 3 < padded < 27
     assert 3 < flipped < 27  # half were flipped already
@@ -261,12 +261,12 @@ def test_crops_with_more_than_one_class_are_preferred():
 
     def mixed(cat_max: float) -> int:
         views = SegmentViews((16, 16), (0.0,) * 3, (1.0,) * 3, 60, scale=(1.0, 1.0), cat_max=cat_max)
-        found = [views.one(image, labels, Draw(seed, 0, 0))["labels"] for seed in range(40)]
-        return sum(largest_part(x, 255) <= 0.75 for x in found)
+        found = [views.one(image, labels, SampleSeed(seed, 0, 0))["labels"] for seed in range(40)]
+        return sum(largest_class_fraction(x, 255) <= 0.75 for x in found)
 
     assert mixed(0.75) > 1.7 * mixed(1.0)
-    assert largest_part(np.array([3, 3, 3, 1, 255, 255]), 255) == 0.75
-    assert largest_part(np.array([255]), 255) == 1.0
+    assert largest_class_fraction(np.array([3, 3, 3, 1, 255, 255]), 255) == 0.75
+    assert largest_class_fraction(np.array([255]), 255) == 1.0
 
 
 def test_distortion_of_colours():
@@ -326,3 +326,30 @@ def test_the_test_part_is_made_of_other_things():
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
         open_segmented("embedded:cats", None, None, LabelRules(), test=True)
+
+
+# --- how often files are opened ----------------------------------------------------------------------------------
+
+
+def test_an_image_with_its_map_is_opened_once(tmp_path, monkeypatch):
+    """A loader asks for the image and then for its map, whose turning depends on the image's file."""
+    images, maps = write_segmented(tmp_path)
+    found = LabelledFolders(images, maps, NAMES)
+    expected = [found.target(index) for index in range(len(found))]
+    opened: list[str] = []
+    whole = Image.open
+
+    def noting(path, *arguments, **keywords):
+        opened.append(str(path))
+        return whole(path, *arguments, **keywords)
+
+    monkeypatch.setattr(Image, "open", noting)
+    for index in range(len(found)):
+        found.read(index)
+        np.testing.assert_array_equal(found.target(index), expected[index])
+    assert sorted(opened) == sorted([*found.paths, *found.maps])
+    opened.clear()
+    found.read(0)
+    np.testing.assert_array_equal(found.target(1), expected[1])  # of another image than the last one read
+    found.read(0)
+    np.testing.assert_array_equal(found.subset(np.array([2])).target(0), expected[2])

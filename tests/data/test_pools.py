@@ -1,4 +1,4 @@
-"""Who makes the batches makes no difference to them; workers that are killed, fail or are left behind."""
+"""Batches do not depend on which workers make them; workers that are killed, fail or are abandoned."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from beit.core.errors import TrainingError
+from beit.core.errors import DataError, TrainingError
 from beit.data.workers import processes
 from beit.data.workers.processes import in_processes
-from beit.data.workers.protocol import Made
+from beit.data.workers.protocol import WorkerBatch
 
 COUNT = 7
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """COUNT batches; what goes wrong, and in which, is said by `trouble`."""
+    """A task of COUNT batches. `trouble` says what goes wrong, and in which batch."""
 
     trouble: tuple[str, int] = ("none", -1)
 
-    def batches(self, worker: int, workers: int) -> Iterator[Made]:
+    def batches(self, worker: int, workers: int) -> Iterator[WorkerBatch]:
         for number in range(worker, COUNT, workers):
             kind, when = self.trouble
             if number == when and kind == "killed":
@@ -35,14 +35,16 @@ class Numbers:
             if number == when and kind == "fails":
                 raise ZeroDivisionError("oh")
             if number == when and kind == "wrong":
-                yield Made(None, ["seen"], ("DataError", "no more"))
+                yield WorkerBatch(None, ["seen"], DataError("no more"))
                 return
             rng = np.random.default_rng(number)
             arrays = {"x": rng.standard_normal((2, 3, 5)).astype("f4"), "mask": rng.random((2, 4)) < 0.5}
-            yield Made({**arrays, "empty": np.zeros((2, 0), np.int64)}, [f"note {number}"], None, {"n": number}, number)
+            yield WorkerBatch(
+                {**arrays, "empty": np.zeros((2, 0), np.int64)}, [f"note {number}"], None, {"n": number}, number
+            )
 
 
-def all_of(pool: Any, workers: int, **trouble: Any) -> list[Made]:
+def all_of(pool: Any, workers: int, **trouble: Any) -> list[WorkerBatch]:
     return list(pool(Numbers(**trouble), workers))
 
 
@@ -56,11 +58,11 @@ def _no_block_is_left_behind(monkeypatch: pytest.MonkeyPatch, request: pytest.Fi
 
 
 @pytest.fixture(scope="module")
-def wanted() -> list[Made]:
+def wanted() -> list[WorkerBatch]:
     return list(Numbers().batches(0, 1))
 
 
-def same(found: list[Made], wanted: list[Made]) -> None:
+def same(found: list[WorkerBatch], wanted: list[WorkerBatch]) -> None:
     assert len(found) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours._replace(batch=None) == theirs._replace(batch=None)
@@ -72,21 +74,21 @@ def same(found: list[Made], wanted: list[Made]) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
-def test_processes_make_the_same_batches_in_order(wanted: list[Made], workers: int) -> None:
+def test_processes_make_the_same_batches_in_order(wanted: list[WorkerBatch], workers: int) -> None:
     same(all_of(in_processes, workers), wanted)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_torch_workers_make_the_same(wanted: list[Made], workers: int) -> None:
+def test_torch_workers_make_the_same(wanted: list[WorkerBatch], workers: int) -> None:
     torch = pytest.importorskip("torch")
     from beit.data.workers.torch import in_torch_workers
 
     found = all_of(in_torch_workers, workers)
-    assert all(isinstance(value, torch.Tensor) for made in found for value in made.batch.values())
+    assert all(isinstance(value, torch.Tensor) for batch in found for value in batch.batch.values())
     same(found, wanted)
 
 
-def test_a_killed_worker_is_an_error_with_advice(wanted: list[Made]) -> None:
+def test_a_killed_worker_is_an_error_with_advice(wanted: list[WorkerBatch]) -> None:
     batches = in_processes(Numbers(("killed", 3)), 2)
     same([next(batches) for _ in range(3)], wanted[:3])
     with pytest.raises(TrainingError, match=r"Data worker 1 has ended by itself \(SIGKILL\).*--workers.*--resume"):
@@ -101,9 +103,38 @@ def test_a_failure_of_ours_shows_where() -> None:
 
 def test_what_cannot_go_on_is_handed_over_and_ends_all() -> None:
     found = all_of(in_processes, 2, trouble=("wrong", 3))
-    assert [made.batch is None for made in found] == [False, False, False, True]
-    assert found[-1].error == ("DataError", "no more")
-    assert found[-1].reasons == ["seen"]
+    assert [batch.batch is None for batch in found] == [False, False, False, True]
+    assert type(found[-1].error) is DataError
+    assert str(found[-1].error) == "no more"
+    assert found[-1].skipped == ["seen"]
+
+
+class Detailed(DataError):
+    """An error that carries more than its text."""
+
+    path = ""
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A task whose first batch is an error with a cause."""
+
+    def batches(self, worker: int, workers: int) -> Iterator[WorkerBatch]:
+        error = Detailed("no more")
+        error.path = "x.png"
+        yield WorkerBatch(None, [], error)
+
+
+@pytest.mark.parametrize("kind", ["processes", "torch"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_class_and_attributes(kind: str, workers: int) -> None:
+    pool: Any = in_processes
+    if kind == "torch":
+        pytest.importorskip("torch")
+        from beit.data.workers.torch import in_torch_workers as pool
+    (found,) = list(pool(Failing(), workers))
+    assert type(found.error) is Detailed
+    assert (str(found.error), found.error.path) == ("no more", "x.png")
 
 
 def test_leaving_early_leaves_nothing_behind() -> None:
@@ -117,7 +148,7 @@ def test_leaving_early_leaves_nothing_behind() -> None:
     assert not any(process.is_alive() for process in workers)
 
 
-def test_workers_ignore_what_a_scheduler_sends(wanted: list[Made]) -> None:
+def test_workers_ignore_what_a_scheduler_sends(wanted: list[WorkerBatch]) -> None:
     import multiprocessing
 
     batches = in_processes(Numbers(), 2)

@@ -1,4 +1,4 @@
-"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; refusals."""
+"""Where images come from: braces, tar shards as people write them, servers that fail, data sets of the Hub; errors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from beit.core import http as remote
 from beit.core.errors import ConfigError, DataError, InputError
 from beit.data.decode import decode_image
 from beit.data.sources import open_images
-from beit.data.sources.images import FolderImages
+from beit.data.sources.images import EmptyFolderError, FolderImages
 from beit.data.sources.paths import PathList, list_images
 from beit.data.sources.patterns import expand_braces
-from beit.data.sources.shards import Cut, Raw
+from beit.data.sources.shards import EncodedSample, TruncatedShard
 from beit.data.sources.stream import Stream
 from beit.data.sources.tar import TarShards
 from fixtures_runs import stripes, write_images
@@ -31,8 +31,8 @@ from fixtures_streams import colour, encoded, number_of, numbered, serving, stri
 def read_all(shards, number: int = 0, first: int = 0) -> tuple[list[int], list[str]]:
     """The numbers of the images, and why a shard was cut."""
     found = list(shards.read(number, first))
-    images = [number_of(decode_image(raw.data, raw.name)) for raw in found if isinstance(raw, Raw)]
-    return images, [cut.reason for cut in found if isinstance(cut, Cut)]
+    images = [number_of(decode_image(raw.data, raw.name)) for raw in found if isinstance(raw, EncodedSample)]
+    return images, [cut.reason for cut in found if isinstance(cut, TruncatedShard)]
 
 
 # --- paths of folders --------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_members_become_samples(tmp_path, kind, ending):
     path = write_tar(tmp_path / f"x.{ending}", members, "w" if ending == "tar" else "w:gz", kind)
     shards = TarShards([str(path)])
     found = list(shards.read(0))
-    assert all(isinstance(raw, Raw) for raw in found)
+    assert all(isinstance(raw, EncodedSample) for raw in found)
     assert [raw.key for raw in found] == ["3", "n01/4", long, "8", "9"]
     assert [raw.label for raw in found] == [5, "cat", None, 2, None]
     assert [number_of(decode_image(raw.data, "")) for raw in found[1:]] == [4, 7, 8, 9]
@@ -171,7 +171,7 @@ def test_whatever_is_wrong_with_a_tar_file_is_a_cut(tmp_path, packed):
         for place in rng.integers(0, len(data), 3):
             data[place] = rng.integers(256)
         path.write_bytes(data)
-        cuts += any(isinstance(found, Cut) for found in TarShards([str(path)]).read(0))
+        cuts += any(isinstance(found, TruncatedShard) for found in TarShards([str(path)]).read(0))
     assert cuts > 40
 
 
@@ -223,6 +223,14 @@ def test_wrong_sources_are_refused_with_the_forms(tmp_path):
         open_images("hub:a/b:train[:5]")
     with pytest.raises(DataError, match=r"no images, but 1 tar files.*only tars/\*\.tar"):
         open_images(tmp_path / "only tars")
+    (tmp_path / "no images").mkdir()  # the name of a folder is not mistaken for a reason
+    (tmp_path / "no images/a.png").touch()
+    numbered(tmp_path / "no images/1.tar", 0, 1)
+    with pytest.raises(DataError, match="1 images are in no class folder"):
+        open_images(tmp_path / "no images", labelled=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmptyFolderError):
+        open_images(tmp_path / "empty")
     with pytest.raises(DataError, match="names 1 files twice"):
         open_images(f"{tmp_path}/only tars/{{1,1}}.tar")
 
@@ -235,12 +243,12 @@ def test_labels_of_tar_shards(tmp_path):
     found = list(stream.shards.read(0))
     assert [stream.target(raw) for raw in found] == [0, 1, 0, 1]
     assert [open_images(path).target(raw) for raw in found] == [0] * 4
-    assert stream.target(Raw("", "", b"", "upright")) == 1
+    assert stream.target(EncodedSample("", "", b"", "upright")) == 1
     with pytest.raises(DataError, match=r"x\.tar: 1\.png: no label beside it"):
-        stream.target(Raw("1", "x.tar: 1.png", b""))
+        stream.target(EncodedSample("1", "x.tar: 1.png", b""))
     for label in (2, -1, "cat"):
         with pytest.raises(InputError, match="wanted a number from 0 to 1, or one of flat, upright"):
-            stream.target(Raw("", "", b"", label))
+            stream.target(EncodedSample("", "", b"", label))
 
 
 # --- servers -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The order of streams: every image once a pass, the same for the same seed, and from any place on exactly the rest."""
+"""The order of streams: every image once a pass, the same for the same seed, and from any position on exactly the rest."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from beit.data.order import Order
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.shards import Cut, Raw, sample_key
+from beit.data.sources.shards import EncodedSample, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream, count_of
-from beit.data.stream_order import BEGINNING, Place, lane
+from beit.data.stream_order import STREAM_START, StreamPosition, samples_of_reader
 from beit.train.settings import TokenizerSettings
 from fixtures_streams import colour, numbered, serving, striped, write_parquet, write_tar
 
 
 class Memory:
-    """Shards of so many samples each; a sample's data are its number. Those of `cut` end with a cut."""
+    """Shards with the given numbers of samples, whose data are their numbers. Those in `cut` end early."""
 
     classes: list[str] = []
     total = None
@@ -42,39 +42,47 @@ class Memory:
         self.reads.append((number, first))
         before = sum(self.sizes[:number])
         for sample in range(first, self.sizes[number]):
-            yield Raw(str(sample), "", str(before + sample).encode())
+            yield EncodedSample(str(sample), "", str(before + sample).encode())
         if number in self.cut:
-            yield Cut(f"shard {number} is cut")
+            yield TruncatedShard(f"shard {number} is cut")
 
 
-def take(stream: Stream, count: int, *, number: int = 0, lanes: int = 1, seed: int = 0, place: Place = BEGINNING):
-    return list(itertools.islice(lane(stream, seed, number, lanes, place), count))
+def take(
+    stream: Stream,
+    count: int,
+    *,
+    number: int = 0,
+    readers: int = 1,
+    seed: int = 0,
+    position: StreamPosition = STREAM_START,
+):
+    return list(itertools.islice(samples_of_reader(stream, seed, number, readers, position), count))
 
 
-def passes(stream: Stream, lanes: int, count: int, seed: int = 0) -> list[Counter]:
-    """How often each number comes in each of the first passes, over all lanes."""
+def passes(stream: Stream, readers: int, count: int, seed: int = 0) -> list[Counter]:
+    """How often each number comes in each of the first passes, over all readers."""
     found = [Counter() for _ in range(count)]
-    for number in range(lanes):
+    for number in range(readers):
         later = 0
-        for handed in lane(stream, seed, number, lanes):
+        for sample in samples_of_reader(stream, seed, number, readers):
             # A window may reach into the next pass, so that a pass is over when a few windows of later ones have come.
-            later = 0 if handed.visit < count else later + 1
-            if handed.visit < count:
-                found[handed.visit][int(handed.raw.data)] += 1
+            later = 0 if sample.pass_index < count else later + 1
+            if sample.pass_index < count:
+                found[sample.pass_index][int(sample.encoded.data)] += 1
             elif later > 2 * stream.shuffle_buffer:
                 break
     return found
 
 
-# --- lanes -------------------------------------------------------------------------------------------------------
+# --- readers -------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 5), st.integers(1, 12), st.integers(0, 99))
-def test_every_sample_comes_once_a_pass_and_in_one_lane(sizes, lanes, buffer, seed):
-    lanes = min(lanes, sum(sizes))
+def test_every_sample_comes_once_a_pass_and_in_one_reader(sizes, readers, buffer, seed):
+    readers = min(readers, sum(sizes))
     stream = Stream(Memory(sizes), shuffle_buffer=buffer)
-    for found in passes(stream, lanes, 3, seed):
+    for found in passes(stream, readers, 3, seed):
         assert found == dict.fromkeys(range(sum(sizes)), 1)
 
 
@@ -86,21 +94,21 @@ def test_every_sample_comes_once_a_pass_and_in_one_lane(sizes, lanes, buffer, se
     st.integers(0, 60),
     st.data(),
 )
-def test_from_any_place_on_comes_exactly_the_rest(sizes, lanes, buffer, taken, data):
+def test_from_any_place_on_comes_exactly_the_rest(sizes, readers, buffer, taken, data):
     stream = Stream(Memory(sizes), shuffle_buffer=buffer)
-    number = data.draw(st.integers(0, lanes - 1))
-    whole = take(stream, taken + 40, number=number, lanes=lanes, seed=3)
-    assert whole == take(stream, taken + 40, number=number, lanes=lanes, seed=3)
-    place = whole[taken - 1].place if taken else BEGINNING
-    kept = Place.from_json(json.loads(json.dumps(place.to_json())))
-    assert take(stream, 40, number=number, lanes=lanes, seed=3, place=kept) == whole[taken:]
+    number = data.draw(st.integers(0, readers - 1))
+    whole = take(stream, taken + 40, number=number, readers=readers, seed=3)
+    assert whole == take(stream, taken + 40, number=number, readers=readers, seed=3)
+    place = whole[taken - 1].position if taken else STREAM_START
+    kept = StreamPosition.from_json(json.loads(json.dumps(place.to_json())))
+    assert take(stream, 40, number=number, readers=readers, seed=3, position=kept) == whole[taken:]
 
 
 def test_the_seed_decides_the_order():
     stream = Stream(Memory([20] * 5), shuffle_buffer=10)
 
     def order(seed: int) -> list[int]:
-        return [int(handed.raw.data) for handed in take(stream, 300, seed=seed)]
+        return [int(sample.encoded.data) for sample in take(stream, 300, seed=seed)]
 
     assert order(1) == order(1) != order(2)
     first, second = order(1)[:100], order(1)[100:200]
@@ -109,10 +117,10 @@ def test_the_seed_decides_the_order():
 
 
 def test_windows_mix_well_and_keep_step():
-    """A window of 50 of one shard in which all orders are as likely; one sample is read for one handed out."""
+    """A window of 50 of one shard in which all orders are as likely; one sample is read for one sample out."""
     memory = Memory([1000])
     stream = Stream(memory, shuffle_buffer=50)
-    found = [int(handed.raw.data) for handed in take(stream, 1000)]
+    found = [int(sample.encoded.data) for sample in take(stream, 1000)]
     for start in range(0, 1000, 50):
         assert sorted(found[start : start + 50]) == list(range(start, start + 50))
     ranks = np.array(found).reshape(20, 50) % 50
@@ -126,7 +134,7 @@ def test_windows_mix_well_and_keep_step():
                 read += 1
                 yield raw
 
-    samples = lane(Stream(Counted([1000]), shuffle_buffer=50), 0, 0, 1)
+    samples = samples_of_reader(Stream(Counted([1000]), shuffle_buffer=50), 0, 0, 1)
     for handed_out in range(1, 400):
         next(samples)
         assert read == min(50 + 1 + handed_out, 1000)  # a window, the next one's share, and one ahead
@@ -135,41 +143,41 @@ def test_windows_mix_well_and_keep_step():
 def test_small_data_sets_come_in_passes():
     stream = Stream(Memory([4, 3]), shuffle_buffer=100)
     found = take(stream, 70)
-    assert [handed.visit for handed in found] == [visit for visit in range(10) for _ in range(7)]
-    orders = {tuple(int(x.raw.data) for x in found[i : i + 7]) for i in range(0, 70, 7)}
+    assert [sample.pass_index for sample in found] == [visit for visit in range(10) for _ in range(7)]
+    orders = {tuple(int(x.encoded.data) for x in found[i : i + 7]) for i in range(0, 70, 7)}
     assert len(orders) == 10
 
 
 def test_draws_name_the_image_and_the_pass():
     stream = Stream(Memory([3, 3]), shuffle_buffer=10)
-    alone = {(int(x.raw.data), x.visit): x.key for x in take(stream, 12)}
-    for number in range(4):  # the same in any lane
-        for handed in take(stream, 3, number=number, lanes=4, seed=9):
-            assert handed.key == sample_key(f"shard-{int(handed.raw.data) // 3}", handed.raw.key)
+    alone = {(int(x.encoded.data), x.pass_index): x.key for x in take(stream, 12)}
+    for number in range(4):  # the same in any reader
+        for sample in take(stream, 3, number=number, readers=4, seed=9):
+            assert sample.key == sample_key(f"shard-{int(sample.encoded.data) // 3}", sample.encoded.key)
     assert {key for (_, _), key in alone.items()} == {
         sample_key(f"shard-{i}", str(j)) for i in (0, 1) for j in range(3)
     }
     assert all(0 <= key < 2**63 for key in alone.values())
 
 
-def test_lanes_share_samples_only_where_shards_are_few():
+def test_readers_share_samples_only_where_shards_are_few():
     memory = Memory([6] * 4)
-    take(Stream(memory, shuffle_buffer=2), 6, number=1, lanes=4)
+    take(Stream(memory, shuffle_buffer=2), 6, number=1, readers=4)
     assert len({number for number, _ in memory.reads[:1]}) == 1
-    # More lanes than samples: each gets one in turn, and none waits for ever.
+    # More readers than samples: each gets one in turn, and none waits for ever.
     tiny = Stream(Memory([2]), shuffle_buffer=4)
     for number in range(5):
-        found = take(tiny, 4, number=number, lanes=5)
-        assert {handed.raw.data for handed in found} == {b"0", b"1"}
+        found = take(tiny, 4, number=number, readers=5)
+        assert {sample.encoded.data for sample in found} == {b"0", b"1"}
 
 
 def test_empty_and_cut_shards_are_no_trouble():
-    found = take(Stream(Memory([0, 3, 0], cut=(0, 1)), shuffle_buffer=9), 6, lanes=3)
-    assert {int(handed.raw.data) for handed in found} == {0, 1, 2}
-    assert {cut for handed in found for cut in handed.cuts} == {"shard 0 is cut", "shard 1 is cut"}
-    for lanes in (1, 2, 5):
+    found = take(Stream(Memory([0, 3, 0], cut=(0, 1)), shuffle_buffer=9), 6, readers=3)
+    assert {int(sample.encoded.data) for sample in found} == {0, 1, 2}
+    assert {cut for sample in found for cut in sample.truncated} == {"shard 0 is cut", "shard 1 is cut"}
+    for readers in (1, 2, 5):
         with pytest.raises(DataError, match=r"no images in shard-0, shard-1.*\nshard 1 is cut"):
-            take(Stream(Memory([0, 0], cut=(1,))), 1, lanes=lanes)
+            take(Stream(Memory([0, 0], cut=(1,))), 1, readers=readers)
 
 
 # --- batches -----------------------------------------------------------------------------------------------------
@@ -242,7 +250,7 @@ def test_processes_and_workers_share_the_images(tmp_path):
     loaders = [make_loader(source, workers=2, rank=rank, world=2) for rank in (0, 1)]
     batches = [list(loader.batches(0, 12)) for loader in loaders]
     assert all(len(batch["number"]) == 2 for some in batches for batch in some)
-    # Four lanes, two shards each: twelve images, of which each lane has given six batches of two.
+    # Four readers, two shards each: twelve images, of which each reader has given six batches of two.
     seen = Counter(np.concatenate([batch["number"] for some in batches for batch in some]).tolist())
     assert seen == dict.fromkeys(range(48), 1)
     assert len(set(np.concatenate([batch["draw"] for some in batches for batch in some]).tolist())) == 48
@@ -258,9 +266,9 @@ def test_a_state_belongs_to_its_workers_and_processes(tmp_path):
             make_loader(source, **changes).restore(state)
     one, none = make_loader(source, workers=1), make_loader(source, workers=0)
     list(none.batches(0, 3))
-    one.restore(none.state())  # the same lane, beside the main process or in it
+    one.restore(none.state())  # the same reader, beside the main process or in it
     assert same(next(one.batches(3, 4)), next(none.batches(3, 4)))
-    with pytest.raises(TrainingError, match="stands at step 4, and step 7 was asked for"):
+    with pytest.raises(TrainingError, match="is at step 4, but step 7 was asked for"):
         next(none.batches(7, 8))
 
 
@@ -350,17 +358,17 @@ def test_more_than_a_tenth_of_a_stream(tmp_path, workers):
 
 def test_too_many_bad_images_are_judged_by_those_seen():
     bad = BadImages(None)
-    bad.saw(30)
+    bad.add_good(30)
     for number in range(10):  # of a hundred, it may be a tenth
         bad.add(f"{number}.png")
     with pytest.raises(DataError, match="11 of the first 41 images"):
         bad.add("11.png")
     bad = BadImages(None)
-    bad.saw(1000)
+    bad.add_good(1000)
     for number in range(100):
         bad.add(f"{number}.png")
-    bad.saw(18)
-    bad.ended()
+    bad.add_good(18)
+    bad.end_first_pass()
     for number in range(100, 111):
         bad.add(f"{number}.png")
     with pytest.raises(DataError, match="112 of 1118 images"):

@@ -19,7 +19,7 @@ from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.pixels import normalise
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.tokenizer import TokenizerViews
 from beit.train.settings import FinetuneSettings, PretrainSettings
 from fixtures_runs import small_config, stripes
@@ -128,14 +128,14 @@ def pretrain_settings(**changes) -> PretrainSettings:
     return PretrainSettings(**{**values, **changes})
 
 
-def draws(seed: int, count: int) -> list[Draw]:
-    return [Draw(seed, 0, key) for key in range(count)]
+def draws(seed: int, count: int) -> list[SampleSeed]:
+    return [SampleSeed(seed, 0, key) for key in range(count)]
 
 
 def test_draws_follow_from_run_pass_image_and_purpose():
-    first = Draw(3, 1, 2**63 - 1)
+    first = SampleSeed(3, 1, 2**63 - 1)
     assert first.rng().random() == first.rng().random() == np.random.default_rng((3, 1, 2**63 - 1)).random()
-    others = [Draw(4, 1, 2**63 - 1), Draw(3, 2, 2**63 - 1), Draw(3, 1, 5)]
+    others = [SampleSeed(4, 1, 2**63 - 1), SampleSeed(3, 2, 2**63 - 1), SampleSeed(3, 1, 5)]
     values = {draw.rng(purpose).random() for draw in (first, *others) for purpose in (0, 1, 2)}
     assert len(values) == 12
 
@@ -147,8 +147,8 @@ def test_crops_are_taken_in_turn_and_masks_never_come_again(batch):
     def visit(number: int) -> dict[str, np.ndarray]:
         if batch:
             pixels = np.repeat(floats(picture())[None], 3, 0)
-            return views.batch(pixels, np.zeros(3, np.int64), [Draw(0, number, key) for key in range(3)])
-        return views.one(picture(), 0, Draw(0, number, 7))
+            return views.batch(pixels, np.zeros(3, np.int64), [SampleSeed(0, number, key) for key in range(3)])
+        return views.one(picture(), 0, SampleSeed(0, number, 7))
 
     found = [visit(number) for number in range(5)]
     for name in ("pixel_values", "token_pixels"):
@@ -175,8 +175,8 @@ def test_both_pre_training_views_come_from_one_box():
     image = picture()
     flips = set()
     for seed in range(12):
-        found = views.one(image, 0, Draw(seed, 2, 7))
-        rng = Draw(seed, 2, 7).rng()
+        found = views.one(image, 0, SampleSeed(seed, 2, 7))
+        rng = SampleSeed(seed, 2, 7).rng()
         box = crop_box(rng, image.size, (0.08, 1.0), RATIO)
         flip = rng.random() < 0.5
         flips.add(bool(flip))
@@ -406,7 +406,7 @@ def test_the_seed_decides_everything(kind):
     pixels = floats(ArrayImages(array, labels).array)
 
     def draw(seed):
-        one = views.one(image, 1, Draw(seed, 0, 0))
+        one = views.one(image, 1, SampleSeed(seed, 0, 0))
         many = views.batch(pixels.copy(), labels, draws(seed, 4))
         assert {k: v.dtype for k, v in one.items()} == {k: v.dtype for k, v in many.items()}
         assert {k: v.shape for k, v in one.items()} == {k: v.shape[1:] for k, v in many.items()}
@@ -434,7 +434,7 @@ def test_fine_tuning_views_keep_labels_and_erase_after_normalising():
     erased = np.abs(pixels - 2.0).reshape(3, -1) > 1e-4  # (1 - .5) / .25 where nothing was erased
     assert erased.any(1).all()
     assert not erased.all(1).any()
-    one = views.one(Image.new("RGB", (16, 16), (255, 255, 255)), 3, Draw(0, 0, 0))
+    one = views.one(Image.new("RGB", (16, 16), (255, 255, 255)), 3, SampleSeed(0, 0, 0))
     assert int(one["labels"]) == 3
     values, counts = np.unique(one["pixel_values"], return_counts=True)
     assert values[counts.argmax()] == 2.0

@@ -17,8 +17,10 @@ pytest.importorskip("accelerate")
 import beit
 from beit.cli import main
 from beit.core.errors import DataError
-from beit.demo.classification import embedded_data, raw_pixel_baselines, run_demo
+from beit.demo.classification import run_demo
+from beit.demo.experiment import embedded_data
 from beit.demo.settings import DemoSettings
+from beit.demo.torch.baselines import raw_pixel_baselines
 
 
 class Page(HTMLParser):
@@ -93,7 +95,7 @@ def test_the_demonstration_runs_and_reports(tmp_path, capsys):
     assert f"Pre-trained {results['pretrained']['top1']:.1%}" in printed.out
     assert "4/4" in printed.err
 
-    # A demo may be made anew, but nothing else is deleted.
+    # An earlier demo may be replaced, but nothing else is deleted.
     (output / "settings.json").unlink()
     assert main(["demo", "--smoke", "--output", str(output)]) == 1
     assert "holds something other than an earlier demo" in capsys.readouterr().err
@@ -122,7 +124,7 @@ def test_the_raw_pixel_baselines():
     assert len(data.unlabelled) == 5000
     assert np.bincount(data.labelled.labels).tolist() == [100] * 10
     assert len(data.test) == 1000
-    found = raw_pixel_baselines(data)
+    found = raw_pixel_baselines(data.labelled, data.test)
     train = data.labelled.array[..., 0].reshape(1000, -1).astype(float)
     right = 0
     for image, label in zip(data.test.array[:, :, :, 0].reshape(1000, -1).astype(float), data.test.labels, strict=True):

@@ -1,4 +1,4 @@
-"""Evaluation, prediction and features, against numbers found another way."""
+"""Scores of classifiers, against numbers found another way."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from fixtures_runs import save_classifier, save_small_model, stripes, write_images
+from fixtures_runs import save_classifier, stripes, write_images
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
-from beit import BeitForImageClassification, BeitImageProcessor, BeitModel
+from beit import BeitForImageClassification, BeitImageProcessor
 from beit.core.errors import DataError
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.evaluation.classification import embed, evaluate, logits_of, predict, wilson
+from beit.evaluation.classification import evaluate, wilson
+from beit.inference.classification import logits_of
 
 SEVEN = tuple("abcdefg")
 
@@ -115,73 +115,3 @@ def test_images_that_cannot_be_read_are_skipped(trained, tmp_path):
 def test_evaluation_needs_labels(trained):
     with pytest.raises(DataError, match="needs labelled images"):
         evaluate(*trained, ArrayImages(stripes(4)[0]))
-
-
-def test_predictions_keep_the_order_of_the_files(trained, tmp_path):
-    model, processor = trained
-    array, _ = stripes(6)
-    paths = []
-    for number in (4, 0, 5, 2, 1):
-        paths.append(tmp_path / f"{number}.png")
-        Image.fromarray(array[number]).save(paths[-1])
-    paths.insert(2, tmp_path / "missing.png")
-    (tmp_path / "broken.png").write_text("no image")
-    paths.append(tmp_path / "broken.png")
-    results = predict(model, processor, paths, top=7, batch_size=2)
-    assert [result["image"] for result in results] == [str(path) for path in paths]
-    assert [sorted(result.keys() - {"image"}) for result in results] == [["labels"]] * 2 + [["error"]] + [
-        ["labels"]
-    ] * 3 + [["error"]]
-    expected = direct(model, array).softmax(-1)
-    for path, result in zip(paths, results, strict=True):
-        if "labels" not in result:
-            assert path.name in result["error"]
-            continue
-        found = {entry["label"]: entry["probability"] for entry in result["labels"]}
-        assert sum(found.values()) == pytest.approx(1, abs=1e-5)
-        assert list(found.values()) == sorted(found.values(), reverse=True)
-        for number, name in enumerate(SEVEN):
-            assert found[name] == pytest.approx(float(expected[int(path.stem), number]), abs=2e-5)
-    assert [len(result["labels"]) for result in predict(model, processor, paths[:2], top=3)] == [3, 3]
-    assert [len(result["labels"]) for result in predict(model, processor, paths[:2], top=99)] == [7, 7]
-    assert "error" in predict(model, processor, [tmp_path / "missing.png"])[0]
-    assert predict(model, processor, []) == []
-
-
-def test_features_are_the_models_own(trained):
-    model, processor = trained
-    array, _ = stripes(7)
-    images = ArrayImages(array)
-    pixels = (torch.from_numpy(array).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
-    with torch.no_grad():
-        output = model.beit(pixels, output_hidden_states=True)
-    kept, pooled, skipped = embed(model, processor, images, batch_size=3)
-    assert kept == list(range(7))
-    assert skipped == []
-    assert pooled.dtype == np.float32
-    np.testing.assert_allclose(pooled, output.pooler_output, atol=2e-5)
-    for layer in (1, 2):
-        _, found, _ = embed(model, processor, images, layer=layer)
-        assert found.shape == (7, 32)
-        np.testing.assert_allclose(found, output.hidden_states[layer][:, 1:].mean(1), atol=2e-5)
-    for layer in (0, 3, -1):
-        with pytest.raises(DataError, match="choose one from 1 to 2"):
-            embed(model, processor, images, layer=layer)
-
-
-def test_features_without_a_pooler(tmp_path, trained):
-    body = BeitModel.from_pretrained(save_small_model(tmp_path / "mim"), add_pooling_layer=False)
-    array, _ = stripes(3)
-    _, found, _ = embed(body, trained[1], ArrayImages(array))
-    _, last, _ = embed(body, trained[1], ArrayImages(array), layer=2)
-    np.testing.assert_allclose(found, last, atol=1e-6)
-
-
-def test_features_of_a_folder_with_a_bad_image(tmp_path, trained):
-    write_images(tmp_path / "images", 12)
-    (tmp_path / "images/003.png").write_bytes(b"")
-    kept, found, skipped = embed(*trained, FolderImages(tmp_path / "images"), batch_size=5)
-    assert kept == [0, 1, 2, *range(4, 12)]
-    assert found.shape == (11, 32)
-    assert len(skipped) == 1
-    assert "003.png" in skipped[0]

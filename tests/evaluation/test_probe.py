@@ -24,12 +24,14 @@ from beit.checkpoints.write_weights import write_weights
 from beit.core.errors import ConfigError, DataError
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.transforms.crops import crop_box, view
-from beit.data.transforms.sample_seed import Draw
-from beit.evaluation import classifiers as module
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.evaluation.classification import wilson
-from beit.evaluation.classifiers import knn, train_linear_probe
-from beit.evaluation.probe import ProbeResult, hold_out, live_probe, probe
-from beit.inference.features import Features, layer_features
+from beit.evaluation.hold_out import hold_out
+from beit.evaluation.probe import ProbeResult, live_probe, probe
+from beit.evaluation.report_probe import write_plot
+from beit.evaluation.torch import classifiers as module
+from beit.evaluation.torch.classifiers import knn, train_linear_probe
+from beit.inference.torch.features import Features, layer_features
 
 PROCESSOR = BeitImageProcessor(size=16, do_center_crop=False)
 
@@ -45,7 +47,7 @@ def striped(count: int, seed: int = 0) -> ArrayImages:
 
 
 def clouds(count: int, layers: int, width: int, classes: int, gap: float, seed: int = 0) -> Features:
-    """Features that fall into one cloud a class, `gap` deviations from each other."""
+    """Features that fall into one cloud per class, `gap` deviations from each other."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(classes, layers, width)) * gap
     labels = rng.integers(0, classes, count)
@@ -87,7 +89,7 @@ def test_views_are_random_crops_that_follow_from_seed_and_image(model):
     for differs in (found.tokens[None], other.views, found.views.flip(0)):
         assert float((found.views - differs).abs().max()) > 0.01
 
-    rng = Draw(5, 1, 3).rng()  # the second view of the fourth image
+    rng = SampleSeed(5, 1, 3).rng()  # the second view of the fourth image
     image = images.read(3)
     box = crop_box(rng, image.size, (0.08, 1.0), (3 / 4, 4 / 3))
     crop = torch.from_numpy(view(image, box, (16, 16), Image.Resampling.BICUBIC, bool(rng.random() < 0.5)))
@@ -301,10 +303,11 @@ def test_result_as_table_json_and_picture(tmp_path):
     assert result.best_layer == 2
     low, high = wilson(9, 20)
     text = str(result)
-    assert "100 images of 2 classes learned from, 20 measured on; the commonest class alone: 25.0%" in text
+    assert "Trained on 100 images of 2 classes, measured on 20; always guessing the commonest class: 25.0%" in text
     assert [line.split()[0] for line in text.splitlines() if line.endswith("best")] == ["2"]
     assert f"45.0% ({low:.1%} to {high:.1%})" in text.splitlines()[3]
     result.save(tmp_path / "deep")
+    write_plot(tmp_path / "deep", result)
     saved = json.loads((tmp_path / "deep/probe.json").read_text())
     assert saved == result.to_dict()
     assert saved["layers"][1] == {
@@ -409,7 +412,7 @@ def test_beit_probe(tmp_path, photos, pretrained, capsys):
     arguments = [*base, "--validation", str(validation), "--views", "1", "--output", str(tmp_path / "out")]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert "40 images of 2 classes learned from, 20 measured on" in printed.out
+    assert "Trained on 40 images of 2 classes, measured on 20" in printed.out
     assert "linear probe top-1" in printed.out
     assert printed.err == ""  # no terminal, no bar
     saved = json.loads((tmp_path / "out/probe.json").read_text())
@@ -420,11 +423,11 @@ def test_beit_probe(tmp_path, photos, pretrained, capsys):
 
     capsys.readouterr()
     assert main([*base, "--labels-per-class", "12", "--k", "5", "--standardise"]) == 0
-    assert "24 images of 2 classes learned from, 8 measured on" in capsys.readouterr().out
+    assert "Trained on 24 images of 2 classes, measured on 8" in capsys.readouterr().out
     (photos / "flat/004.png").write_bytes(b"")
     assert main([*base, "--validation", str(validation)]) == 0
     printed = capsys.readouterr()
-    assert "39 images of 2 classes learned from, 20 measured on" in printed.out
+    assert "Trained on 39 images of 2 classes, measured on 20" in printed.out
     assert "1 images were skipped" in printed.err
     assert "004.png" in printed.err
 
@@ -433,7 +436,7 @@ def test_beit_knn_with_any_model(tmp_path, photos, pretrained, capsys):
     for folder in (pretrained, save_classifier(tmp_path / "classifier", tuple("abc"))):
         assert main(["knn", "--model", str(folder), "--images", str(photos), "--k", "3"]) == 0
         whole = capsys.readouterr().out.splitlines()
-        assert whole[0].startswith("32 images of 2 classes learned from, 8 measured on")
+        assert whole[0].startswith("Trained on 32 images of 2 classes, measured on 8")
         assert [line.split()[0] for line in whole[1:]] == ["layer", "1", "2"]
         command = ["knn", "--model", str(folder), "--images", str(photos), "--k", "3", "--layer", "2"]
         assert main(command) == 0

@@ -23,6 +23,7 @@ from beit.core import resampling as resize
 from beit.models.torch import beit as pytorch_beit
 from beit.models.torch.kernels import attention as pytorch_attention
 from beit.models.torch.kernels import linear as pytorch_linear
+from beit.models.torch.kernels import position_bias
 from fixtures_flax import close, pair, same_gradients, same_outputs, small
 from golden import make_segmentation as golden
 
@@ -218,8 +219,10 @@ def test_head_by_head(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {size: model(images(size)).last_hidden_state for size in (*SIZES, (24, 32))}
     monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
-    attend = pytorch_beit.attend
-    monkeypatch.setattr(pytorch_beit, "attend", lambda *given: calls.append(given[2]) or attend(*given))
+    attend = pytorch_attention.attend_head_by_head
+    monkeypatch.setattr(
+        pytorch_attention, "attend_head_by_head", lambda *given: calls.append(given[2]) or attend(*given)
+    )
     with torch.no_grad():
         for size, output in wanted.items():
             torch.testing.assert_close(model(images(size)).last_hidden_state, output, atol=1e-5, rtol=1e-5)
@@ -232,7 +235,7 @@ def test_upernet_of_another_size(size: tuple[int, int]) -> None:
     x = images(size, 1).double()
     with torch.no_grad():
         fast = model(x).logits
-        assert model._evaluating.kept is not None, "the fast way was taken"
+        assert model.folded.kept is not None, "the fast way was taken"
         model.fast = False
         plain = model(x).logits
     assert plain.shape == (1, 3, size[0] // 2, size[1] // 2)
@@ -243,10 +246,10 @@ def test_upernet_of_another_size(size: tuple[int, int]) -> None:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Grids for which a bias was built."""
     noted: list[tuple[int, int]] = []
-    build_ = pytorch_beit.BeitRelativePosition._build
+    build_ = pytorch_beit.BeitRelativePosition.build
     monkeypatch.setattr(
         pytorch_beit.BeitRelativePosition,
-        "_build",
+        "build",
         lambda self, grid, dtype=None: noted.append(grid) or build_(self, grid, dtype),
     )
     return noted
@@ -275,10 +278,10 @@ def test_few_biases_are_kept(built: list[tuple[int, int]], monkeypatch: pytest.M
     with torch.no_grad():
         for rows in (1, 2, 4, 5, 6):
             part((rows, 4))
-        assert list(part._kept[1]) == [(2, 4), (4, 4), (5, 4), (6, 4)]
-        monkeypatch.setattr(pytorch_beit, "_KEPT_NUMBERS", 2 * 29 * 29)
+        assert list(part.biases.kept[1]) == [(2, 4), (4, 4), (5, 4), (6, 4)]
+        monkeypatch.setattr(position_bias, "_MOST_KEPT_NUMBERS", 2 * 29 * 29)
         part((7, 4))
-        assert list(part._kept[1]) == [(7, 4)]
+        assert list(part.biases.kept[1]) == [(7, 4)]
         part((8, 4))  # too large by itself, and kept all the same
         part((8, 4))
     assert built == [(rows, 4) for rows in (1, 2, 4, 5, 6, 7, 8)]
@@ -289,7 +292,7 @@ def test_copies_and_pickles_build_their_own() -> None:
     with torch.no_grad():
         wanted = model(images(GROWN)).last_hidden_state
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert twin.encoder.relative_position._kept is None
+            assert twin.encoder.relative_position.biases.kept is None
             torch.testing.assert_close(twin(images(GROWN)).last_hidden_state, wanted)
             twin.encoder.relative_position.table[3:] *= -2
             assert not torch.allclose(twin(images(GROWN)).last_hidden_state, wanted, atol=1e-3)

@@ -27,8 +27,12 @@ from beit import (
 )
 from beit.checkpoints import flax_layout
 from beit.models.flax import beit as flax_beit
-from beit.models.initialization import start_of
+from beit.models.flax import losses as flax_losses
+from beit.models.flax.beit import AttentionOptions
+from beit.models.flax.kernels.position_bias import PositionBias
+from beit.models.parameters import Starts
 from beit.models.torch import beit as pytorch_beit
+from beit.models.torch.kernels import position_bias as pytorch_position_bias
 from fixtures_flax import (
     CLOSE,
     as_torch,
@@ -94,12 +98,14 @@ def test_one_layer(bias: str, scale: float) -> None:
     model, _, params = pair("BeitModel", config)
     shared = model.encoder.relative_position
     outside = None if shared is None else shared().detach()
+    theirs = pytorch_position_bias.PositionBias(config.grid, total=outside)
+    ours = PositionBias(config.grid, None if outside is None else outside.numpy())
     x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
-    layer = jax.jit(flax_beit.FlaxBeitLayer(config, 0.0).apply, static_argnums=(3, 4))
-    given = ({"params": params["encoder"]["layers_1"]}, x.numpy(), None if outside is None else outside.numpy())
+    layer = jax.jit(flax_beit.FlaxBeitLayer(config, 0.0).apply, static_argnums=3)
+    given = ({"params": params["encoder"]["layers_1"]}, x.numpy(), ours)
     for weights_too in (False, True):  # the fused attention, and the explicit one
-        got, attention = layer(*given, False, weights_too)
-        wanted, wanted_attention = model.encoder.layers[1](x, outside, None, True)
+        got, attention = layer(*given, AttentionOptions(weights_too))
+        wanted, wanted_attention = model.encoder.layers[1](x, theirs, pytorch_beit.AttentionOptions(True))
         close(got, wanted)
         assert (attention is None) == (not weights_too)
     close(attention, wanted_attention)
@@ -110,10 +116,10 @@ def test_encoder_with_all_that_can_be_asked_for() -> None:
     model, _, params = pair("BeitModel", config)
     x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     encoder = flax_beit.FlaxBeitEncoder(config)
-    got = encoder.apply({"params": params["encoder"]}, x.numpy(), False, True, True)
+    got = encoder.apply({"params": params["encoder"]}, x.numpy(), config.grid, AttentionOptions(True), True)
     assert (len(got.hidden_states), len(got.attentions)) == (4, 3)
-    same_outputs(got, model.encoder(x, None, True, True))
-    two = encoder.apply({"params": params["encoder"]}, x.numpy(), depth=2)
+    same_outputs(got, model.encoder(x, config.grid, pytorch_beit.AttentionOptions(True), True))
+    two = encoder.apply({"params": params["encoder"]}, x.numpy(), config.grid, AttentionOptions(), depth=2)
     assert two.keys() == ("last_hidden_state",)
     close(two.last_hidden_state, got.hidden_states[2], 1e-5)
 
@@ -389,8 +395,8 @@ def test_logits_of_some_patches_only(guesser: Any) -> None:
     """What training computes: logits at `masked_first`, the same as those of all patches there."""
     model, flax_model, params = guesser
     x, mask = pixels(model.config), some_mask(model.config)
-    at, counted = flax_beit.masked_first(jnp.asarray(mask), 4)
-    some = jax.jit(lambda at: flax_model.module.apply({"params": params}, x, mask, at=at).logits)(at)
+    at, counted = flax_losses.masked_first(jnp.asarray(mask), 4)
+    some = jax.jit(lambda at: flax_model.module.apply({"params": params}, x, mask, patches_wanted=at).logits)(at)
     every = np.asarray(flax_model(x, mask, params=params).logits)
     assert some.shape == (2, 4, 11)
     close(some, np.take_along_axis(every, np.asarray(at)[..., None], axis=1))
@@ -405,7 +411,7 @@ def test_logits_of_some_patches_only(guesser: Any) -> None:
 )
 def test_masked_first_is_its_definition(mask: list[list[bool]], more: int) -> None:
     most = min(max(sum(row) for row in mask) + more, 6)
-    at, counted = flax_beit.masked_first(jnp.asarray(mask), most)
+    at, counted = flax_losses.masked_first(jnp.asarray(mask), most)
     assert at.shape == counted.shape == (len(mask), most)
     for row, numbers, masked in zip(mask, np.asarray(at).tolist(), np.asarray(counted).tolist(), strict=True):
         wanted = [i for i, here in enumerate(row) if here]
@@ -472,10 +478,10 @@ def test_attention_dropout_keeps_the_mean() -> None:
     attention = flax_beit.FlaxBeitAttention(config)
     variables = {"params": params["encoder"]["layers_0"]["attn"]}
     y = np.random.default_rng(0).standard_normal((1, 5, 16)).astype(np.float32)
-    bias = model.encoder.relative_position().detach().numpy()
-    wanted = attention.apply(variables, y, bias, False, False)[0]
+    bias = PositionBias(config.grid, model.encoder.relative_position().detach().numpy())
+    wanted = attention.apply(variables, y, bias, AttentionOptions())[0]
     many = np.broadcast_to(y, (4000, 5, 16))
-    got, weights = attention.apply(variables, many, bias, True, True, rngs={"dropout": key()})
+    got, weights = attention.apply(variables, many, bias, AttentionOptions(True, True), rngs={"dropout": key()})
     close(got.mean(0, keepdims=True), wanted, 0.12)
     assert (np.asarray(weights) == 0).mean() == pytest.approx(0.5, abs=0.02)
 
@@ -628,10 +634,10 @@ def test_initialisation_follows_the_table(scheme: str) -> None:
         num_labels=50,
     )
     flax_model = FlaxBeitForImageClassification(config, _do_init=False)
-    drawn = set()
+    drawn, starts = set(), Starts(config, scheme)
     for path, leaf in flax_layout.flatten({"params": flax_model.init_weights(key(), scheme=scheme)}):
         name, values = flax_layout.name_of(path), np.asarray(leaf)
-        start = start_of(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)), config, scheme)
+        start = starts(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)))
         assert leaf.dtype == jnp.float32
         if start.kind == "constant":
             assert (values == np.float32(start.value)).all(), name

@@ -550,7 +550,7 @@ np.save({str(tmp_path / "logits.npy")!r}, output.logits)
 model.save_pretrained({str(tmp_path / "safe")!r})
 model.save_pretrained({str(tmp_path / "msgpack")!r}, safe_serialization=False)
 assert FlaxBeitForImageClassification.from_pretrained({str(tmp_path / "msgpack")!r}).load_report is not None
-import beit.models.flax_segmentation
+import beit.models.flax.segmentation
 assert not any(name.partition(".")[0] == "torch" for name in sys.modules)
 """,
         "torch",

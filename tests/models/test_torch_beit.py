@@ -27,6 +27,8 @@ from beit import (
 from beit.checkpoints import names as weights
 from beit.checkpoints.names import to_state_dict
 from beit.models.torch import beit as pytorch_beit
+from beit.models.torch.beit import AttentionOptions
+from beit.models.torch.kernels.position_bias import PositionBias
 
 CLASSES = {c.__name__: c for c in (BeitModel, BeitForMaskedImageModeling, BeitForImageClassification)}
 CASES = golden.load()
@@ -232,7 +234,7 @@ def test_gradients_of_fused_and_explicit_attention(
     x = pixels(model.config)
     gradients = []
     for explicit in (False, True):
-        monkeypatch.setattr(pytorch_beit.BeitAttention, "_explicit_is_faster", staticmethod(lambda x, b, e=explicit: e))
+        monkeypatch.setattr(pytorch_beit, "plain_is_faster", lambda qkv, bias, explicit=explicit: explicit)
         model.zero_grad()
         model(x).pooler_output.square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -331,7 +333,7 @@ def test_kept_bias_survives_inference_mode(tiny: Any) -> None:
     x = pixels(model.config)
     with torch.inference_mode():
         first = model(x).last_hidden_state
-    assert model.encoder.relative_position._kept is not None
+    assert model.encoder.relative_position.biases.kept is not None
     model.train()(x).last_hidden_state.sum().backward()
     model.eval()
     with torch.no_grad():
@@ -341,10 +343,10 @@ def test_kept_bias_survives_inference_mode(tiny: Any) -> None:
 def test_bias_is_kept_when_not_training(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loud(BeitModel(tiny()))
     built = []
-    build_ = pytorch_beit.BeitRelativePosition._build
+    build_ = pytorch_beit.BeitRelativePosition.build
     monkeypatch.setattr(
         pytorch_beit.BeitRelativePosition,
-        "_build",
+        "build",
         lambda self, grid, dtype=None: built.append(1) or build_(self, grid, dtype),
     )
     with torch.no_grad():
@@ -516,7 +518,7 @@ def test_layer_is_its_formula(tiny: Any, scale: float) -> None:
     x = torch.randn(2, 17, 16)
     with torch.no_grad():
         bias = model.encoder.relative_position()
-        got, _ = layer(x, bias, None, False)
+        got, _ = layer(x, PositionBias(model.config.grid, total=bias), AttentionOptions())
         q_bias = torch.cat((layer.attn.q_bias, torch.zeros(16), layer.attn.v_bias))
         q, k, v = (layer.norm1(x) @ layer.attn.qkv.weight.T + q_bias).view(2, 17, 3, 2, 8).unbind(2)
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(8) + bias
@@ -581,11 +583,11 @@ def test_attention_dropout_keeps_the_mean(tiny: Any) -> None:
     attention = model.encoder.layers[0].attn
     with torch.no_grad():
         y = torch.randn(1, 17, 16).expand(3000, -1, -1)
-        bias = model.encoder.relative_position()
-        wanted = attention(y[:1], bias, None, False)[0]
+        bias = PositionBias(model.config.grid, total=model.encoder.relative_position())
+        wanted = attention(y[:1], bias, AttentionOptions())[0]
         attention.train()
         for weights_too in (False, True):
-            mean = attention(y, bias, None, weights_too)[0].mean(0, keepdim=True)
+            mean = attention(y, bias, AttentionOptions(weights_too))[0].mean(0, keepdim=True)
             torch.testing.assert_close(mean, wanted, rtol=0.05, atol=0.12)
     assert model(x).last_hidden_state.shape == (1, 17, 16)
 

@@ -216,10 +216,10 @@ def test_fast_head_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(both_ways(model, pixels(config))[1], fast, atol=1e-5 * float(plain.abs().max()), rtol=0)
 
 
-def test_fast_head_is_taken_and_only_where_it_may() -> None:
+def test_fast_head_is_taken_and_only_where_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loud(BeitForSemanticSegmentation(small()))
     x, calls = pixels(model.config), []
-    model._evaluating = lambda *_: calls.append(1) or torch.zeros(2, 3, 24, 24)
+    monkeypatch.setattr(model.folded, "forward", lambda *_: calls.append(1) or torch.zeros(2, 3, 24, 24))
     with torch.no_grad():
         model(x)
     with torch.inference_mode():
@@ -308,9 +308,9 @@ def test_what_evaluation_keeps_is_let_go() -> None:
     model = loud(BeitForSemanticSegmentation(small()))
     for change in (lambda: model.train(), lambda: model.double().float()):
         both_ways(model.eval(), pixels(model.config))
-        assert model._evaluating.kept is not None
+        assert model.folded.kept is not None
         change()
-        assert model._evaluating.kept is None
+        assert model.folded.kept is None
 
 
 def test_a_model_built_in_inference_mode_spoils_no_other() -> None:
@@ -362,8 +362,8 @@ def test_a_copy_has_its_own_fast_head() -> None:
     model = loud(BeitForSemanticSegmentation(small()))
     both_ways(model, pixels(model.config))
     twin = copy.deepcopy(model)
-    assert twin._evaluating is not model._evaluating
-    assert twin._evaluating.kept is None
+    assert twin.folded is not model.folded
+    assert twin.folded.kept is None
     torch.testing.assert_close(both_ways(twin, pixels(model.config))[1], both_ways(model, pixels(model.config))[1])
 
 
@@ -371,7 +371,7 @@ def test_threads_may_share_a_model() -> None:
     model = loud(BeitForSemanticSegmentation(small(image_size=48)))
     x = pixels(model.config)
     wanted, _ = both_ways(model, x)
-    model._evaluating.kept = None
+    model.folded.kept = None
 
     def answer(_: int) -> Any:
         with torch.no_grad():

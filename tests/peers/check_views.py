@@ -29,7 +29,7 @@ from beit.config import BeitConfig
 from beit.data.masking import BlockMask
 from beit.data.transforms import colours, crops
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.train.settings import PretrainSettings
 
 JITTERS = ("adjust_brightness", "adjust_contrast", "adjust_saturation")
@@ -87,7 +87,7 @@ def equal_views(theirs: Any, ours: PretrainViews, photos: list[Image.Image], fai
                 mock.patch.object(pretrain, "view", note_view),
                 mock.patch.object(pretrain, "jitter_colours", note_uniform),
             ):
-                found = ours.one(photo, 0, Draw(0, visit, number))
+                found = ours.one(photo, 0, SampleSeed(0, visit, number))
             left, top, right, bottom = seen["box"]
             if seen["flip"]:  # the authors' box is one of the flipped image
                 left, right = photo.width - right, photo.width - left
@@ -140,11 +140,13 @@ def distributions(theirs: Any, ours: PretrainViews, failures: Failures) -> None:
     # Flips and jitter as the transforms make them, seen in a picture of two halves.
     halves = Image.fromarray(np.array([[[100] * 3, [0] * 3]], np.uint8).repeat(4, 0).repeat(2, 1))
     flipped = np.mean([flip(halves).getpixel((0, 0)) == (0, 0, 0) for _ in range(DRAWS)])
-    own_flips = np.mean([bool(Draw(0, 0, key).rng().random() < ours.settings.flip) for key in range(DRAWS)])
+    own_flips = np.mean([bool(SampleSeed(0, 0, key).rng().random() < ours.settings.flip) for key in range(DRAWS)])
     failures.check(abs(flipped - own_flips) < 0.02, f"flips: {own_flips:.4f} and {flipped:.4f}")
     flat = Image.new("RGB", (2, 2), (100, 100, 100))  # only brightness shows
     for name, colour in (("brightness of grey", flat), ("all three factors", Image.new("RGB", (2, 2), (180, 90, 20)))):
-        one = [colours.jitter_colours(colour, 0.4, Draw(1, 0, key).rng()).getpixel((0, 0))[2] for key in range(4000)]
+        one = [
+            colours.jitter_colours(colour, 0.4, SampleSeed(1, 0, key).rng()).getpixel((0, 0))[2] for key in range(4000)
+        ]
         two = [jitter(colour).getpixel((0, 0))[2] for _ in range(4000)]
         failures.distribution(name, one, two)
 

@@ -502,10 +502,10 @@ def _bombs():
 
 @pytest.mark.parametrize(("name", "data"), list(_bombs()), ids=[name for name, _ in _bombs()])
 def test_bombs_end_quickly(tmp_path, name, data):
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(CheckpointError):
         read_module_tensors(in_zip(tmp_path / "bomb.pkl", data))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 # --- damage ------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     root = Path(__file__).parents[2]
     return subprocess.run(
-        [*launch, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=240, check=False
+        [*launch, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 

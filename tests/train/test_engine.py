@@ -241,7 +241,7 @@ def test_two_runs_in_one_folder(parts):
         assert first.stdout.readline() == "inside\n"
         with pytest.raises(DataError, match=f"process {first.pid} on .*Wait for it or stop it"):
             run(parts, "run", resume="auto")
-        first.communicate(timeout=60)
+        first.communicate(timeout=900)
     assert first.returncode == 0
     folder = parts["images"] / "run"
     assert [line["step"] for line in log_lines(folder)] == [1, 2, 3, 4]

@@ -123,7 +123,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-c", SCRIPT, json.dumps(MESHES), str(folder)]
     ended = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1], timeout=300
+        command, capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[1], timeout=900
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
     return json.loads(ended.stdout.splitlines()[-1])

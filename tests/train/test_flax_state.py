@@ -18,7 +18,7 @@ jax = pytest.importorskip("jax")
 pytest.importorskip("orbax.checkpoint")
 
 import jax.numpy as jnp
-from orbax.checkpoint._src.serialization import serialization, tensorstore_utils
+from orbax.checkpoint._src.serialization import jax_array_handlers, serialization, tensorstore_utils
 
 from beit.core.errors import CheckpointError
 from beit.train.flax import state
@@ -26,7 +26,7 @@ from beit.train.flax import state
 TREE = {
     "moments": {f"{i:02}": jnp.asarray(np.random.default_rng(i).normal(size=(40, 500)), jnp.float32) for i in range(12)}
 }
-STORED = 12 * 40 * 500 * 4  # bytes; random numbers are hardly compressed
+ARRAY = 40 * 500 * 4  # bytes; random numbers are hardly compressed
 
 
 @pytest.fixture(autouse=True)
@@ -53,16 +53,16 @@ def _nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Arrays:
-    """Instead of the coroutine by which Orbax writes one array: counts arrays; the third fails at once."""
+    """Instead of the coroutine by which Orbax writes one array: counts arrays; one of them fails at once."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.begun = self.finished = 0
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failing: int | None = None) -> None:
+        self.failing, self.begun, self.finished = failing, 0, 0
         self.write = serialization.async_serialize_from_host
         monkeypatch.setattr(serialization, "async_serialize_from_host", self)
 
     async def __call__(self, *args: Any, **kwargs: Any) -> None:
         self.begun += 1
-        if self.begun == 3:
+        if self.begun == self.failing:
             raise OSError(28, "No space left on device")
         await self.delay()
         await self.write(*args, **kwargs)
@@ -89,10 +89,23 @@ class Branching(Arrays):
 
 @pytest.mark.parametrize("kind", [Slow, Branching])
 def test_a_write_that_fails_has_ended_when_it_returns(kind, tmp_path, monkeypatch):
-    arrays = kind(monkeypatch)
+    arrays = kind(monkeypatch, failing=3)
     with pytest.raises(OSError, match="No space left on device"):
         state.write(tmp_path, TREE)
     assert (arrays.begun, arrays.finished) == (12, 11)
+
+
+def test_arrays_have_ended_when_shardings_fail(tmp_path, monkeypatch):
+    """Orbax writes the two in a thread each, and raises the failure of the first without waiting for the second."""
+
+    async def failing(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(jax_array_handlers, "_async_serialize_shardings", failing)
+    arrays = Slow(monkeypatch)
+    with pytest.raises(OSError, match="No space left on device"):
+        state.write(tmp_path, TREE)
+    assert (arrays.begun, arrays.finished) == (12, 12)
 
 
 def test_a_write_that_fails_before_its_tasks_start(tmp_path, monkeypatch):
@@ -111,9 +124,9 @@ def test_a_write_that_fails_before_its_tasks_start(tmp_path, monkeypatch):
 
 
 def test_files_of_a_limited_size(tmp_path):
-    """The kernel's own refusal, at ever later times in the write."""
+    """The kernel's own refusal, at ever later times in the write; how many arrays share a file is for Orbax to say."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for number, limit in enumerate(np.linspace(2000, 0.8 * STORED, 6).astype(int).tolist()):
+    for number, limit in enumerate(np.linspace(1000, 0.8 * ARRAY, 8).astype(int).tolist()):
         (tmp_path / str(number)).mkdir()
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))

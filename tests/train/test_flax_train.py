@@ -66,7 +66,7 @@ CLOCK = ("images_per_second", "data_wait")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _compiled_once(quick_compiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Several runs have the same step, whose compilation takes most of their time."""
     wanted = {
         "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
@@ -587,7 +587,7 @@ def test_the_command_line_without_pytorch(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

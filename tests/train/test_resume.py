@@ -61,9 +61,27 @@ def unfinished(output: Path) -> list[Path]:
 # --- killed and stopped, as a user's machine does it -------------------------------------------------------------
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
+# A busy machine may leave this process waiting while the run goes on: before a certain step it waits for us.
+_WAITING = """
+import sys
+from beit.cli import main
+from beit.train.torch.engine import TorchEngine
+
+step = TorchEngine.step
+
+def waiting(engine, batch, number, *rest):
+    if number == int(sys.argv[1]):
+        sys.stdin.read()
+    return step(engine, batch, number, *rest)
+
+TorchEngine.step = waiting
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start(arguments: list[str], waits_at: int) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": "src"}
-    command = [sys.executable, "-m", "beit.cli", *arguments]
+    command = [sys.executable, "-c", _WAITING, str(waits_at), *arguments]
     root = Path(__file__).parents[2]
     # A session of its own: signals go to all processes of a run, as a terminal or a cluster sends them.
     return subprocess.Popen(
@@ -71,6 +89,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         cwd=root,
         env=environment,
         text=True,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -79,7 +98,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 def wait_for_step(process: subprocess.Popen[str], output: Path, step: int) -> None:
     """Until the log has come to `step`."""
-    for _ in range(6000):
+    for _ in range(60000):
         log = output / "log.jsonl"
         if log.exists() and log.read_text().count("\n") >= step:
             return
@@ -112,7 +131,7 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert main([*arguments, "--output", str(expected)]) == 0
     arguments += ["--output", str(output)]
 
-    process = start(arguments)
+    process = start(arguments, waits_at=60)
     wait_for_step(process, output, 11 + int(np.random.default_rng().integers(20)))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -120,10 +139,10 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert not (output / "model.safetensors").exists()
     assert checkpoint.list_checkpoints(output)
 
-    process = start([*arguments, "--resume"])
+    process = start([*arguments, "--resume"], waits_at=80)
     wait_for_step(process, output, 40)
     os.killpg(process.pid, signum)
-    out, error = process.communicate(timeout=240)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == (130 if signum == signal.SIGINT else 75)  # 75: put it in the queue again
     saved = checkpoint.list_checkpoints(output)[-1]
     step = json.loads((saved / "state.json").read_text())["step"]

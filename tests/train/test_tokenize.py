@@ -22,7 +22,7 @@ from beit.core.files import write_json
 from beit.data.sources.images import FolderImages
 from beit.data.token_cache import TokenCache, write_shard
 from beit.data.transforms.pretrain import PretrainViews
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.train import tokenize as writing
 from beit.train.pretrain import pretrain
 from beit.train.settings import PretrainSettings, TokenizeSettings
@@ -85,7 +85,7 @@ def test_masks_never_come_again(parts, tmp_path):
     settings = settings_of(parts, tmp_path / "run", token_cache=cache.folder)
     views = PretrainViews(settings, BeitConfig.from_pretrained(parts["model"]), None, cache)
     image = FolderImages(parts["images"]).read(7)
-    first, second, third = (views.one(image, 0, Draw(0, visit, 7)) for visit in range(3))
+    first, second, third = (views.one(image, 0, SampleSeed(0, visit, 7)) for visit in range(3))
     for name in ("pixel_values", "tokens"):
         assert np.array_equal(first[name], third[name])
         assert not np.array_equal(first[name], second[name])
@@ -151,10 +151,10 @@ def test_what_does_not_fit_is_refused(parts, tmp_path):
     refused(r"crop_scale: \[0.08, 1.0\] in the cache, \(0.5, 1.0\) now", crop_scale=(0.5, 1.0))
     refused("jitter: 0.4 in the cache, 0.0 now", jitter=0.0)
     refused("crops: 2 in the cache, 3 now", crops=3)
-    refused("the images, or their order, are others", images=more)
-    refused("the tokenizer is another", tokenizer=other)
+    refused("the images, or their order, differ", images=more)
+    refused("the tokenizer differs", tokenizer=other)
     larger = save_small_model(tmp_path / "larger", image_size=24)
-    refused("4x4 tokens an image; the model has 6x6 patches", model=str(larger))
+    refused("4x4 tokens per image; the model has 6x6 patches", model=str(larger))
     refused("needs no token_cache", target="pixels")
     broken = tmp_path / "broken"
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:-40]), lambda path: path.unlink()):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any, NamedTuple, Union
 
 import numpy as np
 
-from beit.checkpoints import dialects, infer, locate
-from beit.checkpoints import names as weights
+from beit.checkpoints import dialects, grids, infer, locate, names
 from beit.checkpoints.catalogue import Published
+from beit.checkpoints.dialects import openmmlab, timm
 from beit.checkpoints.infer import Guess
 from beit.checkpoints.read_weights import read_files
 from beit.core.errors import CheckpointError
@@ -91,7 +90,7 @@ class Checkpoint:
     @property
     def of_timm(self) -> bool:
         """Whether config.json is timm's."""
-        return self.stated is not None and "architecture" in self.stated and "model_type" not in self.stated
+        return self.stated is not None and timm.is_config(self.stated)
 
     @property
     def inferred(self) -> bool:
@@ -119,8 +118,8 @@ class Checkpoint:
         return self._files.read.more
 
     @property
-    def dialect(self) -> weights.Dialect:
-        """Whose names the tensors have."""
+    def dialect(self) -> str:
+        """Whose names the tensors have: `hf`, `unilm` or `openmmlab`."""
         return self._files.read.dialect
 
     @property
@@ -152,25 +151,29 @@ class Checkpoint:
         stated = self.stated
         if stated is not None and not self.of_timm:
             return stated, []
-        of_timm = {} if stated is None else _of_timm(stated)
-        self._refuse_other_blocks()
+        of_timm = {} if stated is None else timm.settings_in(stated)
+        self._refuse_other_layers()
         values, guesses = infer.settings_of(
-            self._outline, self._files.read.tensors, self.dialect, str(self.source), {**of_timm, **self.given}
+            self._outline, self._files.read.tensors, self._dialect, str(self.source), {**of_timm, **self.given}
         )
         values |= of_timm
-        names = _class_names(self.more, stated)
-        if len(names) == values.get("num_labels") and "id2label" not in self.given:
+        classes = openmmlab.class_names(self.more) or timm.class_names(stated or {})
+        if len(classes) == values.get("num_labels") and "id2label" not in self.given:
             del values["num_labels"]
-            values["id2label"] = dict(enumerate(names))
+            values["id2label"] = dict(enumerate(classes))
         return values, guesses
+
+    @property
+    def _dialect(self) -> dialects.Dialect:
+        return dialects.DIALECTS[self.dialect]
 
     @property
     def _outline(self) -> Tensors:
         """`state_dict` for those who look at names, shapes and types alone."""
         return self._files.translated.state_dict
 
-    def _refuse_other_blocks(self) -> None:
-        strange = [name for name in self.left_over if name.startswith(("blocks.", "backbone.layers.", "beit.encoder."))]
+    def _refuse_other_layers(self) -> None:
+        strange = [name for name in self.left_over if name.startswith(self._dialect.encoder)]
         if strange:
             raise CheckpointError(
                 f"{self.source} is no BEiT: its layers have {strange[0]} and {len(strange) - 1} more tensors that a BEiT lacks. "
@@ -191,12 +194,12 @@ class Checkpoint:
     def grid(self) -> tuple[int, int] | None:
         """Patches `(h, w)` that the positions belong to; None where nothing says so."""
         if not self.inferred:
-            return infer.grid_of_settings(self.settings)
+            return grids.grid_of_settings(self.settings)
         # A table says how many displacements there are and not of which rectangle: what the caller states comes first.
-        stated = infer.grid_of_settings({**self.settings, **self.given})
-        if stated is not None and infer.fits(stated, self._outline):
+        stated = grids.grid_of_settings({**self.settings, **self.given})
+        if stated is not None and grids.agrees(stated, self._outline):
             return stated
-        return infer.grid_of(self._outline, self._files.read.tensors)
+        return grids.grid_of(self._outline, self._files.read.tensors)
 
     @functools.cached_property
     def architecture(self) -> str:
@@ -216,8 +219,8 @@ class Checkpoint:
         known = None if self.published is None else self.published.mean_std
         values = {"image_size": self.given.get("image_size"), **self.settings}
         if self.of_timm:
-            return _pixels_of_timm(self.stated or {}, values), []
-        return infer.pixels_of(values, self.dialect, self.more, known)
+            return timm.pixels_in(self.stated or {}, values["image_size"]), []
+        return infer.pixels_of(values, self._dialect, self.more, known)
 
     @property
     def pixels(self) -> dict[str, Any] | None:
@@ -239,7 +242,7 @@ class _Read(NamedTuple):
     format: str
     container: str
     more: Mapping[str, Any]
-    dialect: weights.Dialect
+    dialect: str
     tensors: Tensors
 
 
@@ -285,7 +288,7 @@ class _Files:
     @functools.cached_property
     def translated(self) -> _Translated:
         try:
-            return _Translated(*weights.to_state_dict(self.read.tensors, self.read.dialect))
+            return _Translated(*names.to_state_dict(self.read.tensors, self.read.dialect))
         except CheckpointError as error:
             raise CheckpointError(f"{self.source}: {error}") from error
 
@@ -324,51 +327,3 @@ def pixels_in(path: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} holds no settings of an image processor. Save or download it again.")
     return settings
-
-
-def _of_timm(stated: Mapping[str, Any]) -> dict[str, Any]:
-    """What timm's config.json says that tensors do not."""
-    given: dict[str, Any] = {}
-    arguments = stated.get("model_args")
-    if isinstance(arguments, Mapping) and isinstance(arguments.get("num_heads"), int):
-        given["num_attention_heads"] = arguments["num_heads"]
-    return given
-
-
-def _pixels_of_timm(stated: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """timm's evaluation: the shorter side to size / crop_pct, the middle square."""
-    from beit.core import geometry
-
-    pretrained = stated.get("pretrained_cfg")
-    about: dict[str, Any] = {**stated, **pretrained} if isinstance(pretrained, Mapping) else dict(stated)
-    height, width = geometry.pair(values["image_size"])
-    part = about.get("crop_pct")
-    part = float(part) if isinstance(part, int | float) and 0.1 < part <= 1 else 0.875
-    return {
-        "size": {"shortest_edge": int(min(height, width) / part)},
-        "crop_size": {"height": height, "width": width},
-        "do_center_crop": True,
-        "resample": 2 if about.get("interpolation") == "bilinear" else 3,
-        "image_mean": _three_numbers(about.get("mean"), infer.HALF[0], "mean"),
-        "image_std": _three_numbers(about.get("std"), infer.HALF[1], "std"),
-    }
-
-
-def _three_numbers(value: Any, default: tuple[float, ...], name: str) -> list[float]:
-    if value is None:
-        return list(default)
-    if not isinstance(value, list | tuple) or not all(isinstance(x, int | float) and math.isfinite(x) for x in value):
-        raise CheckpointError(f"config.json of timm has {name} {value!r:.60}; wanted a number a channel.")
-    return [float(x) for x in value]
-
-
-def _class_names(more: Mapping[str, Any], stated: Mapping[str, Any] | None) -> list[str]:
-    """Names of the classes, where OpenMMLab's meta or timm's config.json has them."""
-    meta = more.get("meta")
-    meta = meta if isinstance(meta, Mapping) else {}
-    dataset = meta.get("dataset_meta")
-    dataset = dataset if isinstance(dataset, Mapping) else {}
-    for names in (meta.get("CLASSES"), dataset.get("classes"), (stated or {}).get("label_names")):
-        if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
-            return list(names)
-    return []

@@ -1,6 +1,6 @@
 """How Flax names and lays out parameters: trees of our models and of the reference's ↔ named arrays. Numpy only.
 
-    in memory (PyTorch's names)                  our Flax tree
+    parameter (PyTorch's name)                   our Flax tree
     beit.encoder.layers.3.attn.qkv.weight        params/beit/encoder/layers_3/attn/qkv/kernel   (3C, C) → (C, 3, C)
     beit.encoder.layers.3.mlp.fc1.weight         params/beit/encoder/layers_3/mlp/fc1/kernel    (out, in) → (in, out)
     beit.encoder.layers.3.norm1.weight           params/beit/encoder/layers_3/norm1/scale
@@ -8,8 +8,8 @@
     fpn1.0.weight (transposed convolution)       params/fpn1_0/kernel                           (in, out, 2, 2) → (2, 2, in, out)
     decode_head.bottleneck.bn.running_mean       batch_stats/decode_head/bottleneck/bn/mean
 
-A rule and not a list: `weights.py` has the table from here to the names on disk. The reference's Flax tree is its disk dialect
-with dots for slashes, `kernel` and `scale` for `weight`, and matrices and convolutions laid out as above.
+This is a rule, not a list; `names.py` translates from here to the names on disk. The reference's Flax tree has the names of hf
+with slashes for dots, `kernel` and `scale` for `weight`, and matrices and convolutions laid out as above.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from beit.core.errors import CheckpointError
 
 Tree = dict[str, Any]
 _STATISTICS = {"running_mean": "mean", "running_var": "var"}
-_COUNTER = "num_batches_tracked"  # PyTorch's batch norms have one, which nothing reads
+_COUNTER = "num_batches_tracked"  # of PyTorch's batch norms; nothing here reads it
 _UPSAMPLES = re.compile(r"fpn(1\.[03]|2\.0)\.weight$")
 
 
 # --- our trees -----------------------------------------------------------------------------------------------------
 
 
-def to_tree(memory: Mapping[str, np.ndarray]) -> Tree:
-    """Arrays by their names in memory → `{"params": …}` of our Flax models, and `"batch_stats"` if there are any."""
+def to_tree(state_dict: Mapping[str, np.ndarray]) -> Tree:
+    """Parameter name → array, as `{"params": …}` of our Flax models, with `"batch_stats"` if there are any."""
     tree: Tree = {"params": {}}
-    for name, array in memory.items():
+    for name, array in state_dict.items():
         if not name.endswith(_COUNTER):
             path, value = _to_leaf(name, array)
             _set(tree, path, value)
@@ -42,14 +42,14 @@ def to_tree(memory: Mapping[str, np.ndarray]) -> Tree:
 
 
 def from_tree(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The exact inverse of `to_tree`; batch norms count no batches."""
-    memory: dict[str, np.ndarray] = {}
+    """The exact inverse of `to_tree`; the counters of batch norms are 0."""
+    state_dict: dict[str, np.ndarray] = {}
     for path, array in flatten(tree):
         name = name_of(path)
-        memory[name] = _from_leaf(name, path[-1], np.asarray(array))
+        state_dict[name] = _from_leaf(name, path[-1], np.asarray(array))
         if name.endswith("running_var"):
-            memory[name.removesuffix("running_var") + _COUNTER] = np.zeros((), np.int64)
-    return memory
+            state_dict[name.removesuffix("running_var") + _COUNTER] = np.zeros((), np.int64)
+    return state_dict
 
 
 def name_of(path: tuple[str, ...]) -> str:
@@ -63,7 +63,7 @@ def name_of(path: tuple[str, ...]) -> str:
 
 
 def shape_of(name: str, leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in memory of a leaf of `shape`."""
+    """The shape that the parameter `name` has in PyTorch's layout, from the `shape` of its leaf in the tree."""
     return _from_leaf(name, leaf, np.broadcast_to(np.float32(0), shape)).shape
 
 
@@ -77,10 +77,11 @@ def _to_leaf(name: str, array: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]
     if array.ndim == 1:
         return ("params", *modules, "scale"), array
     if array.ndim == 4:
+        # (out, in, h, w) → (h, w, in, out); a transposed convolution has its inputs first already.
         inward = (2, 3, 0, 1) if _UPSAMPLES.match(name) else (2, 3, 1, 0)
         return ("params", *modules, "kernel"), array.transpose(inward)
     if head.endswith("qkv"):
-        array = array.reshape(3, -1, array.shape[1]).transpose(2, 0, 1)
+        array = array.reshape(3, -1, array.shape[1]).transpose(2, 0, 1)  # query, key and value on an axis of their own
         return ("params", *modules, "kernel"), array
     return ("params", *modules, "kernel"), array.T
 
@@ -99,7 +100,7 @@ def _from_leaf(name: str, leaf: str, array: np.ndarray) -> np.ndarray:
 
 
 def from_reference(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The tree of the reference's `flax_model.msgpack` → the disk dialect."""
+    """The tree of the reference's `flax_model.msgpack` → arrays by their names in hf."""
     disk: dict[str, np.ndarray] = {}
     for path, array in flatten(tree):
         *modules, leaf = "/".join(path).split("/")  # in shards each key is a whole path
@@ -127,7 +128,7 @@ def to_reference(disk: Mapping[str, np.ndarray]) -> Tree:
 
 
 def flatten(tree: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, leaf) of a tree of mappings, in its own order."""
+    """(path, leaf) for each leaf of a tree of mappings, in the tree's own order."""
     found: list[tuple[tuple[str, ...], Any]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):

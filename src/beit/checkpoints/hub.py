@@ -25,6 +25,14 @@ WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK
 _HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
+class _FileMissing(CheckpointError):
+    """The folder or repository is there, but this file is not in it."""
+
+
+class _NotReached(CheckpointError):
+    """The file is not in the cache and the Hub was not reached, so whether the file exists is unknown."""
+
+
 def split_hub_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split keywords of a `from_pretrained` call into (those that say where files come from, all others)."""
     where = {key: value for key, value in keywords.items() if key in _HUB_KEYWORDS}
@@ -53,8 +61,8 @@ def resolve_file(
     if folder.is_dir():
         path = folder / (subfolder or "") / filename
         if not path.is_file():
-            there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            raise CheckpointError(f"{folder} has no {filename} (it holds: {there}). Is it a model folder?")
+            present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+            raise _FileMissing(f"{folder} has no {filename} (it holds: {present}). Is it a model folder?")
         return path
     name = str(id_or_folder)
     if folder.is_file():
@@ -78,14 +86,14 @@ def resolve_file(
                 force_download=force_download,
             )
         )
-    # The order matters: LocalEntryNotFoundError is an EntryNotFoundError too.
+    # LocalEntryNotFoundError is an EntryNotFoundError too, so it comes first.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise CheckpointError(
+        raise _NotReached(
             f"{name}: {filename} is not in the local cache and the Hub was not reached (offline, or no connection). "
             "Download it once with a connection, or give a local folder."
         ) from error
     except errors.EntryNotFoundError as error:
-        raise CheckpointError(f"{name} on the Hub has no file {filename}.") from error
+        raise _FileMissing(f"{name} on the Hub has no file {filename}.") from error
     except errors.RevisionNotFoundError as error:
         raise CheckpointError(f"{name} on the Hub has no revision {revision!r}.") from error
     except errors.GatedRepoError as error:
@@ -94,12 +102,12 @@ def resolve_file(
         raise CheckpointError(
             f"{name} is neither a local folder nor a repository on the Hub (a private one needs token=…)."
         ) from error
-    except Exception as error:  # connection errors have other types whenever that library changes its HTTP library
+    except Exception as error:  # connection errors change their types whenever that library changes its HTTP client
         raise CheckpointError(f"{name}: {filename} could not be downloaded: {error}") from error
 
 
 def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) -> bool:
-    """Whether the folder or Hub id holds `filename` (an unreachable id counts as no)."""
+    """Whether the folder or Hub id holds `filename`; False too where it cannot be reached."""
     try:
         resolve_file(id_or_folder, filename, **where)
     except CheckpointError:
@@ -108,47 +116,43 @@ def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) 
 
 
 def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[Path]:
-    """The weight files of a model folder: one file, or the shards that an index names. Safetensors come first.
+    """The weight files of a model folder: one file, or the shards that an index names. Safetensors are preferred.
 
     Raises:
         CheckpointError: there are none; or a shard that the index names is missing.
     """
-    tried: list[str] = []
-    first: CheckpointError | None = None
+    not_reached: CheckpointError | None = None
     for filename in WEIGHT_FILES:
         try:
             path = resolve_file(id_or_folder, filename, **where)
-        except CheckpointError as error:
-            if not tried and not _is_missing_file(error):
-                raise  # no such folder or id: the other names would fail in the same way
-            tried.append(filename)
-            first = first or error
+        except _FileMissing:
             continue
-        if not filename.endswith(".index.json"):
-            return [path]
-        index = read_json(path)
-        shards = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{path} has no weight_map that names the shards; the index is damaged.")
-        if any(Path(str(shard)).name != shard for shard in shards.values()):
-            raise CheckpointError(f"{path} names a shard outside its folder; refused.")
-        return [resolve_file(id_or_folder, shard, **where) for shard in sorted(set(shards.values()))]
-    if first is not None and not Path(id_or_folder).is_dir() and "local cache" in str(first):
-        raise first  # offline: nobody knows whether there are weights
-    raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(tried)}.")
+        except _NotReached as error:  # another of the files may be in the cache
+            not_reached = not_reached or error
+            continue
+        return _shards(id_or_folder, path, where) if filename.endswith(".index.json") else [path]
+    if not_reached is not None:
+        raise not_reached
+    raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(WEIGHT_FILES)}.")
 
 
-def _is_missing_file(error: CheckpointError) -> bool:
-    from huggingface_hub.errors import EntryNotFoundError
-
-    return (error.__cause__ is None and " has no " in str(error)) or isinstance(error.__cause__, EntryNotFoundError)
+def _shards(id_or_folder: str | os.PathLike[str], index_path: Path, where: dict[str, Any]) -> list[Path]:
+    """The files that an index names."""
+    index = read_json(index_path)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards:
+        raise CheckpointError(f"{index_path} has no weight_map that names the shards; the index is damaged.")
+    if any(Path(str(shard)).name != shard for shard in shards.values()):
+        raise CheckpointError(f"{index_path} names a shard outside its folder; refused.")
+    return [resolve_file(id_or_folder, shard, **where) for shard in sorted(set(shards.values()))]
 
 
 def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any) -> str:
     """Upload a model folder to the Hub and return the address of the commit.
 
     Args:
-        repo_id: `owner/name`; made if it does not exist (`private=True` to keep it to yourself).
+        folder: what to upload, with everything in it.
+        repo_id: `owner/name`; created if it does not exist (`private=True` to keep it to yourself).
         **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
 
     Raises:
@@ -163,7 +167,7 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
         info = huggingface_hub.upload_folder(
             folder_path=os.fspath(folder), repo_id=repo_id, token=token, commit_message=message, **keywords
         )
-    except Exception as error:  # of many types, see `resolve_file`
+    except Exception as error:  # of many types, as in `resolve_file`
         raise CheckpointError(
             f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=…."
         ) from error

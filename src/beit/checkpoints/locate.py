@@ -1,7 +1,7 @@
 """Where a checkpoint lies: a folder, a file, a Hub id, a URL, or a name of the catalogue → local files.
 
-Mirrors: BEIT_CHECKPOINTS names folders or base URLs, separated by spaces, that are looked at first for a name of the catalogue;
-the Hub's own mirror is HF_ENDPOINT, which huggingface_hub reads.
+Mirrors: the environment variable BEIT_CHECKPOINTS lists folders or base URLs, separated by spaces, where a name of the catalogue
+is looked for first. A mirror of the Hub is set by HF_ENDPOINT, which huggingface_hub reads.
 """
 
 from __future__ import annotations
@@ -15,39 +15,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from beit.checkpoints import catalogue as published
-from beit.checkpoints import hub
+from beit.checkpoints import catalogue, hub
 from beit.checkpoints.read_weights import diagnose
 from beit.core.errors import CheckpointError, DataError
 from beit.core.files import atomic_path
 
 MIRRORS = "BEIT_CHECKPOINTS"
-_PAUSES = (0.5, 2.0)  # after a failed download: somebody waits
-_HASH_IN_NAME = re.compile(
-    r"-([0-9a-f]{8})\.\w+$"
-)  # the first digits of a file's SHA-256: PyTorch's and OpenMMLab's custom
+_PAUSES = (0.5, 2.0)  # seconds after each failed download; few, because a person is waiting
+# PyTorch and OpenMMLab put the first digits of a file's SHA-256 into its name.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")
 
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint found.
+    """A checkpoint that was found.
 
     Attributes:
-        file: name such as config.json → its path, or None where the checkpoint has no such file.
-        weights: → the weight files.
+        file: takes a name such as config.json; returns its path, or None where the checkpoint has no such file.
+        weights: returns the weight files.
         published: its entry in the catalogue, where it has one.
     """
 
     file: Callable[[str], Path | None]
     weights: Callable[[], list[Path]]
-    published: published.Published | None = None
+    published: catalogue.Published | None = None
 
 
 def find(source: str | os.PathLike[str], **where: Any) -> Place:
-    """The place of a checkpoint; a weight file of the catalogue or a URL is downloaded here.
+    """Find a checkpoint. A weight file of the catalogue or behind a URL is downloaded at once.
+
+    Args:
+        source: a folder, a weight file, an id on the Hub, a URL, or a name of the catalogue.
+        **where: as for `hub.resolve_file`.
 
     Raises:
-        CheckpointError: nothing is there, with everything that was tried.
+        CheckpointError: nothing is there; the message lists everything that was tried.
     """
     if not isinstance(source, str | os.PathLike) or not os.fspath(source):
         raise CheckpointError(f"Got {source!r:.80}; wanted a model folder, a weight file or a Hub id like owner/name.")
@@ -68,7 +70,7 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
         raise CheckpointError(
             f"{name[:80]!r} cannot be a path: {error}. Give a folder, a weight file or an id."
         ) from error
-    entry = published.find(name)
+    entry = catalogue.find(name)
     if entry is not None and "/" not in name:
         return _of_catalogue(entry, where)
     place = _folder(name, where)
@@ -79,7 +81,7 @@ def _folder(name: str, where: dict[str, Any]) -> Place:
     """A local folder, or an id on the Hub."""
 
     def file(filename: str) -> Path | None:
-        if filename == "config.json":  # whose absence is worth a message
+        if filename == "config.json":  # a model folder must have it, so its absence is an error
             return hub.resolve_file(name, filename, **where)
         try:
             return hub.resolve_file(name, filename, **where)
@@ -90,13 +92,13 @@ def _folder(name: str, where: dict[str, Any]) -> Place:
 
 
 def _single(path: Path) -> Place:
-    return Place(lambda _: None, lambda: [path], published.find(path.name))
+    return Place(lambda _: None, lambda: [path], catalogue.find(path.name))
 
 
 # --- the catalogue's names -------------------------------------------------------------------------------------------
 
 
-def _of_catalogue(entry: published.Published, where: dict[str, Any]) -> Place:
+def _of_catalogue(entry: catalogue.Published, where: dict[str, Any]) -> Place:
     tried = []
     for mirror in os.environ.get(MIRRORS, "").split():
         found, why = _in_mirror(entry, mirror, where)
@@ -115,12 +117,12 @@ def _of_catalogue(entry: published.Published, where: dict[str, Any]) -> Place:
             tried.append(str(error))
     lines = "\n  ".join(tried) or "no file of it is published"
     raise CheckpointError(
-        f"{entry.name} is published, but could not be had. Tried:\n  {lines}\nDownload one by other means and give its path, or "
-        f"name a folder or mirror that has it in {MIRRORS}."
+        f"{entry.name} is published, but could not be fetched. Tried:\n  {lines}\nDownload one of them by other means and pass its "
+        f"path, or name a folder or mirror that has it in {MIRRORS}."
     )
 
 
-def _in_mirror(entry: published.Published, mirror: str, where: dict[str, Any]) -> tuple[Place | None, str]:
+def _in_mirror(entry: catalogue.Published, mirror: str, where: dict[str, Any]) -> tuple[Place | None, str]:
     """A published checkpoint in a folder or under a base URL: by its name, its Hub id or its file's name."""
     if mirror.startswith(("https://", "http://")):
         for form in entry.forms:
@@ -130,7 +132,7 @@ def _in_mirror(entry: published.Published, mirror: str, where: dict[str, Any]) -
                     return _single(download(url, **where)), ""
                 except CheckpointError as error:
                     return None, str(error)
-        return None, "a mirror by URL has single files, and none of this one is published"
+        return None, "a mirror by URL has single files only, and this checkpoint is not published as one"
     folder = Path(os.path.expanduser(mirror))
     names = [entry.name]
     for form in entry.forms:
@@ -144,7 +146,7 @@ def _in_mirror(entry: published.Published, mirror: str, where: dict[str, Any]) -
             if (folder / name).is_file():
                 return _single(folder / name), ""
         except OSError as error:
-            return None, f"cannot be looked at: {error.strerror}"
+            return None, f"cannot be read: {error.strerror}"
     return None, f"has none of {', '.join(dict.fromkeys(names))}"
 
 
@@ -158,10 +160,10 @@ def _cached(url: str) -> Path:
 
 
 def download(url: str, local_files_only: bool = False, force_download: bool = False, **_: Any) -> Path:
-    """A weight file behind a URL, downloaded once and kept; compared with the hash in its name where it has one.
+    """The local copy of a weight file behind a URL, downloaded once. If its name contains a hash, that is checked.
 
     Raises:
-        CheckpointError: it could not be had, is no weight file, or is another one than its name says.
+        CheckpointError: it could not be downloaded, is no weight file, or its hash is not the one in its name.
     """
     from huggingface_hub import constants
 
@@ -171,7 +173,9 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
     if path.is_file() and not force_download:
         return path
     if local_files_only or constants.HF_HUB_OFFLINE:
-        raise CheckpointError(f"{url}: not downloaded yet, and this is to be done without a connection.")
+        raise CheckpointError(
+            f"{url} was not downloaded before, and downloads are switched off (local_files_only or offline mode)."
+        )
     remote = RemoteFile(url, _PAUSES)
     try:
         with atomic_path(path) as temporary:
@@ -192,32 +196,32 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
 
 
 def _show(name: str, done: int, size: int | None) -> None:
-    """How far a download is, on one line, where somebody watches."""
+    """Show the progress of a download on one line of a terminal."""
     if sys.stderr.isatty():
-        part = f" of {size / 1e6:.0f}" if size else ""
+        total = f" of {size / 1e6:.0f}" if size else ""
         end = "\n" if done == size else ""
-        print(f"\r{name}: {done / 1e6:.0f}{part} MB", end=end, file=sys.stderr, flush=True)
+        print(f"\r{name}: {done / 1e6:.0f}{total} MB", end=end, file=sys.stderr, flush=True)
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_hash(path: Path, name: str, stated: str | None = None) -> str:
-    """The SHA-256 of a file, compared with what its publisher `stated` or the first digits of it in its name.
+    """The SHA-256 of a file, after comparing it with what its publisher `stated`, or with the first digits in its `name`.
 
     Raises:
         CheckpointError: they differ.
     """
     found = sha256(path)
     in_name = _HASH_IN_NAME.search(name)
-    # Eight decimal digits are a date.
+    # Eight decimal digits are a date, not a hash.
     wanted = stated or (in_name[1] if in_name and not in_name[1].isdecimal() else "")
     if not found.startswith(wanted):
         raise CheckpointError(
-            f"{name} is not the file that was published: its SHA-256 begins with {found[:8]}, wanted {wanted[:8]}. It was cut "
-            "short or changed on the way; download it again."
+            f"{name} is not the file that was published: its SHA-256 begins with {found[:8]}, wanted {wanted[:8]}. It is cut "
+            "short or was changed; download it again."
         )
     return found

@@ -1,7 +1,7 @@
 """`flax_model.msgpack`: the files that the reference's Flax models write, read and written without Flax.
 
-A tree of maps, whose leaves are arrays as msgpack extension type 1: the packed list (shape, name of the type, bytes). Arrays
-of more than 1 GiB come in pieces. Nothing in such a file is run. Format: flax/serialization.py.
+The file is a tree of maps. Its leaves are arrays as msgpack extension type 1: the packed list (shape, name of the type, bytes).
+Arrays of more than 1 GiB are cut into pieces. No code in such a file is run. Format: flax/serialization.py.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from beit.core.errors import CheckpointError, require
 from beit.core.files import atomic_path
 
 _ARRAY, _SCALAR = 1, 3  # extension types; 2 is a complex number, which no model has
-# A list, because numpy reads a name that is none as an expression.
+# An explicit list, because numpy parses other strings as expressions.
 _TYPES = "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool".split()
 _IN_PIECES = "__msgpack_chunked_array__"
 _LONGEST_PIECE = 2**30  # bytes
 
 
 def read_msgpack(path: Path) -> dict[str, np.ndarray]:
-    """All tensors of the file in the disk dialect; bfloat16, which numpy lacks, comes as float32 (exact).
+    """All tensors of the file by their names in hf; bfloat16, which numpy lacks, becomes float32, which is exact.
 
     Raises:
         CheckpointError: the file is damaged, or holds something other than named arrays.
@@ -54,7 +54,12 @@ def read_msgpack(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_msgpack(path: Path, disk: Mapping[str, np.ndarray]) -> None:
-    """Write tensors in the disk dialect so that the reference's Flax models read them, atomically."""
+    """Write tensors, by their names in hf, as the reference's Flax models read them, atomically.
+
+    Raises:
+        CheckpointError: it could not be written.
+        MissingExtraError: msgpack is not installed.
+    """
     msgpack = require("msgpack", "flax", f"writing {path.name}")
 
     def packed(value: Any) -> Any:

@@ -1,8 +1,9 @@
-"""What a pickle would build, weighed without building it.
+"""What a pickle would build and ask for, found without building it.
 
-`torch.load(weights_only=True)` runs no code of a file, but it still builds what the file describes, and hashes the keys: a tuple
-nested 200,000 deep ends the process, one doubled sixty times through the memo takes for ever. Here each value is two numbers, how
-deep and how heavy it is, moved about by the opcodes as `pickletools` documents them.
+`torch.load(weights_only=True)` runs no code of a file, but it still builds what the file describes, and hashes the keys: a
+tuple nested 200,000 deep ends the process, and one doubled sixty times through the memo never finishes. So we follow the
+pickle's opcodes first, as `pickletools` documents them. Each value on the stack is two numbers: how deep it is nested, and its
+weight, the number of values in it.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import IO, Any, NamedTuple
 
 from beit.core.errors import CheckpointError
 
-MAX_DEPTH = 200  # weights lie in a handful of tables
-MAX_WEIGHT = 1_000_000  # values in one tuple, counted as often as they are met
+MAX_DEPTH = 200  # state dicts are nested a handful deep
+MAX_WEIGHT = 1_000_000  # values in one tuple; a value that occurs twice counts twice
 _LEGACY_PICKLES = 5  # magic number, version, machine, content, keys; then raw numbers
 _GROWS = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
 
@@ -25,20 +26,21 @@ class _Size(NamedTuple):
     weight: int
 
 
-def scan(path: Path) -> None:
-    """Refuse a file of `torch.save` whose pickles would build something absurd, or whose zip is packed.
+def scan(path: Path) -> list[str]:
+    """Follow the pickles in a file of `torch.save`.
+
+    Returns:
+        The classes and functions that they ask for, such as `torch._utils._rebuild_tensor_v2`.
 
     Raises:
-        CheckpointError: it does, or it is damaged.
+        CheckpointError: they would build something absurd, the file's zip is compressed, or it is damaged.
     """
     try:
         with path.open("rb") as file:
             if file.read(2) == b"PK":
-                _scan_zip(path)
-                return
+                return _scan_zip(path)
             file.seek(0)
-            for _ in range(_LEGACY_PICKLES):
-                _weigh(file, path)
+            return [name for _ in range(_LEGACY_PICKLES) for name in _follow(file, path)]
     except CheckpointError:
         raise
     except Exception as error:  # of damaged bytes, pickletools and zipfile raise a dozen types
@@ -48,24 +50,28 @@ def scan(path: Path) -> None:
         ) from error
 
 
-def _scan_zip(path: Path) -> None:
+def _scan_zip(path: Path) -> list[str]:
+    asked: list[str] = []
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
+            # A compressed entry could be small on disk and fill the memory.
             if info.compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(
-                    f"{path} has packed entries, which torch.save does not write: {info.filename[:60]!r} would grow to "
+                    f"{path} has compressed entries, which torch.save does not write: {info.filename[:60]!r} would grow to "
                     f"{info.file_size:,} bytes. It is refused."
                 )
             if info.filename.endswith("/data.pkl"):
                 with archive.open(info) as file:
-                    _weigh(file, path)
+                    asked += _follow(file, path)
+    return asked
 
 
-def _weigh(file: IO[bytes], path: Path) -> None:
-    """Follow one pickle to its end."""
+def _follow(file: IO[bytes], path: Path) -> list[str]:
+    """Follow one pickle to its end; the names that it asks for."""
     stack: list[_Size] = []
     marks: list[int] = []
     memo: dict[Any, _Size] = {}
+    asked: list[str] = []
     for opcode, argument, _ in pickletools.genops(file):
         name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
         if name == "MARK":
@@ -77,6 +83,8 @@ def _weigh(file: IO[bytes], path: Path) -> None:
         if name in ("BINGET", "LONG_BINGET", "GET"):
             stack.append(memo[argument])
             continue
+        if name in ("GLOBAL", "INST"):
+            asked.append(str(argument).replace(" ", "."))
         if pickletools.markobject in before:
             start = marks.pop()
             # What stands before the mark in the opcode's list is taken from below it: the table that items go into.
@@ -93,11 +101,13 @@ def _weigh(file: IO[bytes], path: Path) -> None:
                 "times. It is refused; nothing in it was run."
             )
         stack += [size] * len(after)
+    return asked
 
 
 def _made_of(name: str, taken: list[_Size]) -> _Size:
+    """The size of what an opcode makes of the values that it takes from the stack."""
     depths = [item.depth for item in taken]
-    if name in _GROWS:  # a table that items are put into is no deeper than before but for them
+    if name in _GROWS:  # items are put into a table, which is as deep as before or one deeper than they are
         depth = max(depths[0], 1 + max(depths[1:], default=0))
     else:
         depth = 1 + max(depths, default=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 from beit.checkpoints.hub import MSGPACK, SAFETENSORS, SAFETENSORS_INDEX
 from beit.core.errors import ConfigError
-from beit.core.files import atomic_path, write_json
+from beit.core.files import atomic_path, failed_write, write_json
 
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray]) -> None:
@@ -29,15 +28,14 @@ def _save(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     try:
         # "pt" is the marker that the transformers library looks for before it reads the file.
         save_file(ordered, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps the operating system's error, "No space left" among them
-        code = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(code, str(error)) from error
+    except SafetensorError as error:  # it gives the operating system's error in words only
+        raise failed_write(path, sum(array.nbytes for array in ordered.values()), error) from error
 
 
 def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_bytes: int = 5_000_000_000) -> None:
     """Write `model.safetensors`, or shards with an index where it would be larger than `max_shard_bytes`.
 
-    Weight files of an earlier save under other names are removed afterwards, so that none is taken for current.
+    Weight files that an earlier save left under other names are removed afterwards, so that none of them is read by mistake.
     """
     shards: list[dict[str, np.ndarray]] = [{}]
     room = max_shard_bytes
@@ -63,9 +61,9 @@ def write_weights(folder: Path, tensors: Mapping[str, np.ndarray], max_shard_byt
 
 
 def remove_other_weights(folder: Path, *names: str) -> None:
-    """Remove weight files that an earlier save of ours left under other names than `names`.
+    """Remove the weight files that an earlier save of ours left under other names than `names`.
 
-    That of Flax too: transformers' Flax models would take it before safetensors.
+    Flax's file too: transformers' Flax models would prefer it to safetensors.
     """
     single = [folder / name for name in (SAFETENSORS, SAFETENSORS_INDEX, MSGPACK)]
     for stale in [*single, *folder.glob("model-*-of-*.safetensors")]:
@@ -74,7 +72,7 @@ def remove_other_weights(folder: Path, *names: str) -> None:
 
 
 def as_bytes(size: int | str) -> int:
-    """`500MB` → 500,000,000. Raises ConfigError for what is no size."""
+    """A size in bytes: `500MB` → 500,000,000. Raises ConfigError for anything else."""
     if isinstance(size, int):
         return size
     for unit, factor in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):

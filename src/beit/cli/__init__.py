@@ -1,4 +1,8 @@
-"""`beit <command>`: a table of functions. `beit --help` loads no framework; each command loads what it needs."""
+"""`beit COMMAND`: a table of commands.
+
+`beit --help` imports nothing but this table; each command imports what it needs. A new command is one line of the table and a
+module in this folder with its settings (a dataclass) and its function, COMMAND_command.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +17,28 @@ from beit.core.errors import BeitError, Interrupted
 INTERRUPTED = 130
 
 
-# command → (module in beit.cli with its function COMMAND_command, what it does)
+# command → (its module in beit.cli, what it does)
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("demo", "the whole idea on embedded images, with a report (about ten minutes on two CPU cores)"),
+    "demo": (
+        "demo",
+        "BEiT from beginning to end on embedded images, with a report (about ten minutes on two CPU cores)",
+    ),
     "tokenizer": ("train", "train a visual tokenizer on your own images, or measure one"),
-    "tokenize": ("train", "compute the tokens of crops once, for many passes of pre-training"),
+    "tokenize": ("train", "compute the tokens of crops once, for many epochs of pre-training"),
     "pretrain": ("train", "pre-train BEiT on images without labels"),
     "finetune": ("train", "fine-tune a classifier on labelled images"),
-    "segment": ("segment", "semantic segmentation: train, evaluate, predict, and a demonstration"),
-    "evaluate": ("classify", "top-1 and top-5 of a classifier"),
+    "segment": ("segment", "semantic segmentation: train, evaluate, predict, demo"),
+    "evaluate": ("classify", "measure top-1 and top-5 of a classifier"),
     "predict": ("classify", "classify images"),
-    "embed": ("classify", "features of images, to .npy or .parquet"),
-    "probe": ("probe", "what features are worth without fine-tuning: a linear probe of every layer"),
-    "knn": ("probe", "the same by nearest neighbours, in seconds"),
-    "models": ("checkpoints", "the published checkpoints: names, sizes, accuracies, where they are"),
-    "inspect": ("checkpoints", "what a checkpoint is: settings, size, classes, what was guessed, what is missing"),
+    "embed": ("classify", "write features of images to .npy or .parquet"),
+    "probe": ("probe", "measure frozen features: a linear probe on every layer"),
+    "knn": ("probe", "measure frozen features by nearest neighbours, in seconds"),
+    "models": ("checkpoints", "list the published checkpoints: names, sizes, accuracies, addresses"),
+    "inspect": ("checkpoints", "show what a checkpoint is: settings, size, classes, what was guessed, what is missing"),
     "convert": ("checkpoints", "write a checkpoint for transformers, timm, Flax, the authors' code or OpenMMLab"),
     "resize": ("checkpoints", "write a model for images of another size"),
-    "recipes": ("recipes", "the published runs and small ones, by name: settings and command lines"),
-    "plan": ("plan", "time, memory and disk of a run, before it starts"),
+    "recipes": ("recipes", "list the published runs and small ones: settings and command lines"),
+    "plan": ("plan", "forecast time, memory and disk space of a run"),
 }
 
 
@@ -50,14 +57,21 @@ def usage() -> str:
     lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",
-        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks; --version, the version.",
+        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks, --version the version.",
     ]
     return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 done, 1 an error that was explained, 2 wrong usage, 75 told to stop
-    by SIGTERM or SIGUSR1 after saving (put it in the queue again), 128+n another signal n."""
+    """Run a command.
+
+    Args:
+        arguments: what follows `beit`; those of the process if not given.
+
+    Returns:
+        The exit status: 0 done; 1 an error, which was explained on stderr; 2 wrong usage; 75 stopped by SIGTERM or SIGUSR1 after
+        saving, so the job should be queued again; 128 + n stopped by another signal n.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -87,10 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, `head` for example, has seen enough
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as if SIGPIPE had ended it: what was printed is not complete
-    except SystemExit as stop:  # tyro's: 0 after --help, 2 after a mistake
+        return 128 + 13  # as if SIGPIPE had ended the process: the output is incomplete
+    except SystemExit as stop:  # of tyro: 0 after --help, 2 after a mistake
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:
         if debug:

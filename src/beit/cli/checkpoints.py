@@ -1,4 +1,4 @@
-"""`beit models`, `beit inspect`, `beit convert`, `beit resize`: checkpoints that others trained, in any layout."""
+"""`beit models`, `beit inspect`, `beit convert`, `beit resize`: work with checkpoints in any layout."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import os
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from beit.cli.parsing import parse
 from beit.core.errors import CheckpointError, ConfigError
 
-_MOST_COMPARED = 5000  # patches: the relative positions of all pairs take 200 MB then
+if TYPE_CHECKING:
+    from beit.checkpoints import Checkpoint
+    from beit.config import BeitConfig
+    from beit.export.layouts import Layout
+
+_MOST_PATCHES_COMPARED = 5000  # the relative positions of all pairs of patches then take 200 MB
 
 
 @dataclass(kw_only=True)
 class Models:
-    """The published checkpoints, under names that every command takes for a model."""
+    """List the published checkpoints. Every command takes their names for a model."""
 
     name: tyro.conf.Positional[str | None] = None
     """Checkpoint to show; all of them in a table if not given."""
     task: Literal["pretrained", "classify", "segment"] | None = None
-    """Only those for this task."""
+    """List only the checkpoints for this task."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -62,52 +67,50 @@ def models_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class _Unstated:
-    """What weight files do not state, where the guess is wrong."""
+class _Stated:
+    """Settings that weight files do not state, for the case that `beit` guesses them wrong."""
 
     image_size: tuple[int, ...] | None = None
-    """Side of the images in pixels, or height and width. Positions are resized where it is not the checkpoint's own."""
+    """Side of the images in pixels, or height and width. If it is not the checkpoint's own, positions are resized."""
     num_attention_heads: int | None = None
-    """Heads of each attention, where no relative-position table shows them."""
+    """Attention heads per layer, which only a relative-position table shows."""
     layer_norm_eps: float | None = None
     """Epsilon of the layer norms."""
     pixels: Literal["half", "imagenet"] | None = None
-    """Mean and deviation that pixels are normalised with: 0.5, or ImageNet's."""
+    """Mean and standard deviation for normalising pixels: 0.5 (half), or ImageNet's."""
 
+    def config_fields(self) -> dict[str, Any]:
+        """Those that are fields of the config. Raises ConfigError for an image size of more than two numbers."""
+        fields: dict[str, Any] = {}
+        if self.image_size is not None:
+            if len(self.image_size) not in (1, 2):
+                raise ConfigError(f"image_size is {self.image_size}; give one side, or height and width.")
+            fields["image_size"] = self.image_size[0] if len(self.image_size) == 1 else self.image_size
+        for name in ("num_attention_heads", "layer_norm_eps"):
+            if getattr(self, name) is not None:
+                fields[name] = getattr(self, name)
+        return fields
 
-def _overrides(settings: Any) -> dict[str, Any]:
-    """Fields of the config that the caller states."""
-    given: dict[str, Any] = {}
-    if settings.image_size is not None:
-        if len(settings.image_size) not in (1, 2):
-            raise ConfigError(f"image_size is {settings.image_size}; give one side, or height and width.")
-        given["image_size"] = settings.image_size[0] if len(settings.image_size) == 1 else settings.image_size
-    for name in ("num_attention_heads", "layer_norm_eps"):
-        if getattr(settings, name) is not None:
-            given[name] = getattr(settings, name)
-    return given
+    def processor_settings(self, checkpoint: Checkpoint, config: BeitConfig) -> dict[str, Any] | None:
+        """Settings of the image processor for the image size of `config`; None where neither side states any."""
+        from beit.checkpoints import infer
+        from beit.export.resize import pixels_for
 
-
-def _pixels(checkpoint: Any, config: Any, choice: str | None) -> dict[str, Any] | None:
-    """Settings of the image processor, for the size of `config`."""
-    from beit.checkpoints import infer
-    from beit.export.resize import pixels_for
-
-    pixels = pixels_for(checkpoint.pixels, config)
-    if choice is not None:
-        mean, std = infer.IMAGENET if choice == "imagenet" else infer.HALF
-        pixels = {**(pixels or {}), "image_mean": list(mean), "image_std": list(std)}
-    return pixels
+        pixels = pixels_for(checkpoint.pixels, config)
+        if self.pixels is not None:
+            mean, std = infer.IMAGENET if self.pixels == "imagenet" else infer.HALF
+            pixels = {**(pixels or {}), "image_mean": list(mean), "image_std": list(std)}
+        return pixels
 
 
 @dataclass(kw_only=True)
-class Inspect(_Unstated):
-    """Say what a checkpoint is: whose, which class, its settings, what was guessed, what is missing or left over."""
+class Inspect(_Stated):
+    """Show what a checkpoint is: its origin, class and settings, what was guessed, what is missing or left over."""
 
     model: tyro.conf.Positional[str]
     """Folder, weight file, Hub id, URL, or a name that beit models lists."""
     tensors: bool = False
-    """List every tensor too: name, type, shape."""
+    """List every tensor too, with name, type and shape."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -117,7 +120,7 @@ def inspect_command(arguments: list[str]) -> None:
     from beit.checkpoints import Checkpoint
     from beit.export.describe import describe, tensors_of, text_of
 
-    given = _overrides(settings)
+    given = settings.config_fields()
     checkpoint = Checkpoint(settings.model, given)
     about = describe(checkpoint, **given)
     if settings.json:
@@ -131,17 +134,18 @@ def inspect_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class Convert(_Unstated):
-    """Write a checkpoint in another layout, and compare what both compute on photographs."""
+class Convert(_Stated):
+    """Write a checkpoint in another layout, and compare the outputs of both on photographs."""
 
     model: tyro.conf.Positional[str]
     """Folder, weight file, Hub id, URL, or a name that beit models lists."""
     output: tyro.conf.Positional[Path]
-    """Folder to write (hf, timm, flax), or file (unilm, openmmlab)."""
+    """Folder (hf, timm, flax) or file (unilm, openmmlab) to write."""
     to: Literal["hf", "unilm", "timm", "flax", "openmmlab"]
-    """Layout: transformers (and beit), the authors' code, timm, transformers' Flax, mmpretrain and mmsegmentation."""
+    """Layout of transformers and beit (hf), the authors' code (unilm), timm, transformers' Flax models (flax), or mmpretrain and
+    mmsegmentation (openmmlab)."""
     check: bool = True
-    """Compute both on embedded photographs, and fail where they differ."""
+    """Compare the outputs of both on embedded photographs, and fail if they differ."""
 
 
 def convert_command(arguments: list[str]) -> None:
@@ -150,8 +154,8 @@ def convert_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class Resize(_Unstated):
-    """Write a model folder for images of another size: positions bicubically, relative-position tables as the authors do it."""
+class Resize(_Stated):
+    """Write a model folder for images of another size. Relative-position tables are resized as the authors do it."""
 
     model: tyro.conf.Positional[str]
     """Folder, weight file, Hub id, URL, or a name that beit models lists."""
@@ -166,40 +170,47 @@ def resize_command(arguments: list[str]) -> None:
     _write(settings, "hf", check=True)
 
 
-def _write(settings: Any, to: Any, check: bool) -> None:
+def _write(settings: Convert | Resize, to: Layout, check: bool) -> None:
+    """Write `settings.model` to `settings.output`, say what was changed and lost, and compare both."""
     from beit.checkpoints import Checkpoint
     from beit.config import BeitConfig
     from beit.export.layouts import write
     from beit.export.resize import model_of
 
     output = Path(settings.output).expanduser()
-    # Never into something that is there: an old file would win over, or be lost to, what is written.
+    # Never write into something that exists: an old file beside the new ones could be read instead, or would be overwritten.
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
-    given = _overrides(settings)
+    given = settings.config_fields()
     checkpoint = Checkpoint(settings.model, given)
     config = BeitConfig.from_pretrained(checkpoint, **given).replace(architectures=[checkpoint.architecture])
-    memory, changes = model_of(checkpoint, config)
-    pixels = _pixels(checkpoint, config, settings.pixels)
-    left = checkpoint.left_over
-    extra = {name: checkpoint.tensors[name] for name in left} if to == checkpoint.dialect else {}
-    lost = write(output, to, memory, config, pixels, extra)
-    if left and not extra:
-        lost.append(f"{len(left)} tensors that no model here has were left out: {', '.join(left[:3])}, …")
-    print(
-        f"{settings.model}: {checkpoint.architecture}, {sum(a.size for a in memory.values()) / 1e6:.1f} million numbers"
-    )
+    tensors, changes = model_of(checkpoint, config)
+    pixels = settings.processor_settings(checkpoint, config)
+    left_over = checkpoint.left_over
+    # A layout keeps the tensors of its own dialect that no model here has a place for.
+    extra = {name: checkpoint.tensors[name] for name in left_over} if to == checkpoint.dialect else {}
+    lost = write(output, to, tensors, config, pixels, extra)
+    if left_over and not extra:
+        lost.append(f"{len(left_over)} tensors that no model here has were left out: {', '.join(left_over[:3])}, …")
+    count = sum(array.size for array in tensors.values())
+    print(f"{settings.model}: {checkpoint.architecture}, {count / 1e6:.1f} million parameters")
     for guess in (*checkpoint.guesses, *checkpoint.pixel_guesses):
         print(f"  guessed {guess.name} = {guess.value}: {guess.why}")
     for line in (*changes, *lost):
         print(f"  {line}")
     print(f"Wrote {output} ({to}).")
-    if check and config.num_patches > _MOST_COMPARED:
-        print(f"Not compared: {config.num_patches:,} patches an image would take too much memory.")
-    elif check:
-        from beit.export.parity import compare
+    if check:
+        _compare(checkpoint, output, config, pixels)
 
-        result = compare(checkpoint, output, config, pixels)
-        print(result)
-        if not result.equal:
-            raise CheckpointError(f"{output} does not give the source's numbers: see above. Please report it.")
+
+def _compare(checkpoint: Checkpoint, written: Path, config: BeitConfig, pixels: dict[str, Any] | None) -> None:
+    """Print how the outputs of source and result differ. Raises CheckpointError if they do."""
+    from beit.export.parity import compare
+
+    if config.num_patches > _MOST_PATCHES_COMPARED:
+        print(f"Not compared: {config.num_patches:,} patches per image would take too much memory.")
+        return
+    result = compare(checkpoint, written, config, pixels)
+    print(result)
+    if not result.equal:
+        raise CheckpointError(f"{written} does not give the source's outputs: see above. Please report it.")

@@ -1,17 +1,20 @@
-"""`beit evaluate`, `beit predict`, `beit embed`: using a trained model."""
+"""`beit evaluate`, `beit predict`, `beit embed`: use a trained model."""
 
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, default_device, parse, say_skipped
+from beit.cli.parsing import at_least_one, parse, say_skipped
 from beit.core.errors import ConfigError, DataError, require
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(kw_only=True)
@@ -19,51 +22,46 @@ class Evaluate:
     """Measure a classifier on labelled images: top-1 and top-5."""
 
     model: str
-    """Fine-tuned model folder or Hub id."""
+    """Folder or Hub id of a fine-tuned model."""
     images: Path
-    """Folder with one subfolder a class, named as the model's classes."""
+    """Folder of images, one subfolder per class, named as the classes of the model."""
     framework: Literal["torch", "flax"] = "torch"
-    """What computes: PyTorch, or JAX."""
+    """Compute with PyTorch (torch) or JAX (flax)."""
     batch_size: int = 64
-    """Images at a time."""
+    """Images per forward pass."""
     output: Path | None = None
-    """Folder to write evaluation.json into, with the confusion matrix."""
+    """Folder for evaluation.json, which has the confusion matrix too."""
 
 
 def evaluate_command(arguments: list[str]) -> None:
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
-    model = _classifier(settings.model, settings.framework, "beit evaluate")
-    from beit.data.processor import BeitImageProcessor
+    _require(settings.framework, "beit evaluate")
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import evaluate
+    from beit.inference.trained import open_classifier
 
+    model, processor = open_classifier(settings.model, settings.framework)
     classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
     images = FolderImages(settings.images, labelled=True, classes=classes)
-    result = evaluate(model, BeitImageProcessor.from_pretrained(settings.model), images, settings.batch_size)
+    result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
     print(result)
     say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
 
 
-def _classifier(folder: str, framework: str, purpose: str) -> Any:
-    """A fine-tuned model, where it is to compute; one without a trained classifier would only guess."""
+def _require(framework: str, purpose: str) -> None:
+    require(framework, framework, purpose)  # the extras have the names of the frameworks
+
+
+def _device(framework: str) -> str | None:
+    """A GPU for PyTorch where there is one; JAX chooses by itself."""
     if framework == "flax":
-        require("flax", "flax", purpose)
-        from beit import FlaxBeitForImageClassification
+        return None
+    from beit.inference.torch.device import default_device
 
-        model = FlaxBeitForImageClassification.from_pretrained(folder)
-    else:
-        require("torch", "torch", purpose)
-        from beit import BeitForImageClassification
-
-        model = BeitForImageClassification.from_pretrained(folder).to(default_device())
-    if model.load_report is not None and model.load_report.needs_training:
-        raise ConfigError(f"{folder} has no trained classifier. Fine-tune it first: beit finetune --model {folder} …")
-    if model.config.num_labels < 2:
-        raise ConfigError(f"{folder} has {model.config.num_labels} classes; a classifier has at least two.")
-    return model
+    return default_device()
 
 
 @dataclass(kw_only=True)
@@ -73,29 +71,32 @@ class Predict:
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Image files, or folders of them."""
     model: str
-    """Fine-tuned model folder or Hub id."""
+    """Folder or Hub id of a fine-tuned model."""
     framework: Literal["torch", "flax"] = "torch"
-    """What computes: PyTorch, or JAX."""
+    """Compute with PyTorch (torch) or JAX (flax)."""
     top: int = 5
-    """How many labels to show."""
+    """Number of classes to show for each image."""
     json: bool = False
     """Print JSON instead of a table."""
 
 
 def predict_command(arguments: list[str]) -> None:
     settings = parse(Predict, "predict", arguments)
-    from beit.data.processor import BeitImageProcessor
-    from beit.data.sources.images import FolderImages
-    from beit.evaluation.classification import predict
-
     if not settings.images:
         raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
     at_least_one("top", settings.top)
-    paths: list[Any] = []
+    from beit.data.sources.images import FolderImages
+    from beit.inference.classification import predict
+    from beit.inference.files import ImageFiles
+    from beit.inference.trained import open_classifier
+
+    paths: list[str | Path] = []
     for path in settings.images:
         paths += FolderImages(path).paths if path.is_dir() else [path]
-    model = _classifier(settings.model, settings.framework, "beit predict")
-    results = predict(model, BeitImageProcessor.from_pretrained(settings.model), paths, settings.top)
+    _require(settings.framework, "beit predict")
+    model, processor = open_classifier(settings.model, settings.framework)
+    device = _device(settings.framework)
+    results = list(predict(model, processor, ImageFiles(paths), settings.top, device=device))
     if settings.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
@@ -112,18 +113,18 @@ def predict_command(arguments: list[str]) -> None:
 
 @dataclass(kw_only=True)
 class Embed:
-    """Write features of images to a .npy or .parquet file."""
+    """Write the features of images to a .npy or .parquet file."""
 
     model: str
-    """Any BEiT model folder or Hub id."""
+    """Folder or Hub id of any BEiT model."""
     images: Path
-    """Folder with images."""
+    """Folder of images."""
     output: Path
     """File to write: features.npy (with features.txt, the paths) or features.parquet (paths and features)."""
     layer: int | None = None
-    """Layer to take, 1 to the last; the pooled output if not given."""
+    """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
     batch_size: int = 64
-    """Images at a time."""
+    """Images per forward pass."""
 
 
 def embed_command(arguments: list[str]) -> None:
@@ -136,34 +137,33 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
+    from beit.data.sources.images import FolderImages
+    from beit.inference.features import embed
+    from beit.inference.torch.device import default_device
+    from beit.inference.trained import open_encoder
+
+    images = FolderImages(settings.images)
+    model, processor = open_encoder(settings.model)
+    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
+    _write_features(settings.output, features, [images.name(index) for index in kept])
+    print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
+    say_skipped(skipped)
+
+
+def _write_features(path: Path, features: np.ndarray, names: Sequence[str]) -> None:
+    """Write features `(n, C)` with the names of their images: to PATH.npy and PATH.txt, or to PATH.parquet."""
     import numpy as np
 
     from beit.core.files import atomic_path
-    from beit.data.processor import BeitImageProcessor
-    from beit.data.sources.images import FolderImages
-    from beit.evaluation.classification import embed
-    from beit.models.torch.beit import BeitModel
 
-    images = FolderImages(settings.images)
-    processor = BeitImageProcessor.from_pretrained(settings.model)
-    model = BeitModel.from_pretrained(settings.model)
-    if model.pooler is not None and any(name.startswith("pooler") for name, _ in getattr(model.load_report, "new", [])):
-        model.pooler = None  # its norm was never trained; the plain mean says the same
-    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
-    names = [images.name(index) for index in kept]
-    with atomic_path(settings.output) as temporary:
-        if settings.output.suffix == ".npy":
-            with open(temporary, "wb") as file:
-                np.save(file, features)
-        else:
-            arrow = require("pyarrow", "train", "parquet files")
-            parquet = require("pyarrow.parquet", "train", "parquet files")
-            width = features.shape[1]
-            column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), width)
-            parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
-    if settings.output.suffix == ".npy":
-        with atomic_path(settings.output.with_suffix(".txt")) as temporary:
+    if path.suffix == ".npy":
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, features)
+        with atomic_path(path.with_suffix(".txt")) as temporary:
             temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
-    print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
-    if skipped:
-        print(f"{len(skipped)} images were skipped:\n  " + "\n  ".join(skipped[:10]), file=sys.stderr)
+        return
+    arrow = require("pyarrow", "train", "parquet files")
+    parquet = require("pyarrow.parquet", "train", "parquet files")
+    column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1])
+    with atomic_path(path) as temporary:
+        parquet.write_table(arrow.table({"image": names, "features": column}), temporary)

@@ -1,4 +1,4 @@
-"""`beit demo`."""
+"""`beit demo`: the demonstration of classification."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What the commands share: arguments into a dataclass, and what is printed."""
+"""What the commands share: they parse arguments into a dataclass, and print."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -13,28 +13,32 @@ from beit.core.errors import ConfigError, DataError
 
 
 def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None) -> Any:
-    """Parse the arguments of a command into its dataclass; `--help` and mistakes end here.
+    """Parse the arguments of a command into its dataclass.
 
     Args:
-        kind: the dataclass.
+        kind: the dataclass; its docstrings are the text of `--help`.
         name: the command, for messages.
-        arguments: what follows it.
-        devices: how many share a batch, for a recipe; the number of processes if not given.
+        arguments: what follows the command.
+        devices: number of devices that share a batch, for a recipe; the number of processes if not given.
+
+    Raises:
+        SystemExit: after `--help`, or after a mistake has been explained.
+        ConfigError: `--settings` or `--recipe` cannot be used.
     """
     import tyro
 
     rest, default = _default(kind, name, _with_resume(arguments), devices)
-    description = textwrap.dedent(kind.__doc__ or "").strip()
+    description = inspect.cleandoc(kind.__doc__ or "")
     start = {} if default is None else {"default": default}
     return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, **start)
 
 
 def _default(kind: Any, name: str, arguments: list[str], devices: int | None) -> tuple[list[str], Any]:
-    """(other arguments, settings that they override): of `--settings FILE`, an earlier run, or of `--recipe NAME`."""
+    """(the other arguments, the settings that they override): those of `--settings FILE` or `--recipe NAME`, else None."""
     arguments, file = _taken(arguments, "--settings", "the settings.json of an earlier run")
     arguments, recipe = _taken(arguments, "--recipe", "a name; beit recipes lists them")
     if file is not None and recipe is not None:
-        raise ConfigError("--settings and --recipe both say where to start from; give one of them.")
+        raise ConfigError("--settings and --recipe both say what to start from; give one of them.")
     if file is not None:
         from beit.core.files import read_json
         from beit.train.settings import RunSettings, from_dict
@@ -48,7 +52,7 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
     if recipe is not None:
         from beit.train.recipes import default_of
 
-        # The recipe is scaled to its batch, and what a device holds, before other flags override it.
+        # The recipe is scaled to the batch size and the number of devices before other flags override it.
         _, batch = _taken(arguments, "--batch-size", "a number")
         size = int(batch) if batch is not None and batch.isdecimal() else None
         world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
@@ -57,7 +61,7 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
 
 
 def _taken(arguments: list[str], flag: str, wanted: str) -> tuple[list[str], str | None]:
-    """(the arguments without a flag and its value, the value). Raises ConfigError for a flag without one."""
+    """(the arguments without a flag and its value, the value). Raises ConfigError for a flag without a value."""
     arguments = [part for text in arguments for part in (text.split("=", 1) if text.startswith(flag + "=") else [text])]
     if flag not in arguments:
         return arguments, None
@@ -76,34 +80,27 @@ def _with_resume(arguments: list[str]) -> list[str]:
 
 
 def say(text: str) -> None:
-    """Print once, by the first of several data-parallel processes."""
+    """Print in the first of several data-parallel processes only."""
     if os.environ.get("RANK", "0") == "0":
         print(text)
 
 
 def say_skipped(reasons: Sequence[str]) -> None:
-    """Say which images could not be read, if any."""
+    """Print on stderr which images could not be read, if any."""
     if reasons:
         print(f"{len(reasons)} images were skipped:\n  " + "\n  ".join(reasons[:10]), file=sys.stderr)
 
 
 def at_least_one(name: str, value: int) -> None:
-    """Refuse a number below 1."""
+    """Raise ConfigError for a number below 1."""
     if value < 1:
         raise ConfigError(f"{name} is {value}; it must be at least 1.")
 
 
 def last_line(settings: Any, history: list[dict[str, float]]) -> dict[str, float]:
-    """The last line of a run's log; only the first of several processes has it."""
+    """The last line of a run's log; in other processes than the first, which have no log, every value is 0."""
     if os.environ.get("RANK", "0") != "0":
         return defaultdict(float)
     if not history:
         raise DataError(f"{settings.output} was finished already, and its log.jsonl is gone.")
     return history[-1]
-
-
-def default_device() -> str:
-    """A GPU where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""`beit plan`: time, memory and disk of a run, before it starts."""
+"""`beit plan`: forecast time, memory and disk space of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from beit.core.errors import ConfigError, require
 
 @dataclass(kw_only=True)
 class Plan:
-    """Forecast time, memory and disk of a run: beit plan pretrain …, with the arguments that beit pretrain takes."""
+    """Forecast time, memory and disk space of a run: beit plan pretrain …, with the arguments of beit pretrain."""
 
     steps_measured: int = 5
-    """Steps to measure, after those in which caches and queues fill."""
+    """Number of steps to measure, after some steps in which caches and queues fill."""
     measure: bool = True
-    """Run these steps, in a temporary folder; --no-measure only counts parameters and operations."""
+    """Run these steps in a temporary folder. --no-measure only counts parameters and operations."""
     images_per_second: float | None = None
-    """Take this speed, of another machine for example, instead of the measured one."""
+    """Assume this speed, for example of another machine, instead of the measured one."""
     devices: int = 1
-    """Devices that will share a batch. One does its part here; sending gradients between them is not counted."""
+    """Number of devices that will share a batch. The share of one device is measured; the exchange of gradients is not counted."""
     json: bool = False
     """Print JSON instead of text."""
 
@@ -50,7 +50,7 @@ def plan_command(arguments: list[str]) -> None:
         raise ConfigError(f"images_per_second is {speed}; it must be above 0.")
     settings = parse(RUNS[name], name, rest, chosen.devices)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError("beit plan measures one device. Start it without torchrun and say --devices 8, for example.")
+        raise ConfigError("beit plan measures one device. Start it without torchrun, and add --devices 8, for example.")
     require("torch", "train", "beit plan")
     from beit.train.plan import check, describe, forecast
 

@@ -1,4 +1,4 @@
-"""`beit recipes`: what there is, and the settings and the command line of each."""
+"""`beit recipes`: list the recipes, and show the settings and the command line of each."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from beit.core.errors import ConfigError
 
 @dataclass(kw_only=True)
 class Recipes:
-    """The recipes: published runs of the paper, and small ones for one GPU or none."""
+    """List the recipes, or show one: the published runs of the paper, and small runs for one GPU or none."""
 
     name: tyro.conf.Positional[str | None] = None
     """Recipe to show; all of them in a table if not given."""
     print: bool = False
-    """Show every setting, and which differ from the command's own."""
+    """Print every setting, and mark those that differ from the defaults of the command."""
     json: bool = False
-    """Print settings.json, as beit pretrain --settings FILE takes it."""
+    """Print the settings as JSON, for beit pretrain --settings FILE."""
     command: bool = False
-    """Print the command line that the recipe stands for, every flag spelled out."""
+    """Print the command line that the recipe stands for, with every flag."""
     part: str | None = None
-    """Only this run of an experiment of several, such as pretrain; --json needs it then."""
+    """Of a recipe with several runs, show only this one, such as pretrain. --json then needs it."""
     images: str | None = None
-    """Where the images are."""
+    """Folder or address of the images."""
     output: str | None = None
     """Folder for the result."""
     tokenizer: str | None = None
@@ -37,9 +37,9 @@ class Recipes:
     model: str | None = None
     """Folder or Hub id of the model to start from."""
     batch_size: int | None = None
-    """Images a step, over all devices; the learning rate goes with it."""
+    """Images per step, over all devices. The learning rate is scaled with it."""
     devices: int = 1
-    """How many devices share a batch; with few of them it goes through the model in parts."""
+    """Number of devices that share a batch. With few devices, gradients are accumulated over several forward passes."""
 
 
 def recipes_command(arguments: list[str]) -> None:
@@ -79,7 +79,7 @@ def _part(found: dict[str, Any], part: str | None, name: str) -> dict[str, Any]:
 
 
 def _table() -> str:
-    """Name, what it is, hardware and the number to expect."""
+    """For each recipe its name, what it trains, its hardware and the score to expect."""
     from beit.train.recipes import RECIPES, facts
 
     lines = []
@@ -89,7 +89,7 @@ def _table() -> str:
         lines += [f"{'':22}   {entry.lower()}: {text}" for entry in ("Hardware", "Published") for text in found[entry]]
     lines += [
         "",
-        "beit recipes NAME tells more; beit pretrain --recipe NAME --images … --output … runs one, flags override.",
+        "beit recipes NAME shows more. beit pretrain --recipe NAME --images … --output … runs a recipe; other flags override it.",
     ]
     return "\n".join(lines)
 
@@ -100,10 +100,12 @@ def _text(name: str, recipe: Any) -> str:
     lines = [name]
     for entry, texts in facts(recipe).items():
         for text in texts:
-            wrapped = [text] if entry == "Command" else textwrap.wrap(text, 100)  # a command is there to be copied
+            wrapped = (
+                [text] if entry == "Command" else textwrap.wrap(text, 100)
+            )  # a command must be copied in one piece
             lines += [f"  {entry.lower() if not number else '':10} {line}" for number, line in enumerate(wrapped)]
     return "\n".join(
-        [*lines, "", "--print shows every setting, --command the whole command line, --json settings.json."]
+        [*lines, "", "--print shows every setting, --command the whole command line, --json the settings as JSON."]
     )
 
 
@@ -114,11 +116,11 @@ def _values(settings: Any) -> dict[str, Any]:
 
 
 def _settings_table(command: str, settings: Any) -> str:
-    """Every setting; a star where it is not what the command does by itself."""
+    """Every setting, with a star where it differs from the default of the command."""
     lines = [f"beit {command}"]
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)
-        own = value == item.default
+        default = value == item.default
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        lines.append(f"{' ' if own else '*'} {item.name:22} {shown}")
-    return "\n".join([*lines, "* not what the command does by itself"])
+        lines.append(f"{' ' if default else '*'} {item.name:22} {shown}")
+    return "\n".join([*lines, "* differs from the default of the command"])

@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, default_device, last_line, parse, say
+from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped
 from beit.core.errors import ConfigError, DataError, require
 
-
-@dataclass(kw_only=True)
-class _Ways:
-    """How segmentation brings images to the model."""
-
-    model: str
-    """Folder or Hub id of a model that was trained for segmentation."""
-    mode: Literal["slide", "whole"] = "slide"
-    """Windows of the model's size over the image, or the whole image resized to that size (faster, coarser)."""
-    short_side: int | None = None
-    """Shorter side in pixels to which images are resized before windows are cut; the model's size if not given."""
-    scales: tuple[float, ...] = (1.0,)
-    """Average over these scales of the image, such as 0.5 0.75 1 1.25 1.5 1.75."""
-    flip: bool = False
-    """Average with the mirrored image."""
-    batch_size: int = 8
-    """Windows at a time."""
+if TYPE_CHECKING:
+    from beit.data.sources.images import Images
+    from beit.inference.sliding_window import SlidingWindow
+    from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
 
 def segment_command(arguments: list[str]) -> None:
     actions = {
-        "train": (_segment_train, "train segmentation on images with label maps"),
-        "evaluate": (_segment_evaluate, "mIoU and accuracies, with a report of the worst cases"),
-        "predict": (_segment_predict, "label maps and overlays of images"),
+        "train": (_train, "train segmentation on images with label maps"),
+        "evaluate": (_evaluate, "measure mIoU and accuracies, with a report of the worst cases"),
+        "predict": (_predict, "write label maps and overlays of images"),
         "demo": (
-            _segment_demo,
+            _demo,
             "train and evaluate on embedded images, with a report (about three minutes on two CPU cores)",
         ),
     }
@@ -51,7 +37,7 @@ def segment_command(arguments: list[str]) -> None:
     actions[action][0](rest)
 
 
-def _segment_train(arguments: list[str]) -> None:
+def _train(arguments: list[str]) -> None:
     from beit.train.settings import SegmentSettings
 
     settings = parse(SegmentSettings, "segment train", arguments)
@@ -65,68 +51,104 @@ def _segment_train(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class EvaluateSegmentation(_Ways):
+class _Inference:
+    """What evaluation and prediction share: the model, and how images are brought to it."""
+
+    model: str
+    """Folder or Hub id of a model that was trained for segmentation."""
+    mode: Literal["slide", "whole"] = "slide"
+    """slide: windows of the model's size slide over the image; whole: the image is resized to that size (faster, coarser)."""
+    short_side: int | None = None
+    """Shorter side in pixels to which images are resized before windows are cut; the model's size if not given."""
+    scales: tuple[float, ...] = (1.0,)
+    """Average the predictions at these scales of the image, such as 0.5 0.75 1 1.25 1.5 1.75."""
+    flip: bool = False
+    """Average with the prediction for the mirrored image."""
+    batch_size: int = 8
+    """Windows per forward pass."""
+
+    def sliding_window(self) -> SlidingWindow:
+        """These settings as inference takes them. Raises ConfigError for impossible ones."""
+        from beit.inference.sliding_window import SlidingWindow
+
+        return SlidingWindow(self.mode, self.short_side, self.scales, self.flip, self.batch_size)
+
+
+@dataclass(kw_only=True)
+class EvaluateSegmentation(_Inference):
     """Measure segmentation on images with label maps: mIoU, accuracies, and a report with the worst cases."""
 
     images: Path
-    """Folder with images; or embedded:pasted_garments, the test part of the embedded task."""
+    """Folder of images; or embedded:pasted_garments, the test images of the embedded task."""
     maps: Path | None = None
-    """Folder with their label maps, named and arranged alike."""
+    """Folder of their label maps, with the same names and subfolders."""
     classes: Path | None = None
-    """Text file with the names of the classes, one a line, where the model's own are only numbers."""
+    """Text file with the names of the classes, one per line, for a model that only has numbers."""
     ignore_index: int | None = None
-    """Number in the label maps that means no label, if not the model's."""
+    """Number in the label maps that means no label; the model's own if not given."""
     reduce_labels: bool = False
-    """Maps count classes from 1 and 0 means no label; so it is anyway for a model that was trained so."""
+    """Label maps count classes from 1, and 0 means no label. Not needed for a model that was trained this way."""
     examples: int = 6
-    """How many images from all over the set, and how many of the worst, to show in the report."""
+    """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None
-    """Folder to write evaluation.json and report.html into."""
+    """Folder for evaluation.json and report.html."""
 
 
-def _segment_evaluate(arguments: list[str]) -> None:
-    settings = parse(EvaluateSegmentation, "segment evaluate", arguments)
+def _evaluate(arguments: list[str]) -> None:
+    settings: EvaluateSegmentation = parse(EvaluateSegmentation, "segment evaluate", arguments)
     at_least_one("examples", settings.examples)
     if settings.output is not None and settings.output.is_file():
         raise DataError(f"{settings.output} is a file; give a folder for the result.")
     require("torch", "train", "beit segment")
     if settings.output is not None:
         require("matplotlib", "train", "the pictures of a report")
-    from beit.data.label_maps import LabelRules
-    from beit.data.sources.class_names import read_classes
-    from beit.data.sources.opening import open_segmented
+    from beit.evaluation.report_segmentation import percent, write_report
     from beit.evaluation.segmentation import evaluate_segmentation
+    from beit.inference.torch.device import default_device
+    from beit.inference.trained import open_segmenter
 
-    model, processor, way = _segmenter(settings)
-    ignore = settings.ignore_index if settings.ignore_index is not None else model.config.semantic_loss_ignore_index
-    reduce = settings.reduce_labels or processor.do_reduce_labels
-    model.config.semantic_loss_ignore_index = ignore
-    if settings.classes is not None:
-        names = read_classes(settings.classes)
-        if len(names) != model.config.num_labels:
-            raise ConfigError(
-                f"{settings.classes} names {len(names)} classes; {settings.model} has {model.config.num_labels}."
-            )
-        model.config.id2label = dict(enumerate(names))
-    classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    images = open_segmented(settings.images, settings.maps, classes, LabelRules(ignore, reduce), test=True)
-    if len(images.classes) != len(classes):
-        raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
-    result = evaluate_segmentation(model, processor, images, way, default_device(), settings.examples)
+    sliding_window = settings.sliding_window()
+    model, processor = open_segmenter(settings.model)
+    images = _labelled(settings, model, settings.reduce_labels or processor.do_reduce_labels)
+    result = evaluate_segmentation(model, processor, images, sliding_window, default_device(), settings.examples)
     if settings.output is not None:
         result.save(settings.output)
+        write_report(settings.output, result)
     print(result)
-    width = max(map(len, classes))
+    width = max(map(len, result.classes))
     for row in result.class_rows():
-        print(f"  {row['name']:{width}}  {'absent' if row['iou'] is None else format(row['iou'], '6.1%')}")
-    if result.skipped:
-        print(f"{len(result.skipped)} images were skipped:\n  " + "\n  ".join(result.skipped[:10]), file=sys.stderr)
+        print(f"  {row['name']:{width}}  {percent(row['iou']):>6}")
+    say_skipped(result.skipped)
     if settings.output is not None:
         print(f"Open {settings.output / 'report.html'}")
 
 
+def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
+    """The images with their label maps; the model takes over the ignore index and the names of the classes."""
+    from beit.data.label_maps import LabelRules
+    from beit.data.sources.class_names import read_classes
+    from beit.data.sources.opening import open_segmented
+
+    config = model.config
+    if settings.ignore_index is not None:
+        config.semantic_loss_ignore_index = settings.ignore_index
+    if settings.classes is not None:
+        names = read_classes(settings.classes)
+        if len(names) != config.num_labels:
+            raise ConfigError(
+                f"{settings.classes} names {len(names)} classes; {settings.model} has {config.num_labels}."
+            )
+        config.id2label = dict(enumerate(names))
+    classes = [config.id2label[i] for i in range(config.num_labels)]
+    rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels)
+    images = open_segmented(settings.images, settings.maps, classes, rules, test=True)
+    if len(images.classes) != len(classes):
+        raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
+    return images
+
+
 @dataclass(kw_only=True)
-class PredictSegmentation(_Ways):
+class PredictSegmentation(_Inference):
     """Segment images: label maps, overlays, and a legend of the colours."""
 
     images: tyro.conf.Positional[tuple[Path, ...]]
@@ -135,38 +157,26 @@ class PredictSegmentation(_Ways):
     """Folder for maps/, overlays/ and legend.png."""
 
 
-def _segment_predict(arguments: list[str]) -> None:
-    settings = parse(PredictSegmentation, "segment predict", arguments)
+def _predict(arguments: list[str]) -> None:
+    settings: PredictSegmentation = parse(PredictSegmentation, "segment predict", arguments)
     if settings.output.is_file():
         raise DataError(f"{settings.output} is a file; give a folder for the result.")
     require("torch", "torch", "beit segment predict")
-    from beit.inference.segment_files import predict_maps
+    from beit.inference.segment_files import MAPS, predict_maps
+    from beit.inference.torch.device import default_device
+    from beit.inference.trained import open_segmenter
 
-    model, processor, way = _segmenter(settings)
-    written, failed = predict_maps(model, processor, settings.images, settings.output, way, default_device())
+    sliding_window = settings.sliding_window()
+    model, processor = open_segmenter(settings.model)
+    written, failed = predict_maps(model, processor, settings.images, settings.output, sliding_window, default_device())
     if written:
-        print(f"Wrote {len(written)} label maps to {written[0].parent}, overlays and legend.png beside it.")
+        print(f"Wrote {len(written)} label maps to {settings.output / MAPS}, overlays and legend.png beside it.")
     if failed:
         total = len(written) + len(failed)
         raise DataError(f"{len(failed)} of {total} images could not be read:\n  " + "\n  ".join(failed))
 
 
-def _segmenter(settings: Any) -> tuple[Any, Any, Any]:
-    """(model, processor, way) of a command that uses a trained model; one without trained heads would only guess."""
-    from beit.data.processor import BeitImageProcessor
-    from beit.inference.segmentation import Way
-    from beit.models.torch.segmentation import BeitForSemanticSegmentation
-
-    way = Way(settings.mode, settings.short_side, settings.scales, settings.flip, settings.batch_size)
-    model = BeitForSemanticSegmentation.from_pretrained(settings.model)
-    if model.load_report is not None and model.load_report.needs_training:
-        raise ConfigError(
-            f"{settings.model} was not trained for segmentation. Train it first: beit segment train --model {settings.model} …"
-        )
-    return model, BeitImageProcessor.from_pretrained(settings.model), way
-
-
-def _segment_demo(arguments: list[str]) -> None:
+def _demo(arguments: list[str]) -> None:
     from beit.demo.settings import SegmentDemo
 
     settings = parse(SegmentDemo, "segment demo", arguments)

@@ -1,4 +1,4 @@
-"""`beit tokenizer`, `beit tokenize`, `beit pretrain`, `beit finetune`."""
+"""`beit tokenizer`, `beit tokenize`, `beit pretrain`, `beit finetune`: train."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from beit.core.errors import ConfigError, require
 
 @dataclass(kw_only=True)
 class EvaluateTokenizer:
-    """Measure a tokenizer: codes in use, and the error of pictures decoded from tokens."""
+    """Measure a tokenizer: the codes in use, and the error of images decoded from tokens."""
 
     tokenizer: str
     """Tokenizer folder or Hub id."""
     images: Path
-    """Folder with images."""
+    """Folder of images."""
     image_size: int = 64
     """Side in pixels to which images are cropped and resized."""
 
 
 def tokenizer_command(arguments: list[str]) -> None:
     actions = "usage: beit tokenizer {train,evaluate} …\n\n  train     train a tokenizer on a folder of images\n"
-    actions += "  evaluate  codes in use, and the error of decoded pictures\n"
+    actions += "  evaluate  measure which codes are in use, and the error of decoded images\n"
     if not arguments or arguments[0] in ("-h", "--help"):
         print(actions)
         return

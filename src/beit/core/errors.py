@@ -5,12 +5,12 @@
     ├── InputError (ValueError)       an image, array, mask or label is not what the model or processor takes
     ├── DataError (ValueError)        a folder or file of data cannot be used
     ├── CheckpointError (ValueError)  a model folder or weight file is damaged, unsafe or of another architecture
-    ├── TrainingError (RuntimeError)  a run cannot go on (NaN loss, no space left, nothing to resume)
+    ├── TrainingError (RuntimeError)  a run cannot continue (NaN loss, no space left, nothing to resume)
     ├── MissingExtraError (ImportError)  an optional dependency is not installed
     └── Interrupted                   Ctrl-C, SIGTERM or SIGUSR1 ended a run, after saving
 
-Every message says what we got, what we wanted and what to do now. The command line prints the message of a
-`BeitError` without a traceback; `--debug` shows the traceback too.
+Every message says what was found, what was wanted and what to do. The command line prints the message of a `BeitError`
+without a traceback; `--debug` shows the traceback too.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ class CheckpointError(BeitError, ValueError):
 
 
 class TrainingError(BeitError, RuntimeError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class MissingExtraError(BeitError, ImportError):
     """An optional dependency is not installed."""
 
 
-PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not done, try again
+PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: not finished, try again
 
 
 class Interrupted(BeitError):
-    """A run was told to stop, and has saved.
+    """A run was told to stop, and has saved its state.
 
     Attributes:
-        signum: the signal.
-        code: the exit status of the command line: 130 after Ctrl-C; 75 after SIGTERM and SIGUSR1, by which a machine is
-            taken away, so that a script knows that the run is to be put in the queue again.
+        signum: the number of the signal.
+        code: the exit status of the command line: 130 after Ctrl-C; 75 after SIGTERM and SIGUSR1, which a scheduler sends before
+            it takes the machine away, so that a script knows to queue the run again.
     """
 
     def __init__(self, signum: int, message: str) -> None:
@@ -71,8 +71,8 @@ def require(module: str, extra: str, purpose: str) -> ModuleType:
 
     Args:
         module: dotted name of the module to import.
-        extra: the extra of this distribution that brings it (`torch`, `train`, `flax`, …).
-        purpose: what needs it, to be read after "is needed for".
+        extra: the extra of this distribution that installs it (`torch`, `train`, `flax`, …).
+        purpose: what needs it; the message continues "is needed for" with it.
     """
     try:
         return importlib.import_module(module)

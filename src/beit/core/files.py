@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,12 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def failed_write(path: Path, size: int, error: Exception) -> OSError:
+    """The error to raise where a library reports a failed write of `size` bytes to `path` without the system's error number."""
+    full = shutil.disk_usage(path.parent).free < size
+    return OSError(errno.ENOSPC if full else errno.EIO, str(error))
 
 
 def sync_folder(folder: Path) -> None:

@@ -36,26 +36,32 @@ def patch_grid(image_size: Size, patch_size: Size) -> tuple[int, int]:
 
 
 def num_relative_distances(grid: tuple[int, int]) -> int:
-    """Rows of a relative-position table: one a displacement (dy, dx), and 3 for the cls token."""
+    """Rows of a relative-position table: one per displacement (dy, dx), and 3 for the cls token."""
     return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
 
 
 def cubic_weights(places: np.ndarray, length: int) -> np.ndarray:
-    """Weights of the `length` pixels of a line in what is read at `places (…)`: Keys' cubic convolution with a = -0.75, as
-    torch and OpenCV have it; the border goes on outside.
+    """Weights by which a line of `length` pixels is read at fractional `places`: Keys' cubic convolution with a = -0.75.
+
+    PyTorch and OpenCV use the same. Beyond the border, the border pixel is repeated.
+
+    Args:
+        places: any shape `(…)`, in pixels from the first one.
+        length: number of pixels.
 
     Returns:
-        float32 `(…, length)`; each row adds up to 1.
+        float32 `(…, length)`; each row sums to 1.
     """
     a = -0.75
     before = np.floor(places).astype(np.int64)
-    part = places - before
+    fraction = places - before
     weights = np.zeros((places.size, length), np.float32)
     row = np.arange(places.size)
     for offset in (-1, 0, 1, 2):
-        d = np.abs(part - offset)
+        d = np.abs(fraction - offset)
+        # The two pieces of the kernel, for d up to 1 and up to 2.
         near, far = ((a + 2) * d - (a + 3)) * d * d + 1, ((d - 5) * d + 8) * d * a - 4 * a
-        # At a border several of the four are one pixel, and one after the other adds to it.
+        # At a border several of the four neighbours are the same pixel, whose weights add up.
         weights[row, np.clip(before + offset, 0, length - 1).reshape(-1)] += np.where(d <= 1, near, far).reshape(-1)
     return weights.reshape(*places.shape, length)
 
@@ -80,5 +86,5 @@ def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
     index[0, :] = rows - 3
     index[:, 0] = rows - 2
     index[0, 0] = rows - 1
-    index.flags.writeable = False  # it is shared by all who ask for this grid
+    index.flags.writeable = False  # the cache hands the same array to every caller
     return index

@@ -1,4 +1,4 @@
-"""A file behind http(s), read from its beginning to its end however often the connection is lost. Standard library only."""
+"""A file behind http(s), read from beginning to end; a lost connection is made again. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from collections.abc import Sequence
 from beit.core.errors import DataError
 
 TIMEOUT = 30.0  # seconds without a byte
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds after each failure in a row; the one after the last ends it
-_IN_VAIN = (400, 401, 403, 404, 405, 410)  # answers that another try would not change
-_PIECE = 1 << 20
+PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds after each failure in a row; one more failure is an error
+_FINAL = (400, 401, 403, 404, 405, 410)  # HTTP statuses that another attempt would not change
+_PIECE = 1 << 20  # bytes read at a time
 
 logger = logging.getLogger("beit")
 
 
 class RemoteFile:
-    """Reads a URL in order. A lost connection goes on where it was lost.
+    """Reads a URL in order. After a lost connection it continues from the byte where it was lost.
 
     Args:
         url: http:// or https://.
-        pauses: seconds after each failure in a row, `PAUSES` by default; the failure after the last ends it.
+        pauses: seconds to wait after each failure in a row, `PAUSES` by default; one more failure is an error.
 
     Raises:
-        DataError (from `read`): more failures in a row than `pauses`, an answer that means never, or a file that changed.
+        DataError (from `read`): more failures in a row than `pauses`; an HTTP status such as 404; or the file changed.
     """
 
     def __init__(self, url: str, pauses: Sequence[float] | None = None) -> None:
@@ -35,7 +35,7 @@ class RemoteFile:
         self.pauses = PAUSES if pauses is None else pauses
         self.position = 0
         self.size: int | None = None
-        self.version: str | None = None  # the server's tag of the file
+        self.version: str | None = None  # the server's ETag of the file
         self.failures = 0
         self.response: http.client.HTTPResponse | None = None
 
@@ -43,7 +43,7 @@ class RemoteFile:
         """The next `size` bytes; fewer only at the end of the file."""
         parts = []
         while size > 0:
-            part = self._some(size)
+            part = self._read_some(size)
             if not part:
                 break
             parts.append(part)
@@ -51,12 +51,13 @@ class RemoteFile:
         return b"".join(parts)
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         if self.response is not None:
             self.response.close()
             self.response = None
 
-    def _some(self, size: int) -> bytes:
+    def _read_some(self, size: int) -> bytes:
+        """At least one byte, and at most `size`; none at the end of the file."""
         while True:
             if self.size is not None and self.position >= self.size:
                 return b""
@@ -67,7 +68,7 @@ class RemoteFile:
                 if not part and self.size is not None:
                     raise ConnectionError(f"the connection ended after {self.position:,} of {self.size:,} bytes")
             except (http.client.InvalidURL, ValueError) as error:
-                raise DataError(f"{self.url!r} is no address that can be read: {error}.") from error
+                raise DataError(f"{self.url!r} is not a valid URL: {error}.") from error
             except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
                 self._failed(error)
                 continue
@@ -92,11 +93,11 @@ class RemoteFile:
         size = int(length) if length is not None and length.isdigit() else None
         if self.size is not None and size is not None and size != self.size:
             response.close()
-            raise DataError(f"{self.url} changed while it was read: {self.size:,} bytes, now {size:,}. Start anew.")
+            raise DataError(f"{self.url} changed while it was read: {self.size:,} bytes, now {size:,}. Start again.")
         self.size = size
         tag = response.headers.get("ETag")
         self.version = tag if tag is not None and not tag.startswith("W/") else None
-        left = self.position  # the server sends all of it again
+        left = self.position  # the server ignored the range and sends the whole file again: skip what was read
         while left > 0:
             part = response.read(min(left, _PIECE))
             if not part:
@@ -106,19 +107,19 @@ class RemoteFile:
         return response
 
     def _failed(self, error: Exception) -> None:
-        """Wait, or give up."""
+        """Wait before the next attempt, or give up."""
         self.close()
         reason = str(getattr(error, "reason", "") or error) or type(error).__name__
         code = getattr(error, "code", None)
         if isinstance(error, urllib.error.HTTPError):
             reason = f"HTTP {code} {reason}"
             error.close()
-        if code in _IN_VAIN:
+        if code in _FINAL:
             raise DataError(f"{self.url} cannot be read: {reason}. Check the address.") from error
         if self.failures == len(self.pauses):
             raise DataError(
                 f"{self.url} cannot be read after {self.failures + 1} failures in a row; the last: {reason}. When the server "
-                "answers again, go on (a training run with --resume)."
+                "answers again, start again (a training run with --resume)."
             ) from error
         pause = self.pauses[self.failures]
         self.failures += 1

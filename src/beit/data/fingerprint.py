@@ -1,4 +1,4 @@
-"""Short texts by which a run recognises its images."""
+"""Short texts by which a resumed run recognises its images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def fingerprint_of(*parts: Any) -> str:
-    """A short text that is the same for the same bytes."""
+    """A hash of bytes-like objects: the same text for the same parts in the same order."""
     digest = hashlib.sha1(usedforsecurity=False)
     for part in parts:
         digest.update(part)

@@ -1,20 +1,20 @@
-"""Every form of picture and label map a caller may have → one form, or an error that says which picture and why.
+"""Every form of image that the processor accepts → one form, or an error that says which image and why.
 
-PIL image, file       turned upright as its EXIF orientation says (the reference ignores it)
+PIL image, file       turned upright by its EXIF orientation (the reference ignores it)
 any 8-bit mode        → RGB: 1-bit, greyscale, palette, CMYK, YCbCr, HSV
 alpha                 dropped, the stored colours are kept: composite first if the background matters
-16-bit (I;16, uint16) ÷ 257, so white is 255 and no step is lost: kept as float
+16-bit (I;16, uint16) ÷ 257, so that white is 255 and no step is lost: kept as float
 PIL mode I            8-bit values, or 16-bit values as soon as one exceeds 255
-bool                  0 or 255, as Pillow reads 1-bit pictures
+bool                  0 or 255, as Pillow reads 1-bit images
 other integers        must be 0..255
-float (F, 16..64)     values kept, as float32: never through 8 bits
+float (F, 16..64)     values are kept, as float32: never through 8 bits
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
@@ -24,11 +24,35 @@ from beit.data.tensors import to_numpy
 
 FIRST, LAST, NONE = "channels_first", "channels_last", "none"
 FILES = (Image.Image, str, os.PathLike)
+# What Pillow raises for files that are missing or damaged.
 _UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
+class Bands(NamedTuple):
+    """An image that Pillow can resize and crop without loss.
+
+    Attributes:
+        images: one RGB image, or one image per channel (mode L or F).
+        layout: where the channels were: `FIRST` or `LAST`.
+        within_one: whether it holds floats that all lie in 0..1.
+    """
+
+    images: list[Image.Image]
+    layout: str
+    within_one: bool
+
+
 def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
-    """One picture or label map, a (nested) list of them, or an array with a batch axis → a flat list."""
+    """One image, a (nested) list of them, or an array with a batch axis → a flat list of single images.
+
+    Args:
+        images: PIL images, paths, arrays or tensors.
+        what: what to call one in a message.
+        single_ndim: number of dimensions of the array of a single one (2 is always allowed).
+
+    Raises:
+        InputError: nothing is given, or something else.
+    """
     is_array = hasattr(images, "ndim") and hasattr(images, "__array__")
     if isinstance(images, (list, tuple)) or (is_array and single_ndim < images.ndim <= 4):
         if len(images) == 0:
@@ -41,19 +65,24 @@ def as_list(images: Any, what: str, single_ndim: int) -> list[Any]:
     raise InputError(f"{what} {got}; wanted {wanted}")
 
 
-def read_picture(image: Any, channels: int, input_format: str | None, name: str) -> tuple[list[Image.Image], str, bool]:
-    """A picture in any form → what Pillow can resize and crop without loss; errors call it `name`.
+def read_bands(image: Any, channels: int, input_format: str | None, name: str) -> Bands:
+    """An image in any form → its bands.
 
-    Returns:
-        One RGB image, or one image (L or F) a channel; whether its channels came first or last; and whether it holds
-        floats that are all within 0..1.
+    Args:
+        image: a PIL image, a path, or an array or tensor (H, W), (C, H, W) or (H, W, C).
+        channels: number of channels that the model takes.
+        input_format: `FIRST`, `LAST` or `NONE` for arrays; None finds it out and refuses to guess.
+        name: what to call the image in a message.
+
+    Raises:
+        InputError: it cannot be read, or has another shape, dtype or number of channels.
     """
     if not isinstance(image, FILES):
         array = to_numpy(image)
     else:
         image = open_upright(image, name)
         if image.mode != "F" and not image.mode.startswith("I"):
-            return _eight_bit_bands(image, channels, name), LAST, False
+            return Bands(_eight_bit_bands(image, channels, name), LAST, False)
         array, input_format = np.asarray(image), None
         if image.mode == "I" and array.min() >= 0 and 255 < array.max() <= 65535:
             array = array.astype(np.uint16)
@@ -66,19 +95,23 @@ def read_picture(image: Any, channels: int, input_format: str | None, name: str)
     if len(planes) not in (1, channels):
         raise InputError(
             f"{name} has {len(planes)} channels, wanted {channels} (the length of image_mean), greyscale or RGBA. "
-            "Convert it to RGB, or set image_mean and image_std to one value a channel"
+            "Convert it to RGB, or set image_mean and image_std to one value per channel"
         )
     planes = np.broadcast_to(_to_8_bit_scale(planes, name), (channels, *planes.shape[1:]))  # grey in every channel
     if planes.dtype == np.uint8 and channels == 3:
-        bands = [Image.fromarray(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))]
+        images = [Image.fromarray(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))]  # Pillow resizes all three at once
     else:
-        bands = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
+        images = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
     within_one = array.dtype.kind == "f" and bool(planes.min() >= 0 and planes.max() <= 1)
-    return bands, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one
+    return Bands(images, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one)
 
 
 def open_upright(image: Any, name: str) -> Image.Image:
-    """A PIL image or a path → a decoded image, upright as its EXIF orientation says."""
+    """A PIL image or a path → a decoded image, upright by its EXIF orientation, in its own mode.
+
+    Raises:
+        InputError: it cannot be read or has no pixels; the message calls it `name`.
+    """
     path = None if isinstance(image, Image.Image) else os.fspath(image)
     source = path or getattr(image, "filename", "")
     name = f"{name} ({source})" if source else name
@@ -90,7 +123,7 @@ def open_upright(image: Any, name: str) -> Image.Image:
                 turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
             image = ImageOps.exif_transpose(file) if turned else file
     except _UNREADABLE as error:
-        raise InputError(f"{name} cannot be read: {error}. Check that it exists and is a whole picture") from error
+        raise InputError(f"{name} cannot be read: {error}. Check that it exists and is a whole image") from error
     if 0 in image.size:
         raise InputError(f"{name} is empty: {image.width} pixels wide, {image.height} high")
     return image
@@ -102,24 +135,24 @@ def _eight_bit_bands(image: Image.Image, channels: int, name: str) -> list[Image
     if mode is None:
         raise InputError(f"{name} is a PIL image and cannot give {channels} channels, as image_mean: pass an array")
     try:
-        if image.mode in ("P", "PA"):  # straight to RGB would warn where the palette holds transparency
+        if image.mode in ("P", "PA"):  # straight to RGB, Pillow would warn where the palette holds transparency
             image = image.convert("RGBA")
         image = image if image.mode == mode else image.convert(mode)
     except ValueError as error:
         raise InputError(f"{name} has mode {image.mode}, which Pillow cannot convert to {mode}: {error}") from error
-    # Pillow weighs colours by alpha when it resizes RGBA; four asked-for channels are just channels.
+    # Pillow weighs colours by alpha when it resizes RGBA. Here the fourth channel is a channel like the others.
     return list(image.split()) if mode == "RGBA" else [image]
 
 
 def _channel_axis(shape: tuple[int, ...], input_format: str | None, channels: int, name: str) -> int:
-    """Where the channels of an array are: 0 or 2. A 2-D array counts as channels first."""
+    """The axis of an array's channels: 0 or 2. A 2-D array counts as channels first."""
     if len(shape) == 2:
         return 0
     if input_format == NONE:
         raise InputError(f"{name} has shape {shape} while input_data_format='none' means (height, width)")
     if input_format is not None:
         return 0 if input_format == FIRST else 2
-    hint = "set input_data_format to 'channels_first' or 'channels_last' ('none' for a stack of greyscale pictures)"
+    hint = "set input_data_format to 'channels_first' or 'channels_last' ('none' for a stack of greyscale images)"
     for counts in ({1, 3, channels}, {4}):
         first, last = shape[0] in counts, shape[2] in counts
         if first and last:
@@ -136,7 +169,7 @@ def _to_8_bit_scale(array: np.ndarray, name: str) -> np.ndarray:
         return array * np.uint8(255)
     if kind == "f":
         return array.astype(np.float32, copy=False)
-    if kind == "u" and array.dtype.itemsize == 2:  # in either byte order
+    if kind == "u" and array.dtype.itemsize == 2:  # by kind and size, not by dtype: in either byte order
         return array / np.float32(257)
     if kind not in "iu":
         raise InputError(f"{name} has dtype {array.dtype}; wanted bool, integers or floats")

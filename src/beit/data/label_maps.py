@@ -1,4 +1,4 @@
-"""Label maps: a palette or grey PNG, or an array → class numbers, and the rules by which numbers become classes."""
+"""Label maps: a palette or grey PNG, or an array → class numbers; and the rules by which numbers become classes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,30 @@ _DEFAULT_IGNORE = 255
 
 
 def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
-    """A label map in any form, for an image of this (height, width) → (H, W) int64 class numbers."""
+    """A label map in any form → class numbers.
+
+    Args:
+        label: a PIL image or path (modes 1, L, P, I, I;16, F), or an array or tensor (H, W), (1, H, W) or (H, W, 1). Of a
+            palette image the palette indices are the numbers, whatever its colours.
+        shape: (height, width) of the upright image that it belongs to.
+        name: what to call it in a message.
+
+    Returns:
+        int64 (H, W).
+
+    Raises:
+        InputError: it has another shape, a colour mode, or values that are no whole numbers of 32 bits.
+    """
     if isinstance(label, FILES):
         label = open_upright(label, name)
         if label.mode not in ("1", "L", "P", "F") and not label.mode.startswith("I"):
-            raise InputError(f"{name} has mode {label.mode}; save class numbers, one a pixel, as grey or palette PNG")
+            raise InputError(f"{name} has mode {label.mode}; save class numbers, one per pixel, as grey or palette PNG")
     array = to_numpy(label)  # of a palette image: the indices
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
     if array.shape != shape:
         raise InputError(
-            f"{name} has shape {array.shape} and its image {shape} (height, width). Pass one class number a pixel, at "
+            f"{name} has shape {array.shape} and its image {shape} (height, width). Pass one class number per pixel, at "
             "the size of the image itself, turned as its EXIF orientation says"
         )
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
@@ -37,48 +50,55 @@ def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class LabelRules:
-    """What the numbers in label maps mean.
+    """What the numbers in label maps mean. Its repr is part of a run's fingerprint: keep the names of the fields.
 
     Attributes:
-        ignore_index: no label here; it may lie beyond the classes or among them.
-        reduce_labels: maps count classes from 1 and 0 means no label (ADE20K).
+        ignore_index: the number for "no label". It may lie beyond the classes or among them.
+        reduce_labels: the maps number classes from 1, and 0 means no label (ADE20K).
     """
 
     ignore_index: int = _DEFAULT_IGNORE
     reduce_labels: bool = False
 
     def apply(self, numbers: np.ndarray) -> np.ndarray:
-        """Numbers of a map → class numbers and `ignore_index`; the same shape and type."""
+        """Numbers of a map → class numbers and `ignore_index`; the same shape and dtype."""
         if not self.reduce_labels:
             return numbers
-        nothing = (numbers == 0) | (numbers == self.ignore_index)
-        return np.where(nothing, self.ignore_index, numbers - 1)
+        no_label = (numbers == 0) | (numbers == self.ignore_index)
+        return np.where(no_label, self.ignore_index, numbers - 1)
 
     def check_classes(self, classes: int) -> None:
-        """Whether so many classes leave room for the ignore index.
+        """Check that `ignore_index` is not the number of a class by mistake.
+
+        With `reduce_labels` it never may be. Otherwise it may be if the user chose it, but not if it is the default.
 
         Raises:
-            ConfigError: a class would be lost: where maps are reduced, or by the default, which was chosen for fewer classes.
+            ConfigError: a class would be lost.
         """
         if 0 <= self.ignore_index < classes and (self.reduce_labels or self.ignore_index == _DEFAULT_IGNORE):
             raise ConfigError(
-                f"ignore_index {self.ignore_index} is the number of one of the {classes} classes too, which would be lost. "
+                f"ignore_index {self.ignore_index} is also the number of one of the {classes} classes, which would be lost. "
                 f"Choose another, such as --ignore-index {max(classes, 65535)}."
             )
 
     def check(self, labels: np.ndarray, classes: int, name: str) -> None:
-        """Whether all are classes or ignored.
+        """Check that all labels are classes or ignored.
+
+        Args:
+            labels: class numbers as `apply` returns them, in any shape.
+            classes: number of classes.
+            name: what to call the map in a message.
 
         Raises:
-            InputError: the message names the numbers as they are in the map.
+            InputError: some are not; the message gives the numbers as they are stored in the map.
         """
         wrong = (labels < 0) | (labels >= classes)
         if not wrong.any():
             return
-        strange = np.unique(labels[wrong & (labels != self.ignore_index)])
-        if len(strange):
+        unknown = np.unique(labels[wrong & (labels != self.ignore_index)])
+        if len(unknown):
             shift = int(self.reduce_labels)
-            numbers = ", ".join(str(number + shift) for number in strange[:8]) + ", …" * (len(strange) > 8)
+            numbers = ", ".join(str(number + shift) for number in unknown[:8]) + ", …" * (len(unknown) > 8)
             raise InputError(
                 f"{name} has the values {numbers}. Wanted {shift} to {classes - 1 + shift}, one for each of the {classes} "
                 f"classes, or {'0' if shift else self.ignore_index} for no label. Name all classes with --classes, name the "

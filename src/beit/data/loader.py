@@ -1,4 +1,11 @@
-"""Batches from any step on: reads images in their order and turns them into model inputs, in workers or in this process."""
+"""Batches of model inputs from any step on, whoever prepares them.
+
+The order of images is drawn in `order.py` (folders, arrays) and `stream_order.py` (streams); crops, flips and masks follow
+from each image's `SampleSeed`. So any step's batch follows from (seed, step) alone. The one exception is a stream, whose
+position is part of a checkpoint.
+
+In data-parallel runs every process takes its part of each batch.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +15,40 @@ from typing import Any, cast
 
 import numpy as np
 
-from beit.core import errors
 from beit.core.errors import DataError, TrainingError
 from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.stream import Stream
-from beit.data.stream_order import BEGINNING, Place
+from beit.data.stream_order import STREAM_START, StreamPosition
 from beit.data.transforms.pixels import planes
-from beit.data.transforms.sample_seed import Draw
+from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch, BatchViews, Views
 from beit.data.workers.processes import in_processes
-from beit.data.workers.protocol import Made, Pool
-from beit.data.workers.tasks import FileWork, Lanes, StreamWork, _slice
+from beit.data.workers.protocol import Pool, WorkerBatch
+from beit.data.workers.tasks import FileTask, Readers, StreamTask
 
 
 class Loader:
     """Batches from any step on.
 
     Args:
-        images: where they come from. `ArrayImages` are changed a batch at a time, others, and streams, one by one in
-            `workers`.
-        views: what is done to them; `BatchViews` for `ArrayImages`.
-        order: which come when.
-        workers: processes that read and change images; 0 for none beside this one.
-        rank: number of this process among `world` data-parallel ones.
+        images: where they come from. `ArrayImages` are transformed a batch at a time in this process; others, and streams,
+            one by one in the workers.
+        views: turns images into model inputs; `BatchViews` for `ArrayImages`.
+        order: which image comes when.
+        bad: counts the images that cannot be read; the next image takes the place of each.
+        workers: number of worker processes; 0 to work in this process.
+        rank: number of this process among the data-parallel ones.
         world: number of data-parallel processes; must divide the batch.
-        bad: takes note of images that cannot be read; their place is taken by the next one.
-        pool: runs the workers. Of `torch_workers.in_torch_workers` batches come as tensors, of others as arrays.
+        pool: runs the workers. Batches of `workers.torch.in_torch_workers` are tensors, those of other pools arrays.
 
     Raises:
-        DataError: the batch cannot be divided among the processes.
-        InputError (from `batches`): a target is not what it should be; unlike a damaged file, it ends the run.
-        TrainingError (from `batches`, `restore`): a stream stands at another step, or was dealt out to other workers; or
-            a worker was killed.
+        DataError: the batch cannot be divided among the processes; or, from `batches`, more than a tenth of the images
+            cannot be read.
+        InputError: from `batches`: a target is invalid. Unlike a damaged file, this ends the run.
+        TrainingError: from `batches` and `restore`: a stream is at another step, or was read by another number of workers
+            or processes; or a worker was killed.
     """
 
     def __init__(
@@ -55,66 +62,73 @@ class Loader:
         world: int = 1,
         pool: Pool = in_processes,
     ) -> None:
-        # Of a stream, no more than a batch is drawn at once.
-        whole = order.batch_size if isinstance(images, Stream) or order.total is None else order.total
-        if min(order.batch_size, whole) % world:
+        # Every batch of a stream is full; one of a small folder is the whole folder.
+        most = order.batch_size if isinstance(images, Stream) or order.total is None else order.total
+        if min(order.batch_size, most) % world:
             raise DataError(f"A batch of {order.batch_size} cannot be divided among {world} processes.")
         self.images, self.views, self.order, self.bad = images, views, order, bad
         self.workers, self.rank, self.world, self.pool = workers, rank, world, pool
-        self.step = 0  # of a stream: batches handed out, and where each of this process's lanes stands
-        self.places = [BEGINNING] * max(workers, 1)
+        # Of a stream: the number of batches given out, and where each of this process's readers stands.
+        self.step = 0
+        self.positions = [STREAM_START] * max(workers, 1)
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """The batches of steps `first` … `last`-1; a stream can only go on where it stands, or begin again."""
+        """The batches of steps `first` … `last - 1`. A stream can only go on where it stands, or start again at 0."""
         if isinstance(self.images, ArrayImages):
             for step in range(first, last):
                 yield self._from_array(self.images, step)
         elif isinstance(self.images, Stream):
             yield from self._from_stream(self.images, first, last)
         else:
-            work = FileWork(self.images, self.views, self.order, self.rank, self.world, first, last)
-            with contextlib.closing(self.pool(work, self.workers)) as batches:
-                for made in batches:
-                    yield self._checked(made)
+            task = FileTask(self.images, self.views, self.order, self.rank, self.world, first, last)
+            with contextlib.closing(self.pool(task, self.workers)) as batches:
+                for batch in batches:
+                    yield self._checked(batch)
+
+    def _from_array(self, images: ArrayImages, step: int) -> Batch:
+        epoch, indices = self.order.share(step, self.rank, self.world)
+        seeds = [SampleSeed(self.order.seed, epoch, int(index)) for index in indices]
+        labels = np.zeros(len(indices), np.int64) if images.labels is None else images.labels[indices]
+        return cast(BatchViews, self.views).batch(planes(images.array[indices]), labels, seeds)
 
     def _from_stream(self, stream: Stream, first: int, last: int) -> Iterator[Batch]:
         if first == 0:
-            self.step, self.places = 0, [BEGINNING] * len(self.places)
+            self.step, self.positions = 0, [STREAM_START] * len(self.positions)
         elif first != self.step:
             raise TrainingError(
-                f"The stream stands at step {self.step}, and step {first} was asked for. Go on from a checkpoint of this run."
+                f"The stream is at step {self.step}, but step {first} was asked for. Go on from a checkpoint of this run."
             )
-        lanes = Lanes(self.rank * len(self.places), self.world * len(self.places), tuple(self.places))
+        count = len(self.positions)
+        readers = Readers(self.rank * count, self.world * count, tuple(self.positions))
         share = self.order.batch_size // self.world
-        work = StreamWork(stream, self.views, self.order.seed, share, lanes, first, last)
-        with contextlib.closing(self.pool(work, self.workers)) as batches:
-            for made in batches:
-                batch = self._checked(made)
-                assert made.place is not None
-                # What workers have read ahead is not yet part of the run: the place is that of the batch now handed out.
-                self.places[self.step % len(self.places)] = Place.from_json(made.place)
+        task = StreamTask(stream, self.views, self.order.seed, share, readers, first, last)
+        with contextlib.closing(self.pool(task, self.workers)) as batches:
+            for found in batches:
+                batch = self._checked(found)
+                assert found.position is not None
+                # Workers read ahead. Only the batch that is given out now counts: a resumed run must see the others again.
+                self.positions[self.step % count] = StreamPosition.from_json(found.position)
                 self.step += 1
-                self.bad.saw(made.fresh)
-                if all(lane_.start.visit > 0 for lane_ in self.places):
-                    self.bad.ended()
+                self.bad.add_good(found.first_pass_images)
+                if all(position.start.pass_index > 0 for position in self.positions):
+                    self.bad.end_first_pass()
                 yield batch
 
-    def _checked(self, made: Made) -> Batch:
-        for reason in made.reasons:
+    def _checked(self, found: WorkerBatch) -> Batch:
+        for reason in found.skipped:
             self.bad.add(reason)
-        if made.batch is None:
-            assert made.error is not None
-            kind, text = made.error
-            raise getattr(errors, kind)(text)
-        return made.batch
+        if found.batch is None:
+            assert found.error is not None
+            raise found.error
+        return found.batch
 
     @property
     def steps_per_epoch(self) -> int | None:
-        """Whole batches in an epoch; None for a stream of unknown length."""
+        """Whole batches per epoch; None for a stream of unknown length."""
         return self.order.steps_per_epoch
 
     def state(self) -> dict[str, Any] | None:
-        """Where this process's part of a stream stands after the batches handed out, for JSON.
+        """Where this process's part of a stream stands after the batches given out, for JSON.
 
         None for images by number, whose order follows from the step alone.
         """
@@ -124,13 +138,13 @@ class Loader:
             "step": self.step,
             "rank": self.rank,
             "processes": self.world,
-            "workers": len(self.places),
-            "seen": self.bad.seen,
-            "places": [place.to_json() for place in self.places],
+            "workers": len(self.positions),
+            "seen": self.bad.good,
+            "places": [position.to_json() for position in self.positions],
         }
 
     def restore(self, state: dict[str, Any] | None) -> None:
-        """Go on from `state`.
+        """Go on from what `state` returned.
 
         Raises:
             TrainingError: the run had another number of workers or processes.
@@ -138,20 +152,10 @@ class Loader:
         if state is None or not isinstance(self.images, Stream):
             return
         before = {name: state[name] for name in ("processes", "workers", "rank")}
-        if before != {"processes": self.world, "workers": len(self.places), "rank": self.rank}:
+        if before != {"processes": self.world, "workers": len(self.positions), "rank": self.rank}:
             raise TrainingError(
                 f"The stream was read by {before['processes']} processes with {before['workers']} workers each; now there are "
-                f"{self.world} with {len(self.places)}. Go on with as many as before (--workers {before['workers']})."
+                f"{self.world} with {len(self.positions)}. Use as many as before (--workers {before['workers']})."
             )
-        self.step, self.bad.seen = state["step"], state["seen"]
-        self.places = [Place.from_json(place) for place in state["places"]]
-
-    def slice(self, step: int) -> tuple[int, np.ndarray]:
-        """(epoch, image numbers) of this process in step `step`."""
-        return _slice(self.order, self.rank, self.world, step)
-
-    def _from_array(self, images: ArrayImages, step: int) -> Batch:
-        epoch, indices = self.slice(step)
-        draws = [Draw(self.order.seed, epoch, int(index)) for index in indices]
-        labels = np.zeros(len(indices), np.int64) if images.labels is None else images.labels[indices]
-        return cast(BatchViews, self.views).batch(planes(images.array[indices]), labels, draws)
+        self.step, self.bad.good = state["step"], state["seen"]
+        self.positions = [StreamPosition.from_json(position) for position in state["places"]]

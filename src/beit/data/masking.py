@@ -1,20 +1,50 @@
-"""Which patches to mask: block-wise (BEiT, section 2.3 and algorithm 1) or at random. Numpy only."""
+"""Where masks are made: which patches to mask, block-wise (BEiT, section 2.3 and algorithm 1) or at random. Numpy only."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from beit.config import BeitConfig
 from beit.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from beit.train.settings import PretrainSettings
+    from beit.config import BeitConfig
 
-_MOST_ROUNDS = 1000
+_TRIES = 10  # for one block, as in the authors' code
+_MOST_MASKS = 1000  # empty masks in a row; after so many, no block fits
+_PAPER_MIN_BLOCK = 16 / 196  # of the patches
+
+
+class MaskSettings(Protocol):
+    """The settings of a run that decide its masks; see `beit.train.settings.PretrainSettings`."""
+
+    @property
+    def mask(self) -> str:
+        """`block` or `random`."""
+
+    @property
+    def mask_ratio(self) -> float:
+        """Fraction of the patches to mask."""
+
+    @property
+    def min_block(self) -> int | None:
+        """Fewest patches of a block; None for the paper's 16 of 196, in proportion."""
+
+
+def make_mask(settings: MaskSettings, config: BeitConfig) -> BlockMask | RandomMask:
+    """The kind of mask that the settings name, for the patch grid of `config`."""
+    budget, min_block = mask_sizes(settings, config)
+    return BlockMask(config.grid, budget, min_block) if settings.mask == "block" else RandomMask(config.grid, budget)
+
+
+def mask_sizes(settings: MaskSettings, config: BeitConfig) -> tuple[int, int]:
+    """(patches to mask, fewest patches of a block). By default the paper's 75 and 16 of 196, in proportion."""
+    patches = config.num_patches
+    min_block = settings.min_block if settings.min_block is not None else max(round(_PAPER_MIN_BLOCK * patches), 1)
+    return max(round(settings.mask_ratio * patches), 1), min_block
 
 
 @dataclass(frozen=True)
@@ -22,22 +52,22 @@ class BlockMask:
     """Draws block-wise masks.
 
     Rectangles are added until `budget` patches are masked. As in the authors' code (microsoft/unilm,
-    beit/masking_generator.py) a block may overlap earlier ones and must add at least one new patch and at most what
-    is left of the budget; when ten tries in a row fail, the mask is left as it is. So the count is not exact: on a
-    14x14 grid with a budget of 75, the mean is 74.5 and 68 % of masks have exactly 75. `exact=True` adds or removes
-    random patches to hit the budget, as BEiT v2 does.
+    beit/masking_generator.py), a block may overlap earlier ones; it must add at least one patch, and at most what is left
+    of the budget; and when ten tries in a row fail, the mask is left as it is. So the count is not exact: on a 14x14 grid
+    with a budget of 75 the mean is 74.5, and 68 % of the masks have exactly 75. `exact=True` then adds or removes random
+    patches, as BEiT v2 does.
 
     Attributes:
-        grid: patches `(h, w)`.
-        budget: patches to mask, about 40 % of the grid in the paper.
+        grid: rows and columns of patches `(h, w)`.
+        budget: number of patches to mask; about 40 % of the grid in the paper.
         min_block: fewest patches of a block.
-        max_block: most patches of a block; the budget if None.
-        min_aspect: narrowest aspect ratio; the widest is its inverse.
-        exact: hit the budget exactly.
+        max_block: most patches of a block; None for the budget.
+        min_aspect: smallest aspect ratio of a block; the largest is its inverse.
+        exact: mask exactly `budget` patches.
 
     Raises:
-        ConfigError: the budget is below the smallest block (the mask would be empty and the loss NaN), above the
-            grid, or no block fits.
+        ConfigError: the budget is below the smallest block (masks would be empty and the loss NaN) or above the grid, or no
+            block fits.
     """
 
     grid: tuple[int, int]
@@ -72,10 +102,14 @@ class BlockMask:
             )
 
     def __call__(self, rng: np.random.Generator) -> np.ndarray:
-        """One mask: bool `(h, w)`, True where masked; never empty."""
+        """One mask: bool `(h, w)`, True where masked; never empty.
+
+        Raises:
+            ConfigError: no block of the allowed sizes and aspect ratios fits the grid.
+        """
         height, width = self.grid
         mask = np.zeros(self.grid, dtype=bool)
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(_MOST_MASKS):
             masked = 0
             while masked < self.budget:
                 most = self.budget - masked
@@ -85,19 +119,20 @@ class BlockMask:
                 if added == 0:
                     break
                 masked += added
-            if masked:  # ten unlucky tries can leave the very first block out; an empty mask teaches nothing
-                return self._fit(mask, rng) if self.exact else mask
+            # Ten unlucky tries for the very first block leave the mask empty, and an empty mask has no loss: start again.
+            if masked:
+                return self._exactly_budget(mask, rng) if self.exact else mask
         raise ConfigError(
             f"No block of {self.min_block} to {self.budget} patches with aspect ratios down to {self.min_aspect} fits a "
             f"grid of {height}x{width}. Lower min_block or min_aspect."
         )
 
     def _add_block(self, mask: np.ndarray, most: int, rng: np.random.Generator) -> int:
-        """Mask one more block that adds 1…`most` patches; the number added, 0 when ten tries fail."""
+        """Mask a block that adds 1 to `most` patches. Returns how many it added; 0 if ten tries fail."""
         height, width = self.grid
         log_aspect = math.log(self.min_aspect)
-        for _ in range(10):
-            # The budget left may be below min_block: the authors draw between the two all the same.
+        for _ in range(_TRIES):
+            # `most` may be below `min_block`, since little of the budget is left. The authors draw between them all the same.
             area = self.min_block + (most - self.min_block) * rng.random()
             aspect = math.exp(log_aspect * (2 * rng.random() - 1))
             h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -111,7 +146,8 @@ class BlockMask:
                 return added
         return 0
 
-    def _fit(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _exactly_budget(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Mask or unmask random patches, in place, until `budget` are masked."""
         flat = mask.reshape(-1)
         excess = int(flat.sum()) - self.budget
         change = np.flatnonzero(flat if excess > 0 else ~flat)
@@ -121,7 +157,11 @@ class BlockMask:
 
 @dataclass(frozen=True)
 class RandomMask:
-    """Draws masks of exactly `budget` patches chosen uniformly, for comparison with block-wise ones.
+    """Draws masks of exactly `budget` patches, chosen uniformly, for comparison with block-wise masks.
+
+    Attributes:
+        grid: rows and columns of patches `(h, w)`.
+        budget: number of patches to mask.
 
     Raises:
         ConfigError: the budget is not between 1 and the number of patches.
@@ -139,16 +179,3 @@ class RandomMask:
         mask = np.zeros(self.grid[0] * self.grid[1], dtype=bool)
         mask[rng.choice(mask.size, self.budget, replace=False)] = True
         return mask.reshape(self.grid)
-
-
-def make_mask(settings: PretrainSettings, config: BeitConfig) -> BlockMask | RandomMask:
-    """Draws the masks that the settings name."""
-    budget, smallest = mask_sizes(settings, config)
-    return BlockMask(config.grid, budget, smallest) if settings.mask == "block" else RandomMask(config.grid, budget)
-
-
-def mask_sizes(settings: PretrainSettings, config: BeitConfig) -> tuple[int, int]:
-    """(budget, smallest block) in patches; the paper's 75 and 16 of 196 in proportion."""
-    budget = max(round(settings.mask_ratio * config.num_patches), 1)
-    smallest = settings.min_block if settings.min_block is not None else max(round(16 / 196 * config.num_patches), 1)
-    return budget, smallest

@@ -1,10 +1,10 @@
-"""From pictures to the tensors BEiT takes. Other than 8-bit RGB pictures: see the table in `beit.data.image_input`.
+"""The public image processor: images → the tensors that BEiT takes. Which forms of image it accepts: see `image_input.py`.
 
-For 8-bit RGB the order is the reference's (transformers 4.37.2) and so is every bit of the result:
+For 8-bit RGB the order is the reference's (transformers 4.37.2), and so is every bit of the result:
 
     resize with Pillow on 8-bit pixels → centre crop, zeros where too small → × rescale_factor → (x − mean) / std
 
-After the crop a pixel still is one of 256 values, so the last two steps are one table of 256 numbers a channel.
+After the crop a pixel still has one of 256 values. So the last two steps are a look-up in a table of 256 numbers per channel.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from beit import checkpoints
 from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.core.files import write_json
-from beit.data.image_input import FIRST, LAST, NONE, as_list, read_picture
+from beit.data.image_input import FIRST, LAST, NONE, as_list, read_bands
 from beit.data.label_maps import read_label_map
 from beit.data.postprocess.semantic import label_maps
-from beit.data.processor_sizes import box_of_crop, resampling_filter, size_dict, target_size
+from beit.data.processor_sizes import box_of_crop, centred_window, resampling_filter, size_dict, target_size
 from beit.data.tensors import BatchFeature as BatchFeature
 from beit.data.tensors import choice
 
 FILE_NAME = "preprocessor_config.json"
-_THREADS_FROM = 4  # below so many pictures, starting threads costs more than it saves
+_THREADS_FROM = 4  # images; for fewer, starting threads costs more than it saves
 
 
 class BeitImageProcessor:
-    """Prepares pictures and label maps for BEiT; same arguments, files and results as transformers 4.37.2's.
+    """Prepares images and label maps for BEiT; same arguments, files and results as that of transformers 4.37.2.
 
     Args:
         size: of the resize: one length (a square), (height, width), {"height", "width"}, or {"shortest_edge"[,
-            "longest_edge"]} which keeps the proportions. Default 256 × 256.
+            "longest_edge"]}, which keeps the proportions. In pixels; default 256 × 256.
         resample: a `PIL.Image.Resampling`, its number or its name. Label maps always use the nearest neighbour.
-        crop_size: of the centre crop, a height and a width; a smaller picture is padded with 0. Default 224 × 224.
-        do_rescale: multiply by `rescale_factor`; turn off for floats that are within 0..1 already.
-        image_mean, image_std: one number, or one a channel of the result (3 for a number). Default 0.5 each.
-        do_reduce_labels: label maps: 0 becomes the ignore index and all other labels go down by one (ADE20k).
-        semantic_loss_ignore_index: as in the config; label maps are padded with it. Or call it `ignore_index`.
+        crop_size: height and width of the centre crop; a smaller image is padded with 0. Default 224 × 224.
+        do_rescale: multiply by `rescale_factor`; turn it off for floats that are within 0..1 already.
+        image_mean, image_std: one number, or one per channel of the result (3 channels for one number). Default 0.5 each.
+        do_reduce_labels: of label maps, 0 becomes the ignore index and all other labels go down by one (ADE20k).
+        semantic_loss_ignore_index: as in the config; label maps are padded with it. May also be called `ignore_index`.
         **kwargs: unknown fields, kept as attributes and saved again.
 
     Raises:
@@ -56,7 +56,7 @@ class BeitImageProcessor:
     """
 
     model_input_names: ClassVar[list[str]] = ["pixel_values"]
-    #: Threads of one call. None: as many as this process has cores, but one in a data-loader worker.
+    #: Threads per call. None: as many as this process has cores, but one in a data-loader worker.
     max_threads: ClassVar[int | None] = None
 
     def __init__(
@@ -116,12 +116,12 @@ class BeitImageProcessor:
         semantic_loss_ignore_index: int | None = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        """Prepare one picture or many. A setting given here holds for this call; None is the processor's own.
+        """Prepare one image or many. A setting given here holds for this call only; None is the processor's own.
 
         Args:
             images: a PIL image, a path, an array or tensor (H, W), (C, H, W), (H, W, C) or a batch of those with one
                 dimension more, or a list of any of these. Values 0..255; pass `do_rescale=False` for floats in 0..1.
-            segmentation_maps: a label map for each, at its size: PIL images (L, P, I, …), paths, arrays (H, W) or
+            segmentation_maps: a label map for each image, at its size: PIL images (L, P, I, …), paths, arrays (H, W) or
                 (1, H, W), or a batch of those. Whole numbers.
             return_tensors: "pt", "np", "jax" or "tf"; None gives lists of numpy arrays.
             data_format: "channels_first", "channels_last", or None: as the input (a PIL image counts as channels last).
@@ -131,47 +131,51 @@ class BeitImageProcessor:
             `pixel_values` (B, C, H, W) float32 (uint8 if neither rescaled nor normalised), `labels` (B, H, W) int64.
 
         Raises:
-            InputError, ConfigError: a picture, map or setting is not as above; the message says which and what to do.
+            InputError, ConfigError: an image, map or setting is not as above; the message says which and what to do.
             MissingExtraError: the framework asked for is not installed.
         """
-        given = locals()  # the call's own settings; what it leaves out is the processor's
-        settings = {k: v if given[k] is None else given[k] for k, v in vars(self).items() if k in given}
-        steps = BeitImageProcessor(**settings)
-        channels = len(steps.image_mean) if isinstance(steps.image_mean, list) else 3
-        if steps.do_resize and steps.resample is None:
-            raise ConfigError("resample is None while do_resize is True; choose a filter or pass do_resize=False")
-        if steps.do_center_crop and "height" not in steps.crop_size:
-            raise ConfigError(f"crop_size is {steps.crop_size}; a crop needs a height and a width: crop_size=224")
-        std, count = steps.image_std, np.size(steps.image_std)
-        if steps.do_normalize and (count not in (1, channels) or np.min(std) <= 0):
-            raise InputError(f"image_std has {count} values for {channels} channels: {std}; give one or all, above 0")
+        steps = self._for_one_call(
+            do_resize=do_resize,
+            size=size,
+            resample=resample,
+            do_center_crop=do_center_crop,
+            crop_size=crop_size,
+            do_rescale=do_rescale,
+            rescale_factor=rescale_factor,
+            do_normalize=do_normalize,
+            image_mean=image_mean,
+            image_std=image_std,
+            do_reduce_labels=do_reduce_labels,
+            semantic_loss_ignore_index=semantic_loss_ignore_index,
+        )
+        channels = steps._checked_channels()
         if kwargs.pop("ignore_index", None) is not None:
             raise InputError("ignore_index of one call is spelt semantic_loss_ignore_index")
         if kwargs:
             warnings.warn(f"ignored, unknown to the image processor: {', '.join(kwargs)}", UserWarning, stacklevel=2)
         layout = choice(data_format, "data_format", FIRST, LAST)
         input_layout = choice(input_data_format, "input_data_format", FIRST, LAST, NONE)
-        pictures = as_list(images, "image", 2 if input_layout == NONE else 3)
+        inputs = as_list(images, "image", 2 if input_layout == NONE else 3)
         maps = None if segmentation_maps is None else as_list(segmentation_maps, "segmentation map", 2)
-        if maps is not None and len(maps) != len(pictures):
-            raise InputError(f"{len(maps)} segmentation maps for {len(pictures)} images; give one (H, W) map for each")
+        if maps is not None and len(maps) != len(inputs):
+            raise InputError(f"{len(maps)} segmentation maps for {len(inputs)} images; give one (H, W) map for each")
 
-        every_value = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
-        table = steps._normalised(every_value)[:, 0] if steps.do_rescale or steps.do_normalize else None
+        table = steps._table(channels)
         sizes = steps.crop_size if steps.do_center_crop else steps.size if steps.do_resize else {}
-        batch = None  # where the size is known, every picture is written straight to its place
+        batch = None  # where the size is known beforehand, each image is written straight to its place in the batch
         if table is not None and "height" in sizes and layout == FIRST:
-            batch = np.empty((len(pictures), channels, sizes["height"], sizes["width"]), np.float32)
+            batch = np.empty((len(inputs), channels, sizes["height"], sizes["width"]), np.float32)
 
         def one(i: int) -> tuple[np.ndarray, np.ndarray | None, bool]:
-            bands, form, within_one = read_picture(pictures[i], channels, input_layout, f"image {i}")
-            label = None if maps is None else read_label_map(maps[i], bands[0].size[::-1], f"segmentation map {i}")
-            pixels = steps._pixels(bands, table, None if batch is None else batch[i])
-            if (layout or form) == LAST:
+            bands = read_bands(inputs[i], channels, input_layout, f"image {i}")
+            shape = bands.images[0].size[::-1]
+            label = None if maps is None else read_label_map(maps[i], shape, f"segmentation map {i}")
+            pixels = steps._pixels(bands.images, table, None if batch is None else batch[i])
+            if (layout or bands.layout) == LAST:
                 pixels = np.ascontiguousarray(np.moveaxis(pixels, 0, 2))
-            return pixels, None if label is None else steps._label(label), within_one
+            return pixels, None if label is None else steps._label(label), bands.within_one
 
-        done = self._map(one, pictures)
+        done = self._map(one, inputs)
         if steps.do_rescale and any(within_one for _, _, within_one in done):
             warnings.warn("floats within 0..1 are rescaled again: pass do_rescale=False if done before", stacklevel=2)
         data = {"pixel_values": [pixels for pixels, _, _ in done] if batch is None or return_tensors is None else batch}
@@ -182,17 +186,32 @@ class BeitImageProcessor:
     __call__ = preprocess
 
     def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Any]:
-        """Scores of `BeitForSemanticSegmentation` → one label map a picture: see `beit.data.tensors.label_maps`."""
+        """Scores of `BeitForSemanticSegmentation` → one label map per image: see `beit.data.postprocess.semantic.label_maps`."""
         return label_maps(outputs, target_sizes)
 
+    def _for_one_call(self, **given: Any) -> BeitImageProcessor:
+        """A processor with the settings of one call; those that are None are this processor's own."""
+        return BeitImageProcessor(**{k: getattr(self, k) if value is None else value for k, value in given.items()})
+
+    def _checked_channels(self) -> int:
+        """The number of channels. Raises ConfigError or InputError if the settings contradict each other."""
+        channels = len(self.image_mean) if isinstance(self.image_mean, list) else 3
+        if self.do_resize and self.resample is None:
+            raise ConfigError("resample is None while do_resize is True; choose a filter or pass do_resize=False")
+        if self.do_center_crop and "height" not in self.crop_size:
+            raise ConfigError(f"crop_size is {self.crop_size}; a crop needs a height and a width: crop_size=224")
+        std, count = self.image_std, np.size(self.image_std)
+        if self.do_normalize and (count not in (1, channels) or np.min(std) <= 0):
+            raise InputError(f"image_std has {count} values for {channels} channels: {std}; give one or all, above 0")
+        return channels
+
     def _fit(self, image: Image.Image, resample: int | None, fill: int) -> Image.Image:
-        """Resize, then cut the centred window; what lies outside of the picture is `fill`."""
+        """Resize, then cut the centred window; `fill` lies outside of the image."""
         size = target_size(self.size, *image.size) if self.do_resize else image.size
         if not self.do_center_crop:
             return image if image.size == size else image.resize(size, resample)
         window = self.crop_size["width"], self.crop_size["height"]
-        # The reference rounds both halves down when the difference is odd and loses a row; we give the size asked for.
-        left, top = ((h - w) // 2 if w <= h else -((w - h) // 2) for h, w in zip(size, window, strict=True))
+        left, top = centred_window(size, window)
         box = box_of_crop(image.size, size, (left, top), window) if resample else None
         if box is not None:
             return image.resize(window, resample, box)
@@ -210,8 +229,15 @@ class BeitImageProcessor:
         mean, std = (np.asarray(v, np.float32).reshape(-1, 1, 1) for v in (self.image_mean, self.image_std))
         return (values - mean) / std
 
+    def _table(self, channels: int) -> np.ndarray | None:
+        """What each 8-bit value becomes, float32 (C, 256); None if values stay as they are."""
+        if not self.do_rescale and not self.do_normalize:
+            return None
+        every_value = np.tile(np.arange(256, dtype=np.uint8), (channels, 1, 1))
+        return self._normalised(every_value)[:, 0]
+
     def _pixels(self, bands: list[Image.Image], table: np.ndarray | None, out: np.ndarray | None) -> np.ndarray:
-        """Bands of a picture → (C, H, W) float32, in `out` where given; 8-bit pixels without a table stay uint8."""
+        """Bands of an image → float32 (C, H, W), in `out` if given; without a table, 8-bit pixels stay uint8."""
         arrays = [np.asarray(self._fit(band, self.resample, 0)) for band in bands]
         planes = np.moveaxis(arrays[0], 2, 0) if arrays[0].ndim == 3 else np.stack(arrays)
         if table is None:
@@ -221,33 +247,40 @@ class BeitImageProcessor:
             out[...] = self._normalised(planes)
         else:
             for channel, values, plane in zip(out, table, planes, strict=True):
-                np.take(values, plane, out=channel, mode="wrap")  # "raise" would buffer; no index exceeds 255
+                # No index exceeds 255; but with the default mode "raise", numpy would buffer the output.
+                np.take(values, plane, out=channel, mode="wrap")
         return out
 
     def _label(self, label: np.ndarray) -> np.ndarray:
-        """(H, W) class numbers → int64 (H', W'): reduced, resized (nearest), cropped or padded with the ignore index."""
+        """Class numbers (H, W) → int64 (H', W'): reduced, resized (nearest), cropped or padded with the ignore index."""
         ignore = self.semantic_loss_ignore_index
-        if self.do_reduce_labels:  # in one expression on the old values, so that the order of the rules does not matter
+        if (
+            self.do_reduce_labels
+        ):  # in one expression on the old values: a label that becomes `ignore` is not reduced again
             label = np.where((label == 0) | (label == ignore), ignore, label - 1)
         return np.asarray(self._fit(Image.fromarray(label.astype(np.int32)), 0, ignore)).astype(np.int64)
 
-    def _map(self, one: Callable[[int], Any], pictures: list[Any]) -> list[Any]:
-        """Run `one` on every index, in threads when that pays: Pillow decodes and resizes without the GIL."""
-        data = sys.modules.get("torch.utils.data")
-        in_worker = data is not None and data.get_worker_info() is not None  # of a DataLoader: it has siblings
+    def _map(self, one: Callable[[int], Any], inputs: list[Any]) -> list[Any]:
+        """Run `one` on every index, in threads where that pays: Pillow decodes and resizes without the GIL."""
+        data = sys.modules.get(
+            "torch.utils.data"
+        )  # a DataLoader worker has it loaded, and has siblings on the other cores
+        in_worker = data is not None and data.get_worker_info() is not None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = min(self.max_threads or (1 if in_worker else cores), len(pictures))
+        threads = min(self.max_threads or (1 if in_worker else cores), len(inputs))
         # A PIL image decodes itself at first use, which two threads must not do to the same object.
-        if threads < 2 or len(pictures) < _THREADS_FROM or len({id(picture) for picture in pictures}) < len(pictures):
-            return [one(i) for i in range(len(pictures))]
-        # A pool of this call alone: threads that outlive it would be lost, and waited for, in a forked worker.
+        twice = len({id(image) for image in inputs}) < len(inputs)
+        if threads < 2 or len(inputs) < _THREADS_FROM or twice:
+            return [one(i) for i in range(len(inputs))]
+        # A pool for this call alone: in a forked worker, threads that outlive the call would be lost, and waited for.
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(one, range(len(pictures))))
+            return list(pool.map(one, range(len(inputs))))
 
     def to_dict(self) -> dict[str, Any]:
         """All settings and unknown fields, as they are saved."""
-        fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))  # plain, and the caller's own
-        fields.pop("max_threads", None)  # of this machine, not of the model
+        # Through JSON: plain values, and a copy that the caller may change.
+        fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))
+        fields.pop("max_threads", None)  # belongs to this machine, not to the model
         if self.semantic_loss_ignore_index == 255:
             del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
         return {**fields, "image_processor_type": "BeitImageProcessor"}
@@ -263,13 +296,13 @@ class BeitImageProcessor:
     def from_dict(cls, image_processor_dict: Mapping[str, Any], **kwargs: Any) -> Any:
         """A processor from a dict as `to_dict` or any version of transformers writes it; `kwargs` override its fields.
 
-        With `return_unused_kwargs=True` returns (processor, kwargs that are no setting); otherwise warns of those.
+        With `return_unused_kwargs=True`, returns (processor, those kwargs that are no settings); otherwise warns of them.
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
-        # null means "the default" (transformers 5 and the Fast classes write such fields).
+        # null means "the default": transformers 5 and the Fast classes write such fields.
         fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
         given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
-        if "reduce_labels" in fields:  # an old file: nothing the user could do about it, so no warning
+        if "reduce_labels" in fields:  # an old file; no warning, since its user did not write it
             fields["do_reduce_labels"] = fields.pop("reduce_labels")
         known = vars(BeitImageProcessor(**fields)).keys() | {"reduce_labels", "ignore_index"}
         unused = {key: given.pop(key) for key in given.keys() - known}
@@ -282,14 +315,17 @@ class BeitImageProcessor:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any) -> Any:
-        """A processor from a model folder, the JSON file itself, an id on the Hub, any other BEiT checkpoint, or an open `Checkpoint`.
+        """A processor from a model folder, its JSON file, an id on the Hub, any other BEiT checkpoint, or an open `Checkpoint`.
 
         Reads preprocessor_config.json or, if there is none, the image part of transformers 5's processor_config.json. A weight
-        file has neither: there the settings are the publisher's as far as they are known (`beit inspect` says which).
-        `kwargs` say where the file comes from (as in `hub.resolve_file`), or are as in `from_dict`.
+        file has neither: its settings are those of its publisher, as far as they are known (`beit inspect` says which).
+
+        Args:
+            pretrained_model_name_or_path: one of the above.
+            **kwargs: where the file comes from, as in `hub.resolve_file`; others as in `from_dict`.
 
         Raises:
-            CheckpointError: no such file, or it holds no settings.
+            CheckpointError: there is no such file, or it holds no settings.
         """
         where, kwargs = hub.split_hub_keywords(kwargs)
         source: str | os.PathLike[str]
@@ -304,18 +340,21 @@ class BeitImageProcessor:
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
             found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
-        if found is None:  # a folder without: says what it holds
+        if found is None:  # raises an error that says what the folder holds instead
             hub.resolve_file(source, FILE_NAME, **where)
         return cls.from_dict(found or {}, **kwargs)
 
     @classmethod
     def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
-        """The processor that belongs to a checkpoint, as `from_pretrained`; None for a model folder without one."""
+        """The processor of a checkpoint, as `from_pretrained`; None for a model folder without one."""
         settings = checkpoints.Checkpoint.open(checkpoint).pixels
         return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
-        """Write preprocessor_config.json, for transformers too; returns its path. May `push_to_hub` as well, to `repo_id`."""
+        """Write preprocessor_config.json, which transformers reads too. Returns [its path].
+
+        With `push_to_hub`, also upload it to `repo_id`. Raises CheckpointError if it cannot be written.
+        """
         folder = Path(save_directory)
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")

@@ -1,4 +1,10 @@
-"""In which order a stream's images come, and from where on to go on. Numpy only."""
+"""In which order the images of a stream come, and from which position a resumed run goes on. Numpy only.
+
+All samples of all shards are dealt out to readers: every worker of every data-parallel process is one. A reader reads its
+shards one after the other, in an order drawn anew for every pass over the stream, and shuffles within windows of samples
+that are not decoded yet: while it hands out one window it fills the next. Its position is where its window begins, which
+window that is, and how many of its samples have been handed out.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +15,36 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit.core.errors import DataError
-from beit.data.sources.shards import Cut, Raw, Shards, sample_key
+from beit.data.sources.shards import EncodedSample, Shards, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream
 
-_EMPTY_PASSES = 10  # for each lane: so often none of its shards has an image before there is said to be none
+_EMPTY_PASSES = 10  # per reader: after so many passes without an image in its shards, the stream is said to have none
 
 
 class Cursor(NamedTuple):
-    """A sample's place in its lane.
+    """Where a sample is among those of its reader.
 
     Attributes:
-        visit: which pass over the shards.
-        place: which of the lane's shards in that pass.
+        pass_index: which pass over the stream, counted from 0.
+        shard: which of the reader's shards in this pass.
         sample: which sample of that shard.
-        before: how many samples the lane has read before it in this pass.
+        before: number of samples that the reader has read before it in this pass.
     """
 
-    visit: int
-    place: int
+    pass_index: int
+    shard: int
     sample: int
     before: int
 
 
-class Place(NamedTuple):
-    """Where a lane stands: `taken` samples of window number `window`, which begins at `start`, were handed out."""
+class StreamPosition(NamedTuple):
+    """Where a reader stands.
+
+    Attributes:
+        start: the first sample of its window.
+        window: number of the window, from which its shuffling follows.
+        taken: number of samples of this window that have been handed out.
+    """
 
     start: Cursor
     window: int
@@ -43,111 +55,128 @@ class Place(NamedTuple):
         return {"start": list(self.start), "window": self.window, "taken": self.taken}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Place:
-        """What `to_json` gave."""
+    def from_json(cls, values: dict[str, Any]) -> StreamPosition:
+        """The position that `to_json` was called on."""
         return cls(Cursor(*values["start"]), values["window"], values["taken"])
 
 
-BEGINNING = Place(Cursor(0, 0, 0, 0), 0, 0)
+STREAM_START = StreamPosition(Cursor(0, 0, 0, 0), 0, 0)
 
 
 @dataclass(frozen=True)
-class Handed:
-    """A sample as a lane hands it out.
+class StreamSample:
+    """A sample that a reader hands out.
 
     Attributes:
-        raw: the sample.
-        visit: which pass it belongs to.
-        key: 63 bits that name it on all machines.
-        place: where the lane stands now.
-        cuts: shards found to end before their end since the last sample.
+        encoded: the image file and its label.
+        pass_index: which pass over the stream it belongs to.
+        key: 63 bits that identify the sample on all machines.
+        position: where the reader stands after this sample.
+        truncated: one line per shard that ended early since the last sample, with the reason.
     """
 
-    raw: Raw
-    visit: int
+    encoded: EncodedSample
+    pass_index: int
     key: int
-    place: Place
-    cuts: tuple[str, ...]
+    position: StreamPosition
+    truncated: tuple[str, ...]
 
 
-def lane(stream: Stream, seed: int, number: int, lanes: int, place: Place = BEGINNING) -> Iterator[Handed]:
-    """The samples of lane `number` of `lanes`, from `place` on, for ever.
+def samples_of_reader(
+    stream: Stream, seed: int, reader: int, readers: int, position: StreamPosition = STREAM_START
+) -> Iterator[StreamSample]:
+    """The samples of one reader, from a position on, without end.
 
-    A window ends when it is full, or, if it began with a pass, with that pass: so small data sets come whole, each pass in an
-    order of its own, and windows of large ones are all of one size, whose filling keeps step with their emptying.
+    A window ends when it is full. A window that begins with a pass also ends with that pass. So a small data set comes
+    whole, pass by pass and each time in another order; and the windows of a large one all have the same size, so that one
+    sample is read for each that is handed out.
+
+    Args:
+        stream: shards and size of the windows.
+        seed: of the run.
+        reader: number of the reader, from 0.
+        readers: number of readers in all processes.
+        position: where to go on.
 
     Raises:
-        DataError: a shard cannot be reached, or there is no image in them.
+        DataError: a shard cannot be reached, or no shard has an image.
     """
-    cuts: list[str] = []
-    items = _items(stream.shards, seed, number, lanes, place.start, cuts)
+    truncated: list[str] = []
+    items = _read(stream.shards, seed, reader, readers, position.start, truncated)
     ahead = next(items)
-    first_of_pass = lanes if _is_shared(stream.shards, lanes) else 1
+    # Readers that share shards each take every `readers`-th sample, so the first of a pass may have a few before it.
+    first_of_pass = readers if _shards_are_shared(stream.shards, readers) else 1
 
     def fill(window: list[_Item]) -> bool:
-        """One more sample, unless the window is complete."""
+        """Add one sample, unless the window is complete."""
         nonlocal ahead
         if len(window) >= stream.shuffle_buffer:
             return False
-        if window and window[0].cursor.before < first_of_pass and window[0].cursor.visit != ahead.cursor.visit:
-            return False
+        if window:
+            first = window[0].cursor
+            if first.before < first_of_pass and first.pass_index != ahead.cursor.pass_index:
+                return False
         window.append(ahead)
         ahead = next(items)
         return True
 
     window: list[_Item] = []
-    index, taken = place.window, place.taken
+    index, taken = position.window, position.taken
     while True:
         while fill(window):
             pass
         start = window[0].cursor
-        order = np.random.default_rng((seed, number, index)).permutation(len(window))
-        waiting: list[_Item | None] = list(window)  # a sample that is handed out gives up its memory
+        order = np.random.default_rng((seed, reader, index)).permutation(len(window))
+        waiting: list[_Item | None] = list(window)
         window = []
-        for position, chosen in enumerate(order.tolist()):
-            item, waiting[chosen] = waiting[chosen], None
-            if position < taken or item is None:
+        for number, chosen in enumerate(order.tolist()):
+            item, waiting[chosen] = waiting[chosen], None  # a sample that is handed out releases its memory
+            if number < taken or item is None:  # handed out before the run was stopped
                 continue
-            fill(window)
-            found, cuts[:] = tuple(cuts), []
-            yield Handed(item.raw, item.cursor.visit, item.key, Place(start, index, position + 1), found)
+            fill(window)  # the next window grows as this one shrinks: memory holds about one window
+            found, truncated[:] = tuple(truncated), []
+            here = StreamPosition(start, index, number + 1)
+            yield StreamSample(item.encoded, item.cursor.pass_index, item.key, here, found)
         index, taken = index + 1, 0
 
 
 @dataclass(frozen=True)
 class _Item:
-    raw: Raw
+    encoded: EncodedSample
     cursor: Cursor
     key: int
 
 
-def _is_shared(shards: Shards, lanes: int) -> bool:
-    """Whether all lanes read all shards and share their samples: there are too few to give each lane its own."""
-    return len(shards.names) < lanes
+def _shards_are_shared(shards: Shards, readers: int) -> bool:
+    """Whether there are too few shards to give each reader its own. Then all read all shards and share their samples."""
+    return len(shards.names) < readers
 
 
-def _items(shards: Shards, seed: int, number: int, lanes: int, start: Cursor, cuts: list[str]) -> Iterator[_Item]:
-    """The lane's samples in the order in which they are read, for ever; what ends too early goes into `cuts`."""
-    shared = _is_shared(shards, lanes)
-    visit, first, sample, count = start
-    empty = 0
+def _read(shards: Shards, seed: int, reader: int, readers: int, start: Cursor, truncated: list[str]) -> Iterator[_Item]:
+    """The reader's samples in the order of the shards, without end. Shards that end early are noted in `truncated`."""
+    shared = _shards_are_shared(shards, readers)
+    pass_index, first, sample, count = start
+    empty_passes = 0
     while True:
-        order = np.random.default_rng((seed, visit)).permutation(len(shards.names))
-        mine = order if shared else order[number::lanes]
-        turn, step = ((number + visit) % lanes, lanes) if shared else (0, 1)
+        order = np.random.default_rng((seed, pass_index)).permutation(len(shards.names))
+        mine = order if shared else order[reader::readers]
+        # Of shared shards every `step`-th sample is this reader's. Whose turn is first changes with the pass, so that no
+        # reader sees the same samples in every pass.
+        turn, step = ((reader + pass_index) % readers, readers) if shared else (0, 1)
         for place in range(first, len(mine)):
             shard = int(mine[place])
             for found in shards.read(shard, sample):
-                if isinstance(found, Cut):
-                    cuts.append(found.reason)
+                if isinstance(found, TruncatedShard):
+                    truncated.append(found.reason)
                     continue
                 if count % step == turn:
-                    yield _Item(found, Cursor(visit, place, sample, count), sample_key(shards.names[shard], found.key))
+                    key = sample_key(shards.names[shard], found.key)
+                    yield _Item(found, Cursor(pass_index, place, sample, count), key)
                 sample, count = sample + 1, count + 1
             sample = 0
-        empty = 0 if count else empty + 1
-        # Other lanes may have the only shards with images; but not time after time.
-        if empty and (len(mine) == len(order) or empty == _EMPTY_PASSES * lanes):
-            why = "\n".join(dict.fromkeys(cuts[:10])) or "Looked for files with the suffixes of images."
+        empty_passes = 0 if count else empty_passes + 1
+        # Another reader may have had the only shards with images, but not in pass after pass.
+        if empty_passes and (len(mine) == len(order) or empty_passes == _EMPTY_PASSES * readers):
+            why = "\n".join(dict.fromkeys(truncated[:10])) or "Looked for files with the suffixes of images."
             raise DataError(f"There are no images in {', '.join(shards.names[:3])}, …\n{why}")
-        visit, first, count = visit + 1, 0, 0
+        pass_index, first, count = pass_index + 1, 0, 0

@@ -1,4 +1,7 @@
-"""Where numpy meets the frameworks, imported only when asked for: arrays become tensors, scores become label maps."""
+"""Numpy arrays ↔ the tensors of a framework, without importing the framework unless its tensors are asked for.
+
+`import_module` here is for the user's `return_tensors`; no module of this package is found by name.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 
 from beit.core.errors import InputError, MissingExtraError
 
+# return_tensors → (module, function that makes a tensor, what to install)
 _FRAMEWORKS = {
     "np": ("numpy", "asarray", "numpy"),
     "pt": ("torch", "as_tensor", "'beit[torch]'"),  # shares the memory of a numpy array
@@ -19,20 +23,20 @@ _FRAMEWORKS = {
 
 
 def is_torch(value: Any) -> bool:
-    """Whether it is a torch tensor (or of a subclass, as torchvision's), without importing torch."""
+    """Whether a value is a torch tensor, or of a subclass such as torchvision's; without importing torch."""
     return any((kind.__module__, kind.__name__) == ("torch", "Tensor") for kind in type(value).__mro__)
 
 
 def to_numpy(array: Any) -> np.ndarray:
-    """A numpy, torch, jax or tensorflow array → numpy, without a copy where possible."""
-    if is_torch(array):  # numpy has no bfloat16
+    """A numpy, torch, jax or tensorflow array → numpy; without a copy where possible, bfloat16 as float32."""
+    if is_torch(array):
         array = (array.float() if str(array.dtype) == "torch.bfloat16" else array).detach().cpu()
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def choice(value: Any, name: str, *allowed: str) -> str | None:
-    """The value itself, or that of an enum member such as transformers' TensorType, if it is allowed or None."""
+    """An allowed value or None; of an enum member, such as transformers' TensorType, its value. Raises InputError for others."""
     value = getattr(value, "value", value)
     if value is not None and value not in allowed:
         raise InputError(f"{name} is {value!r}; it must be {', '.join(map(repr, allowed))} or None")
@@ -40,7 +44,12 @@ def choice(value: Any, name: str, *allowed: str) -> str | None:
 
 
 def tensor_maker(tensor_type: Any) -> Callable[[Any], Any]:
-    """The function that turns an array into a tensor of a framework: "np", "pt", "jax" or "tf"."""
+    """The function that turns an array into a tensor of a framework: "np", "pt", "jax" or "tf".
+
+    Raises:
+        InputError: another framework.
+        MissingExtraError: the framework is not installed.
+    """
     kind = choice(tensor_type, "return_tensors", *_FRAMEWORKS)
     module, function, install = _FRAMEWORKS[kind or "np"]
     try:
@@ -50,7 +59,12 @@ def tensor_maker(tensor_type: Any) -> Callable[[Any], Any]:
 
 
 class BatchFeature(dict[str, Any]):
-    """A dict whose values can be read as attributes too: `model(**features)`, `features.pixel_values`."""
+    """A dict whose values can be read as attributes too: `model(**features)`, `features.pixel_values`.
+
+    Args:
+        data: lists of arrays, or arrays, by name.
+        tensor_type: as for `convert_to_tensors`.
+    """
 
     def __init__(self, data: Mapping[str, Any] | None = None, tensor_type: Any = None) -> None:
         super().__init__(data or {})
@@ -63,7 +77,15 @@ class BatchFeature(dict[str, Any]):
             raise AttributeError(f"no entry {name!r} in this batch; it has {', '.join(self) or 'none'}") from None
 
     def convert_to_tensors(self, tensor_type: Any = None) -> BatchFeature:
-        """Turn every entry into one tensor: "np", "pt", "jax" or "tf", or an enum with such a value; None: no change."""
+        """Turn every entry into one tensor, in place; returns itself.
+
+        Args:
+            tensor_type: "np", "pt", "jax" or "tf", or an enum member with such a value; None changes nothing.
+
+        Raises:
+            InputError: arrays of an entry have different shapes.
+            MissingExtraError: the framework is not installed.
+        """
         if tensor_type is not None:
             make = tensor_maker(tensor_type)
             for key, value in self.items():
@@ -71,7 +93,10 @@ class BatchFeature(dict[str, Any]):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> BatchFeature:
-        """Move torch tensors to a device and cast the floating ones to a dtype, as `torch.Tensor.to`; returns itself."""
+        """Move torch tensors to a device and cast the floating ones to a dtype, in place; returns itself.
+
+        Arguments as for `torch.Tensor.to`. Raises InputError if an entry is no torch tensor.
+        """
         for key, value in self.items():
             if not is_torch(value):
                 raise InputError(f"to() moves torch tensors, {key} is {type(value)}; first pass return_tensors='pt'")

@@ -1,11 +1,11 @@
-"""Visual tokens computed once and read in pre-training: K crops an image, as shards of .npy files. Numpy only.
+"""Visual tokens that were computed once, for K crops of each image, and are read in pre-training. Numpy only.
 
-    cache.json            what the tokens are of: images, crops, tokenizer
+    cache.json            what the tokens were computed from: images, crops, tokenizer
     tokens-00000.npy      (images of this shard, K, N) uint16 or uint32, memory-mapped when read
-    keys-00000.npy        (images of this shard,) int64, the `Draw.key` of each image; rows are in the order of the keys
+    keys-00000.npy        (images of this shard,) int64, the `SampleSeed.key` of each image, row by row
 
-DALL-E's encoder costs more than the forward pass of the model that it teaches (52 against 35 GFLOP for BEiT-B), so for K
-crops that come again this saves more than half of a step.
+DALL-E's encoder costs more than the forward pass of the model that learns from it (52 against 35 GFLOP for BEiT-B). With a
+cache this is paid once per crop instead of once per step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,18 +23,45 @@ from beit.data.sources.images import Images
 from beit.data.sources.stream import Stream
 
 CACHE_FILE = "cache.json"
-# The settings of a run that decide which crops there are.
+# The settings of a run from which, with the seed, its crops follow. `CropSettings` has the same names.
 CROP_SETTINGS = ("crop_scale", "jitter", "flip")
+
+
+class CropSettings(Protocol):
+    """The settings of a run that must agree with a cache; see `beit.train.settings.PretrainSettings`."""
+
+    @property
+    def crop_scale(self) -> tuple[float, float]:
+        """Fraction of an image's area that a crop keeps."""
+
+    @property
+    def jitter(self) -> float:
+        """Amount of colour jitter."""
+
+    @property
+    def flip(self) -> float:
+        """Probability of a horizontal flip."""
+
+    @property
+    def crops(self) -> int | None:
+        """Number of crops per image; None for new ones in each pass."""
 
 
 class TokenCache:
     """A folder that `beit tokenize` wrote.
 
     Args:
-        folder: with cache.json and shards.
+        folder: holds cache.json and the shards.
+
+    Attributes:
+        crops: K, the number of crops per image.
+        seed: from which the crops follow.
+        vocab_size: number of different tokens.
+        grid: rows and columns of a crop's tokens; N is their product.
+        view_size: (height, width) in pixels of what the tokenizer saw.
 
     Raises:
-        DataError: no such folder, an unfinished one, or a damaged one.
+        DataError: there is no such folder, or it is unfinished or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,34 +103,43 @@ class TokenCache:
         return {**self.__dict__, "_shards": {}}  # each process maps the files itself
 
     def tokens(self, key: int, crop: int) -> np.ndarray:
-        """Tokens `(N,)` int64 of a crop.
+        """The tokens `(N,)` int64 of one crop.
 
         Args:
-            key: the image's `Draw.key`.
-            crop: 0 … `crops`-1.
+            key: the image's `SampleSeed.key`.
+            crop: 0 … `crops` - 1.
 
         Raises:
             InputError: the image is not in the cache.
         """
-        place = int(np.searchsorted(self.keys, key))
-        if place == len(self.keys) or self.keys[place] != key:
+        found = int(np.searchsorted(self.keys, key))  # 8 bytes per image and a binary search, instead of a dict of ints
+        if found == len(self.keys) or self.keys[found] != key:
             raise InputError(f"An image (key {key}) has no tokens in {self.folder}. Write it anew with beit tokenize.")
-        row = int(self.order[place])
+        row = int(self.order[found])
         shard = int(np.searchsorted(self.starts, row, side="right")) - 1
         if shard not in self._shards:
             self._shards[shard] = self._open(shard)
         return self._shards[shard][row - self.starts[shard], crop].astype(np.int64)
 
     def check_grid(self, grid: tuple[int, int]) -> None:
-        """Raises ConfigError when a model's patch grid is another than that of the tokens."""
+        """Raise ConfigError if a model's patch grid differs from that of the tokens."""
         if grid != self.grid:
             raise ConfigError(
-                f"{self.folder} has {self.grid[0]}x{self.grid[1]} tokens an image; the model has {grid[0]}x{grid[1]} patches. "
+                f"{self.folder} has {self.grid[0]}x{self.grid[1]} tokens per image; the model has {grid[0]}x{grid[1]} patches. "
                 "Write a cache for this model: beit tokenize --model …"
             )
 
-    def check(self, settings: Any, images: Images | Stream, tokenizer: Any | None) -> None:
-        """Raises ConfigError when the tokens are of other crops, other images or another tokenizer; says which differ."""
+    def check(self, settings: CropSettings, images: Images | Stream, tokenizer: Any | None) -> None:
+        """Check that a run would compute the same tokens itself.
+
+        Args:
+            settings: of the run.
+            images: of the run.
+            tokenizer: of the run; None if it names none, and takes the cache's word.
+
+        Raises:
+            ConfigError: crops, images or tokenizer are others; the message says which.
+        """
         wrong = [
             f"{name}: {self.about[name]} in the cache, {now} now"
             for name in CROP_SETTINGS
@@ -112,9 +148,9 @@ class TokenCache:
         if settings.crops is not None and settings.crops != self.crops:
             wrong.append(f"crops: {self.crops} in the cache, {settings.crops} now")
         if self.about["images"] != images.fingerprint():
-            wrong.append("the images, or their order, are others")
+            wrong.append("the images, or their order, differ")
         if tokenizer is not None and tokenizer_fingerprint(tokenizer) != self.about["tokenizer"]:
-            wrong.append("the tokenizer is another")
+            wrong.append("the tokenizer differs")
         if wrong:
             raise ConfigError("\n  ".join([f"The tokens in {self.folder} do not fit this run:", *wrong]))
 
@@ -124,7 +160,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """The same for a tokenizer with the same weights."""
+    """A hash that is the same for tokenizers with the same weights. `tokenizer` is a torch module."""
     digest = hashlib.sha1(usedforsecurity=False)
     for name, tensor in sorted(tokenizer.state_dict().items()):
         digest.update(name.encode())
@@ -133,13 +169,24 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
 
 
 def finished_shards(folder: Path) -> set[int]:
-    """Shards that are whole: their keys are written last."""
+    """Numbers of the shards that are complete: the keys of a shard are written after its tokens."""
     names = [re.fullmatch(r"keys-(\d+)\.npy", path.name) for path in folder.glob("keys-*.npy")]
     return {int(name.group(1)) for name in names if name}
 
 
 def write_shard(folder: Path, number: int, keys: np.ndarray, tokens: np.ndarray, vocab_size: int) -> None:
-    """Write a shard: `keys (n,)`, `tokens (n, K, N)`. Raises CheckpointError when it cannot be written."""
+    """Write a shard.
+
+    Args:
+        folder: of the cache.
+        number: of the shard.
+        keys: `(n,)`, one per image.
+        tokens: `(n, K, N)`.
+        vocab_size: number of different tokens, which decides the dtype on disk.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     kind = np.uint16 if vocab_size <= 1 << 16 else np.uint32
     for name, array in (("tokens", tokens.astype(kind)), ("keys", keys.astype(np.int64))):
         with atomic_path(folder / f"{name}-{number:05}.npy") as temporary, open(temporary, "wb") as file:

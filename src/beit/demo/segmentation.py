@@ -6,29 +6,30 @@ import dataclasses
 import json
 import os
 import platform
-import shutil
 import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from beit.core.errors import DataError, Interrupted
-from beit.core.files import read_json, write_json
+from beit.core.errors import Interrupted
+from beit.core.files import write_json
 from beit.data.embedded.pasted_garments import PastedGarments
+from beit.demo import output as output_folder
 from beit.demo.settings import SegmentDemo
-from beit.evaluation import report
+from beit.demo.torch.machine import VERSION
+from beit.evaluation import figures
+from beit.evaluation.report import Report
 from beit.evaluation.report_segmentation import add_evaluation
 from beit.evaluation.segmentation import SegmentationEvaluation, mean_of, scores_of
 from beit.train import recipes
 from beit.train.segmentation import segment
 from beit.train.settings import SETTINGS_FILE, SegmentSettings
 
-_KIND = "segment demo"  # by this an earlier demo is known, which may be replaced
+_KIND = "segment demo"  # written into settings.json, so that the next demonstration knows that it may replace this one
 
 
 def constant_guess(confusion: np.ndarray) -> tuple[float, float]:
-    """(mIoU, pixel accuracy) of always guessing the commonest class, from any confusion matrix of the same images."""
+    """(mIoU, pixel accuracy) of always guessing the commonest class, from any model's confusion matrix on the same images."""
     true = confusion.sum(1)
     guess = np.zeros_like(confusion)
     guess[:, true.argmax()] = true
@@ -39,22 +40,18 @@ def run_segment_demo(settings: SegmentDemo) -> Path:
     """Run the demonstration and return the path of its report.
 
     Raises:
-        DataError: the output folder holds something other than an earlier demo.
+        DataError: the output folder holds something other than an earlier demonstration.
+        Interrupted: a signal stopped it.
     """
     output = settings.output
-    if output.is_file():
-        raise DataError(f"{output} is a file; give a folder for the result.")
-    if output.exists() and any(output.iterdir()):
-        if not (output / SETTINGS_FILE).is_file() or _KIND not in str(read_json(output / SETTINGS_FILE)):
-            raise DataError(f"{output} holds something other than an earlier demo; choose another --output.")
-        shutil.rmtree(output)
+    output_folder.clear(output, lambda earlier: earlier.get("kind") == _KIND)
     write_json(output / SETTINGS_FILE, {**dataclasses.asdict(settings), "output": str(output), "kind": _KIND})
     recipe = recipes.pasted_garments(output / "model", settings.seed, length=0.002 if settings.smoke else 1.0)
     began = time.perf_counter()
     try:
         history, result = segment(recipe, validation=PastedGarments(test=True, count=8 if settings.smoke else None))
-    except Interrupted as stop:  # the run could go on; the demonstration is short enough to start anew
-        raise Interrupted(stop.signum, "Stopped. The next `beit segment demo` starts anew.") from stop
+    except Interrupted as stop:  # the run could be resumed; the demonstration is short enough to start again
+        raise Interrupted(stop.signum, "Stopped. The next `beit segment demo` starts from the beginning.") from stop
     assert result is not None
     seconds = time.perf_counter() - began
     page = output / "report.html"
@@ -76,17 +73,17 @@ def write_demo_report(
     result: SegmentationEvaluation,
     seconds: float,
 ) -> None:
-    """Write the page with what the demonstration found."""
+    """Write the page: scores, training curves, and the sections about the evaluation."""
     miou, accuracy = constant_guess(result.confusion)
-    page = report.Report(
+    page = Report(
         "Segmentation on a small scale",
         f"A tiny BEiT with UPerNet heads, trained for {seconds / 60:.1f} minutes from scratch, finds garments pasted on "
-        f"photographs with a mIoU of {result.miou:.1%} (always guessing the commonest class: {miou:.1%}).",
+        f"photographs with an mIoU of {result.miou:.1%} (always guessing the commonest class: {miou:.1%}).",
     )
     if settings.smoke:
         page.text("A smoke run: a few steps. Its numbers mean nothing.", warn=True)
     page.heading("Results")
-    page.text("The test has other garments and other photographs than the training.")
+    page.text("The test images have other garments and other photographs than the training images.")
     page.table(
         ["", "mIoU", "pixel accuracy"],
         [
@@ -97,7 +94,7 @@ def write_demo_report(
     )
     steps = [line["step"] for line in history]
     page.figure(
-        report.curves(
+        figures.curves(
             [
                 ("Loss", "cross-entropy, nats", [("", steps, [line["loss"] for line in history])]),
                 ("Training pixels", "accuracy", [("", steps, [line["accuracy"] for line in history])]),
@@ -107,7 +104,7 @@ def write_demo_report(
     )
     add_evaluation(page, result)
     page.heading("How it was made")
-    machine = f"{os.cpu_count()} processors ({platform.machine()}), torch {torch.__version__}"
+    machine = f"{os.cpu_count()} processors ({platform.machine()}), {VERSION}"
     page.text(
         f"{recipe.steps} steps of {recipe.batch_size} pictures; with the evaluation {seconds / 60:.1f} minutes on {machine}."
     )

@@ -9,16 +9,16 @@ from typing import Literal
 
 @dataclass(kw_only=True)
 class DemoSettings:
-    """The whole idea on embedded images: tokenizer, pre-training, fine-tuning, the same from scratch, a report."""
+    """BEiT from beginning to end on embedded images: tokenizer, pre-training, fine-tuning, training from scratch, report."""
 
     output: Path = Path("runs/demo")
-    """Folder for models, logs and report.html; made anew."""
+    """Folder for models, logs and report.html. An earlier demo in it is replaced."""
     smoke: bool = False
-    """A few steps of everything, in under a minute: shows that it runs, not what it can do."""
+    """Run a few steps of everything, in under a minute: shows that it runs, not how good it is."""
     framework: Literal["torch", "flax"] = "torch"
-    """What pre-trains and fine-tunes: PyTorch, or JAX with the models in Flax. The tokenizer is PyTorch's in both cases."""
+    """Pre-train and fine-tune with PyTorch (torch) or JAX (flax). The tokenizer is trained with PyTorch in both cases."""
     seed: int = 0
-    """Seed of everything random."""
+    """Random seed."""
 
 
 @dataclass(kw_only=True)
@@ -26,8 +26,8 @@ class SegmentDemo:
     """Segmentation on embedded images: a tiny model learns to find garments pasted on photographs, and a report."""
 
     output: Path = Path("runs/segment_demo")
-    """Folder for the model, the log and report.html; made anew."""
+    """Folder for the model, the log and report.html. An earlier demo in it is replaced."""
     smoke: bool = False
-    """A few steps, in seconds: shows that it runs, not what it can do."""
+    """Run a few steps, in seconds: shows that it runs, not how good it is."""
     seed: int = 0
-    """Seed of everything random."""
+    """Random seed."""

@@ -1,4 +1,7 @@
-"""How good a segmentation model is on labelled images: mIoU, accuracies, confusion, and its worst cases."""
+"""How good a segmentation model is on labelled images: mIoU, accuracies, confusion, and its worst cases.
+
+Scores only; `report_segmentation.py` draws the page about them.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,28 @@ import heapq
 import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from beit.core.errors import DataError, require
 from beit.core.files import write_json
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
+from beit.data.sources.images import Images
 from beit.evaluation.classification import EVALUATION_FILE
-from beit.inference.segmentation import WINDOWS, Segmenter, Way
-from beit.models.torch.segmentation import BeitForSemanticSegmentation
+from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
 
-REPORT_FILE = "report.html"
-_SIDE = 320  # of the pictures kept for a report, at most
+if TYPE_CHECKING:
+    import torch
+
+    from beit.models.torch.segmentation import BeitForSemanticSegmentation
+
+_SIDE = 320  # longest side in pixels of the pictures that are kept for a report, about
 
 
 @dataclass(frozen=True)
@@ -32,10 +39,10 @@ class Case:
 
     Attributes:
         name: of the image.
-        miou: of this image alone; None when nothing of it is labelled.
+        miou: of this image alone, in [0, 1]; None when it has no labelled pixel.
         image: uint8 `(h, w, 3)`.
-        truth: `(h, w)` class numbers.
-        prediction: the same.
+        truth: class numbers `(h, w)`.
+        prediction: class numbers `(h, w)`.
     """
 
     name: str
@@ -47,24 +54,24 @@ class Case:
 
 @dataclass
 class SegmentationEvaluation:
-    """How a segmentation model does on labelled images. Pixels without a label do not count.
+    """Scores of a segmentation model on labelled images, all in [0, 1]. Pixels without a label do not count.
 
     Attributes:
         count: number of images.
-        miou: mean IoU of the classes that there are.
-        pixel_accuracy: part of the pixels that are right.
-        mean_accuracy: mean over classes of the part of their pixels that is found.
-        iou: of each class, intersection over union of its pixels in truth and prediction; None for a class in neither.
-        accuracy: of each class, the part of its pixels that is found; None for a class that is not in the truth.
-        confusion: `(classes, classes)` pixels, true class by row, predicted by column.
-        classes: names.
-        ignore_index: no label.
-        way: how the images were brought to the model.
+        miou: mean IoU over the classes that have one.
+        pixel_accuracy: fraction of all pixels that are right.
+        mean_accuracy: mean accuracy over the classes that have one.
+        iou: of each class, intersection over union of its true and predicted pixels; None for a class that has neither.
+        accuracy: of each class, the fraction of its true pixels that is found; None for a class without true pixels.
+        confusion: pixels `(classes, classes)`, the true class by row, the predicted one by column.
+        classes: their names.
+        ignore_index: the number in label maps that means no label.
+        sliding_window: how the images were brought to the model.
         seconds_per_image: from file to label map.
-        skipped: images that could not be read.
-        worst: (name, mIoU) of the images with the lowest mIoU.
-        examples: images from all over the set, for the report; not saved.
-        worst_cases: the same of the worst.
+        skipped: why images were skipped, one line per image.
+        worst: (name, mIoU) of the images with the lowest mIoU, the worst first.
+        examples: images spread over the whole set, for the report; not saved.
+        worst_cases: the images of `worst`, for the report; not saved.
     """
 
     count: int
@@ -76,7 +83,7 @@ class SegmentationEvaluation:
     confusion: np.ndarray
     classes: list[str]
     ignore_index: int
-    way: Way
+    sliding_window: SlidingWindow
     seconds_per_image: float
     skipped: list[str]
     worst: list[tuple[str, float]]
@@ -84,7 +91,7 @@ class SegmentationEvaluation:
     worst_cases: list[Case] = field(default_factory=list, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """The content of evaluation.json."""
         return {
             "count": self.count,
             "miou": self.miou,
@@ -92,10 +99,10 @@ class SegmentationEvaluation:
             "mean_accuracy": self.mean_accuracy,
             "classes": self.class_rows(),
             "confusion": self.confusion.tolist(),
-            "mode": self.way.mode,
-            "short_side": self.way.short_side,
-            "scales": list(self.way.scales),
-            "flip": self.way.flip,
+            "mode": self.sliding_window.mode,
+            "short_side": self.sliding_window.short_side,
+            "scales": list(self.sliding_window.scales),
+            "flip": self.sliding_window.flip,
             "seconds_per_image": round(self.seconds_per_image, 4),
             "skipped": self.skipped,
             "worst": [{"image": name, "miou": value} for name, value in self.worst],
@@ -107,43 +114,40 @@ class SegmentationEvaluation:
         return [dict(zip(("name", "iou", "accuracy", "pixels"), row, strict=True)) for row in rows]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write evaluation.json and report.html."""
-        from beit.evaluation.report_segmentation import write_report
-
+        """Write evaluation.json."""
         write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
-        write_report(Path(folder) / REPORT_FILE, self)
 
     def __str__(self) -> str:
         absent = sum(value is None for value in self.iou)
         text = f"mIoU {self.miou:.1%}, pixel accuracy {self.pixel_accuracy:.1%}, mean accuracy {self.mean_accuracy:.1%} on "
-        text += f"{self.count} images; {self.seconds_per_image:.2f} s an image"
+        text += f"{self.count} images; {self.seconds_per_image:.2f} s per image"
         if absent:
             text += f"; {absent} of {len(self.classes)} classes are absent"
         return text
 
 
 def scores_of(confusion: np.ndarray) -> tuple[list[float | None], list[float | None]]:
-    """(IoU, accuracy) of each class of a confusion matrix, None where there is nothing to divide by."""
+    """(IoU, accuracy) of each class of a confusion matrix; None where the divisor is 0."""
     hits = np.diag(confusion)
     true, predicted = confusion.sum(1), confusion.sum(0)
 
-    def parts(whole: np.ndarray) -> list[float | None]:
-        return [int(n) / int(d) if d else None for n, d in zip(hits, whole, strict=True)]
+    def divided(by: np.ndarray) -> list[float | None]:
+        return [int(n) / int(d) if d else None for n, d in zip(hits, by, strict=True)]
 
-    return parts(true + predicted - hits), parts(true)
+    return divided(true + predicted - hits), divided(true)
 
 
-def mean_of(values: list[float | None]) -> float | None:
-    """The mean of those that there are, None without any."""
-    there = [value for value in values if value is not None]
-    return sum(there) / len(there) if there else None
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def evaluate_segmentation(
     model: BeitForSemanticSegmentation,
     processor: BeitImageProcessor,
-    images: Any,
-    way: Way = WINDOWS,
+    images: Images,
+    sliding_window: SlidingWindow = DEFAULT_WINDOW,
     device: torch.device | str | None = None,
     examples: int = 6,
 ) -> SegmentationEvaluation:
@@ -152,46 +156,37 @@ def evaluate_segmentation(
     Args:
         model: its `semantic_loss_ignore_index` is the number that means no label.
         processor: its image processor.
-        images: `Images` whose targets are label maps of the model's classes.
-        way: how images are brought to the model.
-        device: where to compute; where the model is, if None.
+        images: an `Images` source whose targets are label maps of the model's classes.
+        sliding_window: how images are brought to the model.
+        device: where to compute; where the model is, if not given.
         examples: how many images from all over the set, and how many of the worst, to keep for the report.
 
     Raises:
-        DataError: more than a tenth of the images cannot be read, or nothing is labelled.
-        InputError: a label map is not one of its image and these classes.
-        CheckpointError: the model answers NaN.
+        DataError: more than a tenth of the images cannot be read, or no pixel has a label.
+        InputError: a label map does not have the size of its image, or has values that are no classes.
+        CheckpointError: the model answers NaN or infinity.
     """
-    metrics = require("torchmetrics.functional.classification", "train", "evaluation")
+    require("torchmetrics", "train", "evaluation")
     tqdm = require("tqdm", "train", "evaluation").tqdm
+    from beit.evaluation.torch.confusion import confusion_of_maps
+    from beit.inference.torch.segmentation import Segmenter
+
     began = time.perf_counter()
-    model = model.to(device or model.device)
-    segmenter = Segmenter(model, processor, way)
+    segmenter = Segmenter(model.to(device or model.device), processor, sliding_window)
     classes, ignore = model.config.num_labels, model.config.semantic_loss_ignore_index
-    confusion = torch.zeros(classes, classes, dtype=torch.int64)
+    confusion = np.zeros((classes, classes), np.int64)
     bad, count = BadImages(len(images)), 0
-    shown = set(np.linspace(0, len(images) - 1, min(examples, len(images))).astype(int).tolist())
-    spread: list[Case] = []
-    worst: list[tuple[float, int, Case]] = []  # a heap, the best of them on top
+    chosen = _Chosen(len(images), examples)
     for index in tqdm(range(len(images)), desc="evaluation", unit="image", disable=None, file=sys.stderr):
         try:
-            image, truth = images.read(index), torch.from_numpy(images.target(index))
+            image, truth = images.read(index), images.target(index)
         except DataError as error:
             bad.add(str(error))
             continue
-        prediction = segmenter(image)
-        found = metrics.multiclass_confusion_matrix(
-            prediction, truth, classes, ignore_index=ignore, validate_args=False
-        )
+        prediction = segmenter(image).numpy()
+        found = confusion_of_maps(truth, prediction, classes, ignore)
         confusion += found
-        miou = mean_of(scores_of(found.numpy())[0])
-        if index in shown or miou is not None:
-            case = _case(images.name(index), miou, image, truth, prediction)
-            if index in shown:
-                spread.append(case)
-            if miou is not None:
-                push = heapq.heappush if len(worst) < examples else heapq.heappushpop
-                push(worst, (-miou, -count, case))
+        chosen.look_at(index, images.name(index), mean_of(scores_of(found)[0]), image, truth, prediction)
         count += 1
     if not int(confusion.sum()):
         raise DataError(
@@ -199,8 +194,8 @@ def evaluate_segmentation(
             if count
             else "None of the images can be read:\n" + str(bad)
         )
-    iou, accuracy = scores_of(confusion.numpy())
-    ordered = [case for _, _, case in sorted(worst, key=lambda entry: (-entry[0], -entry[1]))]
+    iou, accuracy = scores_of(confusion)
+    worst = chosen.worst()
     return SegmentationEvaluation(
         count=count,
         miou=mean_of(iou) or 0.0,
@@ -208,21 +203,61 @@ def evaluate_segmentation(
         mean_accuracy=mean_of(accuracy) or 0.0,
         iou=iou,
         accuracy=accuracy,
-        confusion=confusion.numpy(),
+        confusion=confusion,
         classes=[model.config.id2label[i] for i in range(classes)],
         ignore_index=ignore,
-        way=way,
+        sliding_window=sliding_window,
         seconds_per_image=(time.perf_counter() - began) / count,
         skipped=list(bad.reasons),
-        worst=[(case.name, case.miou or 0.0) for case in ordered],
-        examples=spread,
-        worst_cases=ordered,
+        worst=[(case.name, case.miou or 0.0) for case in worst],
+        examples=chosen.spread,
+        worst_cases=worst,
     )
 
 
-def _case(name: str, miou: float | None, image: Image.Image, truth: torch.Tensor, prediction: torch.Tensor) -> Case:
+class _Chosen:
+    """The images that are kept for a report: some from all over the set, and the worst.
+
+    Args:
+        count: number of images.
+        most: how many to keep of each kind.
+    """
+
+    def __init__(self, count: int, most: int) -> None:
+        self.most = most
+        self.spread: list[Case] = []
+        self._numbers = set(np.linspace(0, count - 1, min(most, count)).astype(int).tolist())
+        # A heap whose smallest entry is the best of the worst, which the next worse image replaces. Of equal ones the earlier
+        # stays: entries are (-mIoU, -image number, case).
+        self._worst: list[tuple[float, int, Case]] = []
+
+    def look_at(
+        self,
+        index: int,
+        name: str,
+        miou: float | None,
+        image: Image.Image,
+        truth: np.ndarray,
+        prediction: np.ndarray,
+    ) -> None:
+        """Keep the image, if it is one of the chosen."""
+        if index not in self._numbers and miou is None:
+            return
+        case = _small_case(name, miou, image, truth, prediction)
+        if index in self._numbers:
+            self.spread.append(case)
+        if miou is not None:
+            push = heapq.heappush if len(self._worst) < self.most else heapq.heappushpop
+            push(self._worst, (-miou, -index, case))
+
+    def worst(self) -> list[Case]:
+        """The worst images, the worst first."""
+        return [case for _, _, case in sorted(self._worst, key=lambda entry: (-entry[0], -entry[1]))]
+
+
+def _small_case(name: str, miou: float | None, image: Image.Image, truth: np.ndarray, prediction: np.ndarray) -> Case:
     step = max(-(-max(image.size) // _SIDE), 1)
     top, left = (min(step // 2, side - 1) for side in truth.shape)  # a side may be shorter than the step
-    small = [labels[top::step, left::step].numpy().astype(np.int32) for labels in (truth, prediction)]
+    small = [labels[top::step, left::step].astype(np.int32) for labels in (truth, prediction)]
     height, width = small[0].shape
     return Case(name, miou, np.asarray(image.resize((width, height), Image.Resampling.BOX)), *small)

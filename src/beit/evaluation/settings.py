@@ -15,8 +15,7 @@ class _FrozenFeatures:
     images: Path
     """Folder of labelled training images, one subfolder per class."""
     validation: Path | None = None
-    """Folder of labelled images to measure on, with the same class subfolders. If not given, a fifth of each class of the
-    training images is held out."""
+    """Folder of labelled images to measure on. If not given, a fifth of each class of the training images is held out."""
     labels_per_class: int | None = None
     """Use only the first N training images of each class."""
     k: int = 20
@@ -42,11 +41,9 @@ class Probe(_FrozenFeatures):
     learning_rate: float | None = None
     """Initial learning rate of the linear probe. If not given, 4e-3 per 1,024 images of the batch."""
     standardise: bool = False
-    """Scale features to mean 0 and standard deviation 1 first. The authors do not; with thousands of images instead of a
-    million it gains several points."""
+    """Scale features to mean 0 and deviation 1 first. The authors do not; with few images it gains several points."""
     views: int = 0
-    """Train the linear probe on this many random crops of each image, one per epoch in turn, instead of on the image
-    itself. Each crop costs one more pass through the network."""
+    """Random crops of each image to train the linear probe on, in turn, instead of the image. Each costs a forward pass."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest fraction of an image's area that a random crop covers."""
 

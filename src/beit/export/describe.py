@@ -9,7 +9,7 @@ import numpy as np
 from beit.checkpoints import Checkpoint, dialects, locate
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError
-from beit.models.shapes import shapes_of
+from beit.models.parameters import shapes_of
 
 _SHOWN = (
     "image_size patch_size num_channels hidden_size num_hidden_layers num_attention_heads intermediate_size num_labels "
@@ -49,7 +49,7 @@ def describe(checkpoint: Checkpoint, **overrides: Any) -> dict[str, Any]:
         "source": str(checkpoint.source),
         "files": [_about_file(path) for path in checkpoint.files],
         "format": checkpoint.format + (f", weights under {checkpoint.container!r}" if checkpoint.container else ""),
-        "names_of": dialects.NAMES[checkpoint.dialect],
+        "names_of": dialects.DIALECTS[checkpoint.dialect].project,
         "class": checkpoint.architecture,
         "task": _TASKS.get(checkpoint.architecture, "unknown"),
         "parameters": sum(array.size for array in memory.values()),

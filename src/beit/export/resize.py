@@ -12,7 +12,7 @@ from beit.checkpoints.match import LoadReport, resize_positions
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError
-from beit.models.shapes import shapes_of
+from beit.models.parameters import shapes_of
 
 _MAY_LACK = ("beit.pooler.", "beit.embeddings.mask_token")  # a self-supervised encoder has no pooler
 

@@ -1,24 +1,27 @@
-"""Label maps and overlays of image files, as PNG: `beit segment predict`."""
+"""From image files to label maps and overlays as PNG files: `beit segment predict`."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
 from PIL import Image
 
 from beit.core.errors import DataError, require
 from beit.core.files import atomic_path
-from beit.data.decode import read_image
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.paths import list_images
-from beit.evaluation.report_segmentation import legend, overlay, palette
-from beit.inference.segmentation import WINDOWS, Segmenter, Way
-from beit.models.torch.segmentation import BeitForSemanticSegmentation
+from beit.inference.colors import label_image, legend, overlay, palette
+from beit.inference.files import ImageFiles
+from beit.inference.segmentation import segment_images
+from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
+
+if TYPE_CHECKING:
+    import torch
+
+    from beit.models.torch.segmentation import BeitForSemanticSegmentation
 
 MAPS, OVERLAYS, LEGEND = "maps", "overlays", "legend.png"
 
@@ -28,19 +31,29 @@ def predict_maps(
     processor: BeitImageProcessor,
     images: Sequence[Path],
     output: Path,
-    way: Way = WINDOWS,
+    sliding_window: SlidingWindow = DEFAULT_WINDOW,
     device: torch.device | str | None = None,
 ) -> tuple[list[Path], list[str]]:
-    """Segment image files, and those below folders.
+    """Segment image files and folders of them.
 
-    `output/maps` gets label maps (palette PNG of the class numbers, at the images' size, upright), `output/overlays` the
-    images with these on them, both under the images' names; and `output/legend.png` the colours.
+    Writes `output/maps` (label maps as PNG: class numbers with a palette, at the size of the images, upright),
+    `output/overlays` (the images with their label maps drawn over them), both under the names of the images, and
+    `output/legend.png` (the colours).
+
+    Args:
+        model: a segmentation model.
+        processor: its image processor.
+        images: files, and folders that are searched with their subfolders.
+        output: folder for the result.
+        sliding_window: how images are brought to the model.
+        device: where to compute; where the model is, if not given.
 
     Returns:
         The label maps written, and why the other images could not be read.
 
     Raises:
-        DataError: no image, or there are label maps, overlays or a legend in the output folder already.
+        DataError: there is no image, or the output folder has label maps, overlays or a legend already.
+        CheckpointError: the model answers NaN or infinity.
     """
     files = _files(images)
     if not files:
@@ -48,30 +61,31 @@ def predict_maps(
     for name in (MAPS, OVERLAYS, LEGEND):  # what is there may be the images themselves
         if (output / name).exists():
             raise DataError(f"{output / name} exists already. Choose another --output, or remove it.")
-    model = model.to(device or model.device)
-    segmenter = Segmenter(model, processor, way)
-    colours = palette(model.config.num_labels)
-    written, failed = [], []
+    names = _names(files.values())
+    classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    colours = palette(len(classes))
+    written: list[Path] = []
+    failed: list[str] = []
     tqdm = require("tqdm", "train", "segmentation").tqdm
-    todo = list(zip(files, _names(files.values()), strict=True))
-    for path, name in tqdm(todo, desc="segmentation", unit="image", disable=None, file=sys.stderr):
-        try:
-            image = read_image(path)
-        except DataError as error:
-            failed.append(str(error))
-            continue
-        labels = segmenter(image).numpy()
-        _save(_map_image(labels, colours), output / MAPS / name)
-        _save(overlay(image, labels, colours), output / OVERLAYS / name)
-        written.append(output / MAPS / name)
+    with tqdm(total=len(files), desc="segmentation", unit="image", disable=None, file=sys.stderr) as bar:
+
+        def skip(_: int, reason: str) -> None:
+            failed.append(reason)
+            bar.update()
+
+        source = ImageFiles(list(files))
+        for index, image, labels in segment_images(model, processor, source, skip, sliding_window, device):
+            _save(label_image(labels, colours), output / MAPS / names[index])
+            _save(overlay(image, labels, colours), output / OVERLAYS / names[index])
+            written.append(output / MAPS / names[index])
+            bar.update()
     if written:
-        classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
         _save(legend(classes, colours), output / LEGEND)
     return written, failed
 
 
 def _files(images: Sequence[Path]) -> dict[Path, Path]:
-    """Each file, and its path below the folder that was given; its name, where a file was given."""
+    """{file: its path below the folder that was given, or its name where the file itself was given}."""
     found: dict[Path, Path] = {}
     for path in images:
         if path.is_dir():
@@ -84,8 +98,8 @@ def _files(images: Sequence[Path]) -> dict[Path, Path]:
     return found
 
 
-def _names(paths: Any) -> list[Path]:
-    """A PNG name for each; `a.png` for a.jpg, and `a-2.png` for another a.jpg or an a.bmp."""
+def _names(paths: Iterable[Path]) -> list[Path]:
+    """A PNG name for each: `a.png` for a.jpg, and `a-2.png` for another a.jpg or an a.bmp."""
     taken: set[str] = set()
     names = []
     for path in paths:
@@ -95,15 +109,6 @@ def _names(paths: Any) -> list[Path]:
         taken.add(str(name).lower())
         names.append(name)
     return names
-
-
-def _map_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
-    """Class numbers as an image: with a palette up to 256 classes, of 16 bits above."""
-    if len(colours) > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(colours.reshape(-1).tolist())
-    return image
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -16,20 +16,20 @@ from beit.core.errors import DataError
 from beit.data.decode import decode_image
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
-from beit.data.sources.shards import Cut, Raw, sample_key
+from beit.data.sources.shards import EncodedSample, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream
 from beit.data.transforms.crops import batch_view, view
 from beit.data.transforms.pixels import planes
 from beit.data.transforms.pretrain import Crops
-from beit.data.transforms.sample_seed import Draw
-from beit.data.workers.protocol import Made
+from beit.data.transforms.sample_seed import SampleSeed
+from beit.data.workers.protocol import WorkerBatch
 
 
 class Piece(Protocol):
     """Images that are read one by one.
 
     Attributes:
-        keys: the `Draw.key` of each, `(n,)` int64.
+        keys: the `SampleSeed.key` of each, `(n,)` int64.
     """
 
     keys: np.ndarray
@@ -62,26 +62,26 @@ class ShardPiece:
 
     def __init__(self, stream: Stream, number: int, bad: BadImages) -> None:
         self.smallest_side = stream.smallest_side
-        self.raws: list[Raw] = []
+        self.samples: list[EncodedSample] = []
         for found in stream.shards.read(number):
-            if isinstance(found, Cut):
+            if isinstance(found, TruncatedShard):
                 bad.add(found.reason)
             else:
-                self.raws.append(found)
+                self.samples.append(found)
         shard = stream.shards.names[number]
-        self.keys = np.array([sample_key(shard, raw.key) for raw in self.raws], np.int64)
+        self.keys = np.array([sample_key(shard, sample.key) for sample in self.samples], np.int64)
 
     def read(self, row: int) -> tuple[Image.Image | None, list[str]]:
         """As `Piece.read`."""
         try:
-            return decode_image(self.raws[row].data, self.raws[row].name, self.smallest_side), []
+            return decode_image(self.samples[row].data, self.samples[row].name, self.smallest_side), []
         except DataError as error:
             return None, [str(error)]
 
 
 @dataclass(frozen=True)
 class CropWork:
-    """The crops of a piece as batches that workers make (`beit.data.workers.protocol.Work`). Each image is decoded once.
+    """The crops of a piece as batches that workers make (`beit.data.workers.protocol.WorkerTask`). Each image is decoded once.
 
     Attributes:
         piece: the images.
@@ -99,13 +99,13 @@ class CropWork:
     count: int
     images: int
 
-    def batches(self, worker: int, workers: int) -> Iterator[Made]:
+    def batches(self, worker: int, workers: int) -> Iterator[WorkerBatch]:
         """Batches of `rows (B,)`, `crop (B,)` and `pixels (B, 3, h, w)`; those of damaged images are left out."""
         rows = len(self.piece.keys)
         for first in range(worker * self.images, rows, workers * self.images):
             yield self._batch(range(first, min(first + self.images, rows)))
 
-    def _batch(self, rows: range) -> Made:
+    def _batch(self, rows: range) -> WorkerBatch:
         reasons: list[str] = []
         kept: list[int] = []
         pixels = [np.empty((0, 3, *self.size), np.float32)]
@@ -121,13 +121,13 @@ class CropWork:
             "crop": crop,
             "pixels": np.concatenate(pixels),
         }
-        return Made(batch, reasons)
+        return WorkerBatch(batch, reasons)
 
     def _crops_of(self, image: Image.Image, row: int) -> np.ndarray:
-        draw = Draw(self.seed, 0, int(self.piece.keys[row]))
+        seed = SampleSeed(self.seed, 0, int(self.piece.keys[row]))
         views = []
         for crop in range(self.count):
-            coloured, box, flip = self.crops.one(image, replace(draw, visit=crop).rng())
+            coloured, box, flip = self.crops.one(image, replace(seed, pass_index=crop).rng())
             views.append(view(coloured, box, self.size, Image.Resampling.LANCZOS, flip))
         return np.stack(views)
 
@@ -149,7 +149,7 @@ def array_crops(
     for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // batch_size)):
         pixels = planes(images.array[keys[rows]])
         for crop in range(count):
-            rngs = [Draw(seed, crop, int(key)).rng() for key in keys[rows]]
+            rngs = [SampleSeed(seed, crop, int(key)).rng() for key in keys[rows]]
             coloured, boxes, flips = crops.batch(pixels, rngs)
             yield {
                 "rows": rows,

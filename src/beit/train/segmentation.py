@@ -20,6 +20,7 @@ from beit.data.sources.label_map_scan import check_maps, numbered_classes
 from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.opening import open_segmented
 from beit.data.transforms.segmentation import SegmentViews
+from beit.evaluation.report_segmentation import write_report
 from beit.train.framework import segmenting
 from beit.train.loop import Job, train
 from beit.train.run import Run, open_run
@@ -94,6 +95,7 @@ def segment(
         return history, None
     evaluation = framework.evaluation(run, processor, validation)
     evaluation.save(settings.output)
+    write_report(settings.output, evaluation)
     return history, evaluation
 
 

@@ -169,7 +169,7 @@ class _Writer:
         workers = min(self.settings.workers, len(work.piece.keys))
         with contextlib.closing(self.pool(work, workers)) as batches:
             for made in batches:
-                for reason in made.reasons:
+                for reason in made.skipped:
                     self.bad.add(reason)
                 assert made.batch is not None
                 yield made.batch

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from beit import BeitConfig, BeitModel
 from beit.core import geometry
-from beit.models.torch import beit as pytorch_beit
 from beit.models.torch.kernels import attention as pytorch_attention
 from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels.attention import attend
+from beit.models.torch.kernels.attention import attend_head_by_head
 
 
 @settings(max_examples=30, deadline=None)
@@ -39,7 +38,7 @@ def test_it_is_the_plain_formula(height: int, width: int, batch: int, heads: int
         scores = scores + table[index].permute(2, 0, 1)
     wanted = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     with torch.no_grad():
-        found = attend(qkv, table if with_table else None, (height, width))
+        found = attend_head_by_head(qkv, table if with_table else None, (height, width))
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
 
 
@@ -61,16 +60,16 @@ def model(**changes: Any) -> BeitModel:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Calls of `attend`, on any machine and with any number of tokens."""
+    """Calls of `attend_head_by_head`, on any machine and with any number of tokens."""
     noted: list[int] = []
 
     def counted(*arguments: Any) -> torch.Tensor:
         noted.append(1)
-        return attend(*arguments)
+        return attend_head_by_head(*arguments)
 
     monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
-    monkeypatch.setattr(pytorch_beit, "attend", counted)
+    monkeypatch.setattr(pytorch_attention, "attend_head_by_head", counted)
     return noted
 
 

@@ -1,4 +1,4 @@
-"""Embedded real images: a subset of Fashion-MNIST and 21 photographs. Their terms are in LICENSES.md."""
+"""Images that come with the package: a subset of Fashion-MNIST and 21 photographs. Their licences are in LICENSES.md."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ GARMENTS = (
 
 
 def fashion_mnist_subset() -> dict[str, np.ndarray]:
-    """`x_train (5000, 28, 28)`, `y_train (5000,)`, `x_test (1000, 28, 28)`, `y_test (1000,)`; uint8, classes balanced."""
+    """`x_train (5000, 28, 28)`, `y_train (5000,)`, `x_test (1000, 28, 28)`, `y_test (1000,)`; uint8, with balanced classes."""
     with resources.as_file(resources.files(__name__) / "fashion_mnist_subset.npz") as path, np.load(path) as file:
         return {name: file[name] for name in file.files}
 
 
 def photographs() -> Path:
-    """The folder with the 21 photographs."""
+    """The folder of the 21 photographs, JPEG files."""
     return Path(str(resources.files(__name__) / "photos"))

@@ -1,1 +1,1 @@
-"""From a segmentation model's scores to label maps."""
+"""From a segmentation model's scores to label maps: `semantic.py`, with one file per framework for the best class."""

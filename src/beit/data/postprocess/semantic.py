@@ -1,4 +1,4 @@
-"""Scores of a segmentation model → one label map per image."""
+"""Scores of a semantic segmentation model → one label map per image."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from beit.data.tensors import is_torch, to_numpy
 
 
 def label_maps(outputs: Any, target_sizes: Any = None) -> list[Any]:
-    """Scores of `BeitForSemanticSegmentation` → one label map a picture.
+    """Scores of `BeitForSemanticSegmentation` → one label map per image.
 
-    The scores are resized (bilinear, corners not aligned) before the best class is taken, a few classes at a time: the
-    150 classes of ADE20k at the size of a photograph would need gigabytes.
+    The scores are resized (bilinear, corners not aligned) before the best class is taken, a few classes at a time: the 150
+    classes of ADE20k at the size of a photograph would need gigabytes.
 
     Args:
         outputs: has `.logits` (or the key "logits"), or is the logits: (B, labels, h, w), torch, numpy or jax.
-        target_sizes: B pairs (height, width), as a list or tensor; None keeps (h, w).
+        target_sizes: B pairs (height, width) in pixels, as a list or tensor; None keeps (h, w).
 
     Returns:
-        B maps (height, width) of class numbers, int64: torch tensors on the device of torch logits, else numpy.
+        B maps (height, width) of class numbers, int64: torch tensors on the device of torch logits, otherwise numpy.
+
+    Raises:
+        InputError: the logits have another shape, or the sizes are not B pairs of whole pixels.
     """
     logits = outputs["logits"] if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
     logits = logits if is_torch(logits) else to_numpy(logits)
@@ -31,12 +34,12 @@ def label_maps(outputs: Any, target_sizes: Any = None) -> list[Any]:
         return list(logits.argmax(1))
     sizes = [tuple(size) for size in target_sizes]
     if len(sizes) != len(logits):
-        raise InputError(f"{len(sizes)} target sizes for {len(logits)} pictures; give one (height, width) for each")
+        raise InputError(f"{len(sizes)} target sizes for {len(logits)} images; give one (height, width) for each")
     for size in sizes:
         if len(size) != 2 or not all(int(length) == length > 0 for length in size):
             raise InputError(f"target size {size!r} is no (height, width) in whole pixels above 0")
     best: Callable[[Any, tuple[int, int]], Any] = best_class_numpy
-    if is_torch(logits):  # torch is loaded already
+    if is_torch(logits):  # then torch is loaded already; without it, this room must work too
         from beit.data.postprocess.torch import best_class as best_class_torch
 
         best = best_class_torch

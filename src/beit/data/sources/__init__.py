@@ -1,3 +1,14 @@
-"""Where images come from. `open_images` turns what a user wrote into images by number, or into a stream."""
+"""Where images come from: folders, arrays, tar shards, the Hub.
+
+opening.py            what a user wrote → one of these; `open_images`
+images.py             images by number: `FolderImages`, `ArrayImages`
+paths.py              which files a folder holds
+in_memory.py          small images, decoded once and kept
+labelled_folders.py   images with a label map each; label_map_scan.py looks at all maps before a run
+class_names.py        names of classes from a text file
+stream.py             a stream of images; its shards are described in shards.py and read in tar.py or hub.py
+patterns.py           which tar files a pattern names
+bad_images.py         counts the images that cannot be read
+"""
 
 from beit.data.sources.opening import open_images as open_images

@@ -1,4 +1,4 @@
-"""Shards of a data set of the Hub, or of a local folder of Parquet files, streamed by `datasets`."""
+"""The shards of a data set of the Hub, or of a local folder of Parquet files, streamed by the `datasets` library."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from beit.core.errors import BeitError, DataError, require
-from beit.data.sources.shards import Cut, Raw
+from beit.data.sources.shards import EncodedSample, TruncatedShard
 
-_ROWS = 16  # read at a time
+_ROWS = 16  # read at a time: more would only take memory, since images of a batch are decoded later
 
 
 class HubShards:
-    """One split of a data set, with a column of images and, if there is one, a column of class labels.
+    """One split of a data set: its column of images and, if there is one, its column of class labels. As `Shards`.
 
     Args:
-        name: OWNER/NAME, or a local folder that `datasets.load_dataset` understands.
-        split: which part of it.
+        name: OWNER/NAME on the Hub, or a local folder that `datasets.load_dataset` understands.
+        split: the split to read.
 
     Raises:
-        DataError: no such data set or split, it cannot be reached, or it has no images.
+        DataError: there is no such data set or split, it cannot be reached, or it has no column of images.
         MissingExtraError: `datasets` is not installed.
     """
 
@@ -29,10 +29,11 @@ class HubShards:
         datasets = require("datasets", "train", f"reading hub:{name}")
         try:
             data = datasets.load_dataset(name, split=split, streaming=True)
-            features = data.features or data._resolve_features().features  # unknown before a look at the first row
+            # Some formats state no features; then the library reads the first row to find them.
+            features = data.features or data._resolve_features().features
         except BeitError:
             raise
-        except Exception as error:  # it raises whatever its many layers do
+        except Exception as error:  # the library raises whatever its layers below do
             raise DataError(f"hub:{name}, split {split}, cannot be opened: {_first_line(error)}") from error
         self.image = _column(features, datasets.Image, f"hub:{name}", "image")
         if self.image is None:
@@ -40,7 +41,8 @@ class HubShards:
             raise DataError(f"hub:{name} has no column of images. It has: {kinds}.")
         self.label = _column(features, datasets.ClassLabel, f"hub:{name}", "label")
         self.classes: list[str] = [] if self.label is None else list(features[self.label].names)
-        # Undecoded: what is damaged must not end the stream, and upright, 8 bits and size are our business.
+        # Not decoded by the library: a damaged image must not end the stream, and turning, 8 bits and sizes are checked
+        # in `decode.py`, as for any other source.
         data = data.select_columns([self.image] + ([self.label] if self.label is not None else []))
         self.data = data.cast_column(self.image, datasets.Image(decode=False))
         self.count = int(getattr(self.data, "num_shards", 0) or self.data.n_shards)
@@ -49,21 +51,21 @@ class HubShards:
         base = re.split(r"[\\/]", name.rstrip("/\\"))[-1]
         self.names = [f"{base}-{split}-{number:05}" for number in range(self.count)]
 
-    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
-        """The rows of shard `number` from the `first`-th on. Raises DataError when they cannot be reached."""
+    def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
+        """The rows of shard `number` from row `first` on. Raises DataError when they cannot be reached."""
         from datasets.distributed import split_dataset_by_node
 
         part = split_dataset_by_node(self.data, rank=number, world_size=self.count)
         row = 0
         try:
-            # `iter` and not a plain loop: in a torch worker that would deal out the shards a second time.
+            # `iter`, not a plain loop: in a DataLoader worker, a loop would split the shards among the workers again.
             for rows in part.iter(_ROWS):
                 images = rows[self.image]
                 labels = [None] * len(images) if self.label is None else rows[self.label]
                 for image, label in zip(images, labels, strict=True):
                     if row >= first:
-                        known = label is not None and label >= 0  # -1: a test split without labels
-                        yield Raw(
+                        known = label is not None and label >= 0  # a test split without labels has -1
+                        yield EncodedSample(
                             str(row),
                             f"hub:{self.name}, {self.names[number]}, row {row}",
                             _bytes(image),
@@ -74,12 +76,12 @@ class HubShards:
             raise
         except Exception as error:
             raise DataError(
-                f"hub:{self.name}, split {self.split}, cannot be read on: {_first_line(error)} Go on with --resume."
+                f"hub:{self.name}, split {self.split}, could not be read to its end: {_first_line(error)} Go on with --resume."
             ) from error
 
 
 def _column(features: Any, kind: type, source: str, usual: str) -> str | None:
-    """The column of a kind; of several the one with the usual name."""
+    """The name of the column of a kind, or None. If there are several, it must have the usual name."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(found) > 1 and usual not in found:
         raise DataError(
@@ -90,7 +92,7 @@ def _column(features: Any, kind: type, source: str, usual: str) -> str | None:
 
 
 def _bytes(image: Any) -> bytes:
-    """The file of an undecoded image: in the row, or where its path says."""
+    """The file of an image that was not decoded: its bytes are in the row, or at its path."""
     if not image:
         return b""
     if image.get("bytes") is not None:

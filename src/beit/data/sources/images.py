@@ -1,4 +1,4 @@
-"""Images by number: a folder of files, or an array. Pillow + numpy."""
+"""Images by number: the files of a folder, or an array in memory. Pillow + numpy."""
 
 from __future__ import annotations
 
@@ -17,27 +17,37 @@ from beit.data.fingerprint import fingerprint_of
 from beit.data.sources.paths import SUFFIXES, list_images
 
 
+class EmptyFolderError(DataError):
+    """A folder, with its subfolders, has no images."""
+
+
 class Images(Protocol):
     """Images by number, with or without labels.
 
     Attributes:
-        labels: class number of each image, or None.
-        classes: names of the classes, empty without labels.
+        labels: class number of each image `(n,)` int64, or None.
+        classes: names of the classes; empty without labels.
     """
 
     labels: np.ndarray | None
     classes: list[str]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
 
     def read(self, index: int) -> Image.Image:
-        """Image `index` in RGB. Raises DataError when it cannot be read."""
+        """Image `index` in RGB, upright. Raises DataError when it cannot be read."""
         ...
 
     def target(self, index: int) -> Any:
-        """What is to be learned from image `index`: its class number, 0 without labels; or its label map `(H, W)` int64.
+        """What a model shall predict for image `index`: its class number (0 without labels), or its label map `(H, W)` int64.
 
-        Raises DataError when a map cannot be read, and InputError when it is not one of this image and these classes.
+        A caller that wants both asks for `read(index)` first.
+
+        Raises:
+            DataError: a label map cannot be read.
+            InputError: a label map does not belong to this image, or has other classes.
         """
         ...
 
@@ -46,11 +56,11 @@ class Images(Protocol):
         ...
 
     def subset(self, indices: np.ndarray) -> Images:
-        """The images of these numbers, in this order."""
+        """Only the images with these numbers, in this order."""
         ...
 
     def fingerprint(self) -> str:
-        """The same for the same images, labels and classes in the same order."""
+        """A short text that is the same for the same images, labels and classes in the same order."""
         ...
 
 
@@ -59,11 +69,11 @@ class ArrayImages:
 
     Args:
         array: uint8 `(n, H, W)` grey or `(n, H, W, 3)` RGB.
-        labels: `(n,)` whole numbers, or None.
-        classes: names of the classes; numbers if None.
+        labels: class numbers `(n,)`, or None.
+        classes: names of the classes; if None, their numbers are their names.
 
     Raises:
-        DataError: another shape or type, no image at all, or labels that do not fit.
+        DataError: the array has another shape or dtype, or no image; or there is not one label per image.
     """
 
     def __init__(
@@ -100,27 +110,28 @@ class ArrayImages:
         return f"image {index}"
 
     def fingerprint(self) -> str:
-        """Of the pixels, labels and classes."""
+        """The same for the same pixels, labels and classes."""
         labels = b"" if self.labels is None else self.labels.tobytes()
         return fingerprint_of(np.ascontiguousarray(self.array), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> ArrayImages:
-        """The images of these numbers, in this order."""
+        """Only the images with these numbers, in this order."""
         labels = None if self.labels is None else self.labels[indices]
         return ArrayImages(self.array[indices], labels, self.classes)
 
 
 class FolderImages:
-    """Image files below a folder, in sorted order.
+    """The image files of a folder and its subfolders, sorted by path.
 
     Args:
-        folder: searched with all its subfolders; hidden files are passed over.
-        labelled: take the first-level subfolders as classes (`folder/cat/1.jpg`); every image must be in one.
-        classes: names of the classes in their order, when the folder must have those of a trained model.
-        smallest_side: images with a shorter side are refused when read.
+        folder: where to look; hidden files are left out.
+        labelled: the first-level subfolders are classes (`folder/cat/1.jpg`), and every image must be in one.
+        classes: names of the classes in their order, where a trained model sets them; by default the sorted subfolders.
+        smallest_side: images with a shorter side, in pixels, are refused when read.
 
     Raises:
-        DataError: no such folder, no image in it, an image outside a class, or a class that is not in `classes`.
+        EmptyFolderError: there is no image in the folder.
+        DataError: there is no such folder, an image is in no class, or a class is not in `classes`.
     """
 
     def __init__(
@@ -135,7 +146,9 @@ class FolderImages:
             raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
         self.paths = list_images(self.folder)
         if not self.paths:
-            raise DataError(f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}.")
+            raise EmptyFolderError(
+                f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}."
+            )
         self.smallest_side = smallest_side
         self.labels: np.ndarray | None = None
         self.classes: list[str] = []
@@ -149,7 +162,7 @@ class FolderImages:
             example = os.fsdecode(self.paths.relative(outside[0]))
             raise DataError(
                 f"{self.folder}: {len(outside)} images are in no class folder, for example {example}. Wanted one "
-                "subfolder a class: folder/cat/1.jpg, folder/dog/2.jpg."
+                "subfolder per class: folder/cat/1.jpg, folder/dog/2.jpg."
             )
         found = sorted(name for name, _, _ in folders)
         self.classes = list(classes) if classes is not None else found
@@ -158,10 +171,10 @@ class FolderImages:
             raise DataError(
                 f"The model has several classes of one name ({', '.join(twice[:3])}); folders cannot tell them apart."
             )
-        strange = sorted(set(found) - set(self.classes))
-        if strange:
+        unknown = sorted(set(found) - set(self.classes))
+        if unknown:
             raise DataError(
-                f"{self.folder} has classes that the model does not know: {', '.join(strange[:5])}. The model knows "
+                f"{self.folder} has classes that the model does not know: {', '.join(unknown[:5])}. The model knows "
                 f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}."
             )
         number = {name: i for i, name in enumerate(self.classes)}
@@ -181,17 +194,17 @@ class FolderImages:
         return 0 if self.labels is None else int(self.labels[index])
 
     def name(self, index: int) -> str:
-        """The path."""
+        """The path of the file."""
         return self.paths[index]
 
     def fingerprint(self) -> str:
-        """Of the paths below the folder, labels and classes."""
+        """The same for the same paths below the folder, labels and classes; files are not opened."""
         labels = b"" if self.labels is None else self.labels.tobytes()
         paths = memoryview(self.paths.blob)[:-1]
         return fingerprint_of(paths, labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> FolderImages:
-        """The images of these numbers, in this order."""
+        """Only the images with these numbers, in this order."""
         part = copy.copy(self)
         part.paths = self.paths.take(indices)
         part.labels = None if self.labels is None else self.labels[indices]

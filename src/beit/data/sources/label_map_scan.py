@@ -1,4 +1,4 @@
-"""A look at all label maps before a run: which classes there are, and whether all numbers are classes."""
+"""Reads all label maps before a run: to find the classes, or to check that every number is one."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from beit.data.decode import opened, pillow_warnings
 from beit.data.label_maps import LabelRules, read_label_map
 from beit.data.sources.labelled_folders import LabelledFolders, without_metadata
 
-_MOST_CLASSES = 1000  # a scan that finds more has seen instance numbers, colours or depths
+# A map with larger numbers holds instance numbers, colours or depths rather than classes.
+_MOST_CLASSES = 1000
 
 
 def numbered_classes(images: LabelledFolders) -> list[str]:
-    """Classes named by their numbers, as many as the largest number in any map says.
+    """The names `0`, `1`, … up to the largest number in any map.
 
     Raises:
-        DataError: no map can be read, none has a label, or there are more than a thousand classes.
-        InputError: a map is no grey or palette image.
+        DataError: no map can be read, there are fewer than two classes, or more than a thousand.
+        InputError: a map is neither a grey nor a palette image.
     """
     largest, where, damaged = -1, "", 0
-    for path, labels in _look_at_all(images):
+    for path, labels in _scan(images):
         damaged += labels is None
         number = -1 if labels is None else int(np.max(labels[labels != images.rules.ignore_index], initial=-1))
         if number > largest:
@@ -45,35 +46,35 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
 
 
 def check_maps(images: LabelledFolders) -> None:
-    """Look at all label maps for numbers that are no class: before hours of training, not in the middle.
+    """Check that the numbers of all label maps are classes: before hours of training rather than in their middle.
 
-    Maps that cannot be read are left to the training, which passes over a few of them.
+    Maps that cannot be read are ignored here: training skips a few of them.
 
     Raises:
         InputError: as `LabelledFolders.target`.
     """
-    for path, labels in _look_at_all(images):
+    for path, labels in _scan(images):
         if labels is not None:
             images.rules.check(labels, len(images.classes), path)
 
 
-def _look_at_all(images: LabelledFolders) -> list[tuple[str, np.ndarray | None]]:
-    """(path, different numbers) of every label map, with progress; None for one that cannot be read (training will say so)."""
+def _scan(images: LabelledFolders) -> list[tuple[str, np.ndarray | None]]:
+    """(path, distinct numbers) of every label map, with a progress bar; None for a map that cannot be read."""
     tqdm = require("tqdm", "train", "a look at all label maps").tqdm
     with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
-        found = pool.map(lambda path: _numbers(path, images.rules), images.maps)
+        found = pool.map(lambda path: _distinct(path, images.rules), images.maps)
         bar = tqdm(
             found, total=len(images.maps), desc="looking at label maps", unit="map", disable=None, file=sys.stderr
         )
         return list(zip(images.maps, bar, strict=True))
 
 
-def _numbers(path: str, rules: LabelRules) -> np.ndarray | None:
-    """The different class numbers of a map, the ignore index among them; None when it cannot be read."""
+def _distinct(path: str, rules: LabelRules) -> np.ndarray | None:
+    """The distinct class numbers of a map, the ignore index among them; None if it cannot be read."""
     try:
         with opened(path, in_thread=True) as file:
             if file.mode in ("L", "P"):
-                numbers = np.flatnonzero(file.histogram()[:256])
+                numbers = np.flatnonzero(file.histogram()[:256])  # much faster than np.unique of all pixels
             else:
                 file.load()
                 numbers = np.unique(read_label_map(without_metadata(file), (file.height, file.width), path))

@@ -1,4 +1,4 @@
-"""Images with a label map each: two folders that match by name."""
+"""Images with a label map each: two folders whose files match by name."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from beit.core.errors import DataError
-from beit.data.decode import opened, read_image
+from beit.data.decode import opened, upright_rgb
 from beit.data.fingerprint import fingerprint_of
 from beit.data.label_maps import LabelRules, read_label_map
 from beit.data.sources.paths import list_images
 
 _LOSSY = (".jpg", ".jpeg")
 _PLAIN = LabelRules()  # numbers are classes, 255 means no label
-# What turns stored pixels upright, for each value of the EXIF orientation.
+# EXIF orientation → what turns the stored pixels upright. Orientation 1 is upright already.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,23 +30,42 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDES_SWAP = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+
+class _Stored(NamedTuple):
+    """How an image is stored in its file: (width, height), and what turns it upright."""
+
+    size: tuple[int, int]
+    turn: Image.Transpose | None
+
+    @classmethod
+    def of(cls, image: Image.Image) -> _Stored:
+        return cls(image.size, _turn(image))
+
+    def upright_shape(self) -> tuple[int, int]:
+        """(height, width) of the upright image."""
+        width, height = self.size
+        return (width, height) if self.turn in _SIDES_SWAP else (height, width)
 
 
 class LabelledFolders:
-    """Images and label maps below two folders, matched by their paths without suffix: `street/1.jpg`, `street/1.png`.
+    """Images and label maps in two folders, matched by their paths without suffix: `street/1.jpg`, `street/1.png`.
 
-    Maps belong to the pixels as they are stored: where the EXIF orientation turns an image, its map is turned alike, unless
-    the map has an orientation of its own or fits only the upright image.
+    A map belongs to the pixels as they are stored: where the EXIF orientation turns an image, its map is turned too. A map
+    that has its own orientation, or fits only the upright image, is not.
 
     Args:
         images: searched with all its subfolders, as by `FolderImages`.
-        maps: grey or palette images without loss (PNG), one number a pixel.
-        classes: names of the classes; None to leave them open, until `with_classes`.
+        maps: grey or palette images in a lossless format (PNG), one number per pixel.
+        classes: names of the classes; None to leave them open until `with_classes`.
         rules: what the numbers mean.
-        smallest_side: images with a shorter side are refused when read.
+        smallest_side: images with a shorter side, in pixels, are refused when read.
 
     Raises:
-        DataError: no such folder, nothing in it, an image without a map or the other way round, two of one name.
+        DataError: there is no such folder, a folder is empty, an image has no map or a map no image, two files of a folder
+            have the same name but for the suffix, or a map is a JPEG file.
+        ConfigError: as `LabelRules.check_classes`.
     """
 
     def __init__(
@@ -64,16 +84,17 @@ class LabelledFolders:
             raise DataError(f"{lossy[0]} is a JPEG file, which changes class numbers. Save label maps as PNG.")
         stems = sorted(found)
         self.paths, self.maps = [found[stem] for stem in stems], [partners[stem] for stem in stems]
-        self.labels: np.ndarray | None = None  # one a pixel, not one an image
+        self.labels: np.ndarray | None = None  # labels are per pixel here, not per image
         self.rules, self.smallest_side = rules, smallest_side
         self.classes = list(classes) if classes is not None else []
         rules.check_classes(len(self.classes))
+        self._last_read: tuple[int, _Stored] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def with_classes(self, classes: Sequence[str]) -> LabelledFolders:
-        """The same with these classes. Raises ConfigError when the ignore index is one of them by mistake."""
+        """The same images with these classes. Raises ConfigError as `LabelRules.check_classes`."""
         self.rules.check_classes(len(classes))
         other = copy.copy(self)
         other.classes = list(classes)
@@ -81,49 +102,59 @@ class LabelledFolders:
 
     def read(self, index: int) -> Image.Image:
         """Image `index` in RGB, upright. Raises DataError when it is damaged, too small or too large."""
-        return read_image(self.paths[index], self.smallest_side)
+        self._last_read = None
+        with opened(self.paths[index]) as file:
+            image = upright_rgb(file, self.paths[index], self.smallest_side)
+            self._last_read = index, _Stored.of(file)
+        return image
 
     def target(self, index: int) -> np.ndarray:
-        """Its class numbers, int64 `(H, W)`; the ignore index where there is none.
+        """The class numbers of image `index`, int64 `(H, W)`; the ignore index where there is none.
 
         Raises:
             DataError: a file cannot be read.
-            InputError: the map is of another size or kind, or has numbers that are no class.
+            InputError: the map has another size or mode than it should, or numbers that are no class.
         """
-        path = self.maps[index]
-        with opened(self.paths[index]) as image:
-            stored, turn = image.size, _turn(image)
-        upright = stored if turn is None else Image.new("1", stored).transpose(turn).size
+        path, image = self.maps[index], self._stored(index)
         with opened(path) as file:
             file.load()
             own = _turn(file)
-            turned = turn if own is None and file.size == stored else own
-            found = file if turned is None else file.transpose(turned)
-            labels = self.rules.apply(read_label_map(without_metadata(found), (upright[1], upright[0]), path))
+            turn = image.turn if own is None and file.size == image.size else own
+            found = file if turn is None else file.transpose(turn)
+            labels = self.rules.apply(read_label_map(without_metadata(found), image.upright_shape(), path))
         if self.classes:
             self.rules.check(labels, len(self.classes), path)
         return labels
+
+    def _stored(self, index: int) -> _Stored:
+        """How image `index` is stored. `target` usually follows `read`: then the file is not opened a second time."""
+        last, self._last_read = self._last_read, None
+        if last is not None and last[0] == index:
+            return last[1]
+        with opened(self.paths[index]) as file:
+            return _Stored.of(file)
 
     def name(self, index: int) -> str:
         """The image's path."""
         return self.paths[index]
 
     def fingerprint(self) -> str:
-        """Of the paths below the folders, classes and rules."""
+        """The same for the same paths below the folders, classes and rules; files are not opened."""
         images = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
         maps = "\n".join(os.path.relpath(path, self.map_folder) for path in self.maps)
         parts = (images, maps, "\n".join(self.classes), repr(self.rules))
         return fingerprint_of(*(os.fsencode(part) for part in parts))
 
     def subset(self, indices: np.ndarray) -> LabelledFolders:
-        """The images of these numbers, in this order."""
+        """Only the images with these numbers, in this order."""
         part = copy.copy(self)
         part.paths, part.maps = [self.paths[i] for i in indices], [self.maps[i] for i in indices]
+        part._last_read = None  # its numbers are others here
         return part
 
 
 def without_metadata(image: Image.Image) -> Image.Image:
-    """Without the file's metadata: it has been turned as it should."""
+    """A copy without EXIF data, of an image that is upright already: nothing turns it a second time."""
     plain = image.copy()
     plain.info.clear()
     plain.getexif().clear()
@@ -131,7 +162,7 @@ def without_metadata(image: Image.Image) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    with contextlib.suppress(Exception):  # a damaged EXIF block says nothing
+    with contextlib.suppress(Exception):  # a damaged EXIF block counts as none
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     return None
 
@@ -152,14 +183,15 @@ def _by_stem(folder: Path, what: str) -> dict[str, str]:
 
 
 def _check_partners(images: Path, maps: Path, found: dict[str, str], partners: dict[str, str]) -> None:
-    lonely = [(found[stem], f"no label map in {maps}") for stem in sorted(found.keys() - partners.keys())]
-    count = len(lonely)
-    lonely += [(partners[stem], f"no image in {images}") for stem in sorted(partners.keys() - found.keys())]
-    if not lonely:
+    without_map = [(found[stem], f"no label map in {maps}") for stem in sorted(found.keys() - partners.keys())]
+    without_image = [(partners[stem], f"no image in {images}") for stem in sorted(partners.keys() - found.keys())]
+    if not without_map and not without_image:
         return
-    shown = lonely[:3] + lonely[count : count + 3] if count > 3 else lonely[:6]
+    # Six examples; of both kinds if there are many without a map.
+    shown = without_map[:3] + without_image[:3] if len(without_map) > 3 else (without_map + without_image)[:6]
     lines = "\n".join(f"  {path}: {why}" for path, why in shown)
     raise DataError(
-        f"{count} images have no label map and {len(lonely) - count} label maps no image:\n{lines}\nWanted the same names in "
-        "both folders, but for the suffix: images/street/1.jpg, maps/street/1.png. Add or remove files until they agree."
+        f"{len(without_map)} images have no label map and {len(without_image)} label maps no image:\n{lines}\nWanted the same "
+        "names in both folders, but for the suffix: images/street/1.jpg, maps/street/1.png. Add or remove files until they "
+        "agree."
     )

@@ -1,4 +1,4 @@
-"""What a shard of a stream gives: samples, not decoded yet."""
+"""What the shards of a stream are, wherever they lie: encoded samples that are read in order. No decoding here."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Raw:
-    """One sample, undecoded.
+class EncodedSample:
+    """One sample of a shard, its image not decoded yet.
 
     Attributes:
-        key: names it within its shard.
+        key: identifies the sample within its shard.
         name: what to call it in a message.
-        data: the image file.
+        data: the bytes of the image file.
         label: a class number or name; None if the sample has none.
     """
 
@@ -26,22 +26,22 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A shard ends here before its end.
+class TruncatedShard:
+    """Comes after the last readable sample of a shard that ends early.
 
     Attributes:
-        reason: which, and why.
+        reason: which shard it is, and why it ends here.
     """
 
     reason: str
 
 
 class Shards(Protocol):
-    """Several shards.
+    """Several shards of one data set.
 
     Attributes:
-        names: what to call each, the same on all machines.
-        classes: names of the classes, if the shards know them.
+        names: name of each shard, the same on all machines.
+        classes: names of the classes, if the shards know them; else empty.
         total: number of samples, if known.
     """
 
@@ -49,16 +49,16 @@ class Shards(Protocol):
     classes: list[str]
     total: int | None
 
-    def read(self, number: int, first: int = 0) -> Iterator[Raw | Cut]:
-        """The samples of shard `number` from the `first`-th on; if it is damaged, a `Cut` after what can be read.
+    def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
+        """The samples of shard `number` from sample `first` on; of a damaged shard, a `TruncatedShard` at the end.
 
         Raises:
-            DataError: it cannot be reached.
+            DataError: the shard cannot be reached.
         """
         ...
 
 
 def sample_key(shard: str, sample: str) -> int:
-    """63 bits of a hash: the same on all machines, and in any order."""
+    """63 bits of a hash that identify a sample: the same on all machines, in any order of the shards."""
     digest = hashlib.blake2b(f"{shard}/{sample}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

@@ -1,4 +1,4 @@
-"""A stream of images whose length is unknown. Pillow + numpy."""
+"""A stream of images whose length is unknown: what a sample's image and label are. Its order is in `stream_order.py`."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from beit.core.errors import ConfigError, DataError, InputError
 from beit.data.decode import decode_image
 from beit.data.fingerprint import fingerprint_of
 from beit.data.sources.images import Images
-from beit.data.sources.shards import Raw, Shards
+from beit.data.sources.shards import EncodedSample, Shards
 
 
 @dataclass
 class Stream:
-    """Images of a number that nobody knows, in shards.
+    """A stream of images whose length is unknown, in shards.
 
     Attributes:
-        shards: where they are.
-        labelled: each has a label that is wanted.
+        shards: where the samples are.
+        labelled: whether the samples must have labels.
         classes: names of the classes.
-        smallest_side: images with a shorter side are refused when read.
-        shuffle_buffer: samples that are shuffled together, in each lane.
+        smallest_side: images with a shorter side, in pixels, are refused when read.
+        shuffle_buffer: number of samples that are shuffled together, per reader.
 
     Raises:
-        ConfigError: labels are wanted, but nobody says what the classes are.
+        ConfigError: labels are wanted, but the names of the classes are unknown.
+        DataError: the data set has classes that are not in `classes`.
     """
 
     shards: Shards
@@ -43,43 +44,43 @@ class Stream:
         if not self.classes:
             raise ConfigError(
                 "Labels in tar shards are numbers; nothing says how many classes there are and what they are called. Give "
-                "a text file with their names, one a line, from class 0 on: --classes FILE."
+                "a text file with their names, one per line, from class 0 on: --classes FILE."
             )
         self._numbers = {name: number for number, name in enumerate(self.classes)}
-        known = self.shards.classes
-        # The data set counts its classes in an order of its own; a model may have them in another.
-        strange = [name for name in known if name not in self._numbers]
-        if strange:
-            raise DataError(f"The data set has classes that the model does not know: {', '.join(strange[:5])}.")
+        # A data set numbers its classes in its own order, a trained model perhaps in another: names decide.
+        unknown = [name for name in self.shards.classes if name not in self._numbers]
+        if unknown:
+            raise DataError(f"The data set has classes that the model does not know: {', '.join(unknown[:5])}.")
 
-    def read(self, raw: Raw) -> Image.Image:
+    def read(self, sample: EncodedSample) -> Image.Image:
         """The image in RGB, upright. Raises DataError when it is damaged, too small or too large."""
-        return decode_image(raw.data, raw.name, self.smallest_side)
+        return decode_image(sample.data, sample.name, self.smallest_side)
 
-    def target(self, raw: Raw) -> int:
-        """The class number, 0 without labels.
+    def target(self, sample: EncodedSample) -> int:
+        """The class number; 0 if the stream is not labelled.
 
         Raises:
             DataError: the sample has no label.
-            InputError: it is none of the classes.
+            InputError: the label is none of the classes.
         """
         if not self.labelled:
             return 0
-        label = raw.label
+        label = sample.label
         if label is None:
-            raise DataError(f"{raw.name}: no label beside it (.cls, or .json with label or class).")
-        if isinstance(label, int) and self.shards.classes and 0 <= label < len(self.shards.classes):
-            label = self.shards.classes[label]
+            raise DataError(f"{sample.name}: no label beside it (.cls, or .json with label or class).")
+        known = self.shards.classes
+        if isinstance(label, int) and known and 0 <= label < len(known):  # the data set's number → its name
+            label = known[label]
         number = self._numbers.get(label) if isinstance(label, str) else label
         if number is None or not 0 <= number < len(self.classes):
             raise InputError(
-                f"{raw.name}: its label is {label!r}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
+                f"{sample.name}: its label is {label!r}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
                 f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
             )
         return number
 
     def fingerprint(self) -> str:
-        """Of the names of the shards and classes."""
+        """The same for shards and classes of the same names in the same order."""
         return fingerprint_of(*(os.fsencode("\n".join(part)) for part in (self.shards.names, self.classes)))
 
 

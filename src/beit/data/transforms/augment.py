@@ -1,7 +1,4 @@
-"""RandAugment and 3-Augment: what fine-tuning does to the colours and the geometry of one picture, after its crop.
-
-Every random choice comes from the numpy Generator of the caller, never from global state.
-"""
+"""RandAugment and 3-Augment: random changes of an image's colours and geometry in fine-tuning, after its crop. Pillow + numpy."""
 
 from __future__ import annotations
 
@@ -21,11 +18,11 @@ Colour = tuple[int, int, int]  # 0 … 255 each
 
 @dataclass(frozen=True)
 class Operation:
-    """One change of a picture that grows with a magnitude from 0 to 10.
+    """A change of an image whose amount grows with a magnitude from 0 to 10.
 
     Attributes:
-        apply: `(picture, amount, fill)` → picture of the same size. An amount of 0 changes nothing, or least.
-        most: amount at magnitude 10; at others in proportion.
+        apply: `(image, amount, fill)` → image of the same size. An amount of 0 changes the image not at all or least.
+        most: amount at magnitude 10; at other magnitudes in proportion.
         signed: the amount is negative in one case of two.
     """
 
@@ -39,34 +36,35 @@ def _rotate(image: Image.Image, degrees: float, fill: Colour) -> Image.Image:
 
 
 def _affine(image: Image.Image, fill: Colour, matrix: tuple[float, ...]) -> Image.Image:
-    """Each pixel comes from `matrix (2, 3)` times its own place (x, y, 1)."""
+    """Each pixel of the result comes from the place `matrix` (2 x 3, row by row) times (x, y, 1)."""
     return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
 
 
 def _posterise(image: Image.Image, bits: float, fill: Colour) -> Image.Image:
-    """Keep 4 bits a channel less the whole ones of `bits`: from magnitude 10 on none, which Pillow refuses since 13."""
+    """Keep 4 - `bits` bits per channel, rounded up. At magnitude 10 none are left: black, which Pillow 13 refuses to make."""
     kept = 4 - int(bits)
     return ImageOps.posterize(image, kept) if kept else Image.new("RGB", image.size)
 
 
 def _solarise(image: Image.Image, depth: float, fill: Colour) -> Image.Image:
-    """Turn over what is at least 256 - `depth`."""
+    """Invert values from 256 - `depth` on."""
     return ImageOps.solarize(image, 256 - int(depth))
 
 
 def _solarise_add(image: Image.Image, added: float, fill: Colour) -> Image.Image:
-    """Add to what is below 128."""
+    """Add to values below 128."""
     return image.point([min(value + int(added), 255) if value < 128 else value for value in range(256)] * 3)
 
 
 def _enhance(
     kind: Callable[[Image.Image], ImageEnhance._Enhance],
 ) -> Callable[[Image.Image, float, Colour], Image.Image]:
-    """Away from a factor of 1, which changes nothing, down to .1 or up to 1.9."""
+    """Pillow's enhancer with a factor of 1 + amount, at least 0.1; a factor of 1 changes nothing."""
     return lambda image, amount, fill: kind(image).enhance(max(0.1, 1 + amount))
 
 
-# timm's fifteen "increasing" operations with their ranges (timm/data/auto_augment.py): names are ours.
+# timm's fifteen "increasing" operations with their ranges (timm/data/auto_augment.py), under names of our own. Their order
+# is part of the recipe: operations are drawn by number.
 OPERATIONS: dict[str, Operation] = {
     "autocontrast": Operation(lambda image, amount, fill: ImageOps.autocontrast(image)),
     "equalise": Operation(lambda image, amount, fill: ImageOps.equalize(image)),
@@ -91,10 +89,10 @@ OPERATIONS: dict[str, Operation] = {
 
 
 def draw_operations(rng: np.random.Generator) -> list[tuple[str, float]]:
-    """Which operations a picture meets, in order, by name and amount: two draws with replacement, each kept by even chance.
+    """The operations for one image, in order, as (name, amount): two are drawn with replacement, each is kept in one case of two.
 
-    The magnitude is normal around 9 with a standard deviation of .5, cut to 0 … 10 ("rand-m9-mstd0.5-inc1" in timm's
-    words, what BEiT fine-tunes with).
+    The magnitude is normal with mean 9 and standard deviation 0.5, clipped to 0 … 10: timm's "rand-m9-mstd0.5-inc1", with
+    which BEiT is fine-tuned.
     """
     drawn = []
     names = list(OPERATIONS)
@@ -108,12 +106,12 @@ def draw_operations(rng: np.random.Generator) -> list[tuple[str, float]]:
 
 
 def rand_augment(image: Image.Image, rng: np.random.Generator, mean: tuple[float, ...]) -> Image.Image:
-    """RandAugment (arXiv 1909.13719) as BEiT fine-tunes with it, `draw_operations`.
+    """RandAugment (arXiv 1909.13719) with which BEiT is fine-tuned; see `draw_operations`.
 
     Args:
-        image: RGB, or a mode that becomes RGB.
+        image: RGB, or a mode that can be converted to RGB.
         rng: source of randomness.
-        mean: colour that fills what geometric operations lay bare, in [0, 1]; they resample bicubically.
+        mean: the colour, in [0, 1], that fills the areas which geometric operations leave empty. They resample bicubically.
 
     Returns:
         RGB, of the same size.
@@ -132,12 +130,12 @@ THREE_JITTER = 0.3
 
 
 def three_augment(image: Image.Image, rng: np.random.Generator, jitter: float = THREE_JITTER) -> Image.Image:
-    """One of grey, solarised and blurred, then colour jitter: 3-Augment (DeiT III, arXiv 2204.07118, section 3.2).
+    """3-Augment (DeiT III, arXiv 2204.07118, section 3.2): grey, solarised or blurred, with equal chance; then colour jitter.
 
     Args:
-        image: RGB, or a mode that becomes RGB.
+        image: RGB, or a mode that can be converted to RGB.
         rng: source of randomness.
-        jitter: the most by which brightness, contrast and saturation change.
+        jitter: largest change of brightness, contrast and saturation.
 
     Returns:
         RGB, of the same size.

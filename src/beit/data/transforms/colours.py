@@ -7,7 +7,13 @@ from PIL import Image, ImageEnhance
 
 
 def jitter_colours(image: Image.Image, amount: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation by random factors, in random order, as torchvision's ColorJitter does it."""
+    """Change brightness, contrast and saturation, in random order, as torchvision's ColorJitter does.
+
+    Args:
+        image: RGB.
+        amount: the factors are uniform between 1 - `amount` (at least 0) and 1 + `amount`.
+        rng: source of randomness.
+    """
     changes = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for i in rng.permutation(3):
         image = changes[i](image).enhance(rng.uniform(max(0.0, 1 - amount), 1 + amount))
@@ -15,22 +21,30 @@ def jitter_colours(image: Image.Image, amount: float, rng: np.random.Generator) 
 
 
 def jitter_factors(amount: float, rng: np.random.Generator) -> np.ndarray:
-    """Factors `(3,)` of one image's brightness, contrast and saturation, for `batch_jitter`."""
+    """Random factors `(3,)` for the brightness, contrast and saturation of one image, for `batch_jitter`."""
     return rng.uniform(max(0.0, 1 - amount), 1 + amount, 3)
 
 
 def batch_jitter(images: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Brightness, contrast and saturation of `(B, 3, H, W)` by each image's `factors (B, 3)`, in this order."""
-    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)
+    """Change brightness, then contrast, then saturation of a batch. The order is fixed, so that the batch stays together.
+
+    Args:
+        images: float32 `(B, 3, H, W)` in [0, 1].
+        factors: `(B, 3)`, those of `jitter_factors` for each image.
+
+    Returns:
+        float32 `(B, 3, H, W)` in [0, 1].
+    """
+    brightness, contrast, saturation = factors.astype(np.float32).T.reshape(3, -1, 1, 1, 1)  # each (B, 1, 1, 1)
     found: np.ndarray = images * brightness
     np.clip(found, 0, 1, out=found)
-    _blend(found, _grey(found).mean((2, 3), keepdims=True), contrast)
-    _blend(found, _grey(found), saturation)
+    _blend(found, _grey(found).mean((2, 3), keepdims=True), contrast)  # away from, or towards, the mean grey
+    _blend(found, _grey(found), saturation)  # … and each pixel's own grey
     return found
 
 
 def _blend(images: np.ndarray, base: np.ndarray, factor: np.ndarray) -> None:
-    """base + factor·(images - base), in [0, 1]; in place, which is twice as fast."""
+    """base + factor * (images - base), clipped to [0, 1]; in place, which is twice as fast."""
     images -= base
     images *= factor
     images += base
@@ -38,15 +52,16 @@ def _blend(images: np.ndarray, base: np.ndarray, factor: np.ndarray) -> None:
 
 
 def _grey(images: np.ndarray) -> np.ndarray:
-    """`(B, 3, H, W)` → `(B, 1, H, W)` with the weights of ITU-R 601, as Pillow turns RGB grey."""
+    """`(B, 3, H, W)` → `(B, 1, H, W)` with the weights of ITU-R 601, by which Pillow turns RGB to grey."""
     red, green, blue = (images[:, i : i + 1] for i in range(3))
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def distort_colours(image: Image.Image, probability: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness ±32 of 255, contrast and saturation .5 to 1.5, hue ±18 of 180 degrees, each with `probability`.
+    """Photometric distortion, as in mmsegmentation: each change happens with `probability`.
 
-    Contrast changes before saturation and hue, or after them, by even chance; 8 bits after each step.
+    Brightness ±32 of 255; contrast and saturation times 0.5 to 1.5; hue ±18 of 180 degrees. Contrast changes either before
+    saturation and hue or after them, with equal chance. Each step rounds to 8 bits.
     """
 
     def happens() -> bool:
@@ -59,8 +74,8 @@ def distort_colours(image: Image.Image, probability: float, rng: np.random.Gener
     if happens():
         shift = rng.uniform(-32, 32)
         image = image.point([round(min(max(value + shift, 0), 255)) for value in range(256)] * 3)
-    first = bool(rng.random() < 0.5)
-    if first and happens():
+    contrast_first = bool(rng.random() < 0.5)
+    if contrast_first and happens():
         image = contrast(image)
     saturates, turns = happens(), happens()
     if saturates or turns:
@@ -69,7 +84,8 @@ def distort_colours(image: Image.Image, probability: float, rng: np.random.Gener
             factor = rng.uniform(0.5, 1.5)
             saturation = saturation.point([round(min(level * factor, 255)) for level in range(256)])
         if turns:
-            angle = round(rng.uniform(-18, 18) / 180 * 256)  # the whole circle is 180 there, 256 in Pillow
+            # mmsegmentation's hues go from 0 to 180 (OpenCV), Pillow's from 0 to 256.
+            angle = round(rng.uniform(-18, 18) / 180 * 256)
             hue = hue.point([(level + angle) % 256 for level in range(256)])
         image = Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-    return contrast(image) if not first and happens() else image
+    return contrast(image) if not contrast_first and happens() else image

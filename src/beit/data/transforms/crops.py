@@ -1,4 +1,4 @@
-"""Random and centred crops of an image, resized; on one PIL image or on a batch of small ones. Pillow + numpy."""
+"""Where crops are made: random and centred ones, resized; of one PIL image, or of a batch of small ones. Pillow + numpy."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ from PIL import Image
 from beit.core import geometry
 from beit.data.transforms.pixels import mirror, pixels_of
 
-Box = tuple[int, int, int, int]  # left, top, right, bottom
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels
 
 
 def crop_box(
     rng: np.random.Generator, size: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Box:
-    """A random crop of an image of `size` (width, height): ten tries, then the largest centred one within `ratio`.
+    """A random crop: its area is uniform in `scale`, the log of its aspect ratio uniform in `ratio`.
 
-    Area uniform in `scale`, log aspect uniform in `ratio` (microsoft/unilm, beit/transforms.py).
+    As in microsoft/unilm, beit/transforms.py: ten tries; if none lies inside the image, the largest centred crop whose
+    aspect ratio is within `ratio`.
+
+    Args:
+        rng: source of randomness.
+        size: (width, height) of the image in pixels.
+        scale: smallest and largest fraction of the image's area.
+        ratio: smallest and largest aspect ratio, width / height.
     """
     box = random_box(rng, size, size, scale, ratio)
     if box is not None:
@@ -37,7 +44,7 @@ def random_box(
     scale: tuple[float, float],
     ratio: tuple[float, float],
 ) -> Box | None:
-    """A random box in `size` (width, height) whose own width and height are at most `most`; None after ten tries."""
+    """A random box inside `size` (width, height), at most `most` (width, height) large; None if ten tries fail."""
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(*scale)
@@ -50,27 +57,37 @@ def random_box(
 
 
 def resized_crop(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    """One crop resized to `size` (height, width)."""
-    # Crop first, then resize: with `box=` Pillow would let pixels outside the crop leak into its border.
+    """One crop, resized to `size` (height, width)."""
+    # Crop first, then resize: with `box=`, Pillow would mix pixels from outside the crop into its border.
     return image.crop(box).resize((size[1], size[0]), resample)
 
 
-def simple_crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator, margin: int = 4) -> Image.Image:
-    """DeiT III's simple random crop (arXiv 2204.07118, section 3.2): nearly all of the picture, nearly its own shape.
+def view(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling, flip: bool) -> np.ndarray:
+    """One crop, resized to `size` (height, width), perhaps flipped: float32 `(3, H, W)` in [0, 1]."""
+    cropped = resized_crop(image, box, size, resample)
+    return pixels_of(mirror(cropped) if flip else cropped)
 
-    The picture is made just large enough to cover `size` (height, width), continued by `margin` pixels of its mirror
-    image, and cut out at random.
+
+# --- DeiT III's crop and the centre crop, which keep the image's proportions -----------------------------------------
+
+
+def simple_crop(image: Image.Image, size: tuple[int, int], rng: np.random.Generator, margin: int = 4) -> Image.Image:
+    """DeiT III's simple random crop (arXiv 2204.07118, section 3.2), which keeps nearly the whole image.
+
+    The image is resized until it just covers `size` (height, width), padded with `margin` pixels by reflection, and cropped
+    at a random place.
     """
     width, height = _covering(image.size, size)
     left = int(rng.integers(-margin, width - size[1] + margin + 1))
     top = int(rng.integers(-margin, height - size[0] + margin + 1))
-    return _cut_out(image, (width, height), (left, top), size)
+    return _resized_part(image, (width, height), (left, top), size)
 
 
 def centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The middle 224/256 of what covers `size` (height, width), as in the authors' evaluation at 224 pixels."""
+    """The central 224/256 of the image, at `size` (height, width), as in the authors' evaluation at 224 pixels."""
     width, height = _covering(image.size, (int(size[0] / (224 / 256)), int(size[1] / (224 / 256))))
-    return _cut_out(image, (width, height), (round((width - size[1]) / 2), round((height - size[0]) / 2)), size)
+    corner = (round((width - size[1]) / 2), round((height - size[0]) / 2))
+    return _resized_part(image, (width, height), corner, size)
 
 
 def _covering(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
@@ -81,63 +98,65 @@ def _covering(own: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     return max(size[0] * width // height, size[1]), size[0]
 
 
-def _cut_out(
-    image: Image.Image, resized: tuple[int, int], place: tuple[int, int], size: tuple[int, int]
+def _resized_part(
+    image: Image.Image, resized: tuple[int, int], corner: tuple[int, int], size: tuple[int, int]
 ) -> Image.Image:
-    """What lies at `place` (left, top) of `image` at `resized` (width, height): `size` (height, width), mirrored outside.
+    """A window of the resized image, without resizing the rest: an image of 1 x 10,000 pixels would become huge.
 
-    Only the part that is seen is resized: a picture of 1 x 10,000 pixels would be made millions of pixels long. Here
-    pixels outside of the part shall leak in, as they do when all of it is resized.
+    Args:
+        image: the image at its own size.
+        resized: (width, height) to which it is resized in theory.
+        corner: (left, top) of the window in the resized image; outside of the image, its reflection continues it.
+        size: (height, width) of the window.
     """
-    columns, rows = _mirrored(place[0], size[1], resized[0]), _mirrored(place[1], size[0], resized[1])
+    columns, rows = _reflected(corner[0], size[1], resized[0]), _reflected(corner[1], size[0], resized[1])
     left, right, top, bottom = columns.min(), columns.max() + 1, rows.min(), rows.max() + 1
     across, down = image.width / resized[0], image.height / resized[1]
+    # With `box=`, pixels around the window take part in its border: the same result as if all were resized.
     box = left * across, top * down, min(right * across, image.width), min(bottom * down, image.height)
     part = image.resize((int(right - left), int(bottom - top)), Image.Resampling.BICUBIC, box=box)
     return Image.fromarray(np.asarray(part)[rows - top][:, columns - left])
 
 
-def _mirrored(first: int, count: int, length: int) -> np.ndarray:
-    """Places `first` … `first + count - 1` in a row of `length` pixels that goes on as its mirror image at both ends."""
-    period = max(2 * (length - 1), 1)
-    places = np.arange(first, first + count) % period
-    return np.minimum(places, period - places)
+def _reflected(first: int, count: int, length: int) -> np.ndarray:
+    """Indices of pixels `first` … `first + count - 1` of a row of `length`, which its reflections continue at both ends."""
+    period = max(2 * (length - 1), 1)  # there and back again; the pixels at both ends come once
+    indices = np.arange(first, first + count) % period
+    return np.minimum(indices, period - indices)
 
 
-def view(image: Image.Image, box: Box, size: tuple[int, int], resample: Image.Resampling, flip: bool) -> np.ndarray:
-    """One crop resized to `size` (height, width): float32 `(3, H, W)` in [0, 1]."""
-    cropped = resized_crop(image, box, size, resample)
-    return pixels_of(mirror(cropped) if flip else cropped)
+# --- a batch of small images in memory: one call instead of one per image --------------------------------------------
 
 
 def batch_view(images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Crops of a batch, resized to `size` (height, width).
+    """Crops of a batch, resized to `size` (height, width), perhaps flipped.
+
+    Bicubic, as torch's `grid_sample`: pixels beside the crop take part, and the border pixels continue the image. There is
+    no filter against aliasing, so a crop should not be much larger than `size`; those of small images are not.
 
     Args:
         images: float32 `(B, 3, H, W)` in [0, 1].
-        boxes: `(B, 4)` left, top, right, bottom in pixels.
+        boxes: `(B, 4)`: left, top, right, bottom in pixels.
         flips: `(B,)` bool.
 
     Returns:
-        float32 `(B, 3, h, w)` in [0, 1], bicubic, as torch's `grid_sample` has it: pixels beside the crop take part, and
-        the border goes on outside of the image. There is no filter against aliasing: for crops about as large as `size`,
-        as small images have them.
+        float32 `(B, 3, h, w)` in [0, 1].
     """
     count, channels, height, width = images.shape
     left, top, right, bottom = boxes.T
     columns, rows = _bicubic(left, right, width, size[1]), _bicubic(top, bottom, height, size[0])
     columns[flips] = columns[flips, ::-1]
-    # A box is upright, so the weight of a pixel is that of its column times that of its row: two matrix products an image.
+    # Boxes are upright, so a pixel's weight is that of its column times that of its row: two matrix products per image.
     across = images.reshape(count, channels * height, width) @ columns.transpose(0, 2, 1)
     found: np.ndarray = rows[:, None] @ across.reshape(count, channels, height, size[1])
-    return np.clip(found, 0, 1, out=found)
+    return np.clip(found, 0, 1, out=found)  # cubic weights are negative in places, so values may leave [0, 1]
 
 
 def _bicubic(first: np.ndarray, last: np.ndarray, length: int, count: int) -> np.ndarray:
-    """Weights of the `length` pixels of a line in each of `count` new ones that cover `first (B,)` … `last (B,)`.
+    """Weights by which `length` pixels in a line become `count` new ones between `first (B,)` and `last (B,)`.
 
     Returns:
         float32 `(B, count, length)`; each row adds up to 1.
     """
-    places = first[:, None] + (np.arange(count) + 0.5) * ((last - first) / count)[:, None] - 0.5  # (B, count)
-    return geometry.cubic_weights(places, length)
+    centres = first[:, None] + (np.arange(count) + 0.5) * ((last - first) / count)[:, None] - 0.5  # (B, count)
+    return geometry.cubic_weights(centres, length)

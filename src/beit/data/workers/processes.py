@@ -1,8 +1,10 @@
-"""Workers that are processes of Python's own, for runs without PyTorch.
+"""Worker processes of Python's own, for runs without PyTorch.
 
-Each starts from nothing (spawn): a process with the threads of JAX must not be forked. A worker makes at most two batches
-ahead. Their arrays travel through shared memory, one block a batch, named by the main process, so that it can remove the
-block of a worker that was killed; all else goes through a pipe, at whose end a worker sees that the main process is gone.
+Each starts from nothing (spawn), since a process with the threads of JAX must not be forked. A worker prepares at most two
+batches ahead.
+
+Arrays travel through shared memory, one block per batch. The main process names the blocks, so that it can remove those of
+a worker that was killed. Everything else goes through a pipe, by whose end a worker notices that the main process is gone.
 """
 
 from __future__ import annotations
@@ -27,27 +29,24 @@ import numpy as np
 
 from beit.core.errors import TrainingError
 from beit.data.transforms.views import Batch
-from beit.data.workers.protocol import Made, Work, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, ignore_signals
 
 _AHEAD = 2  # batches
-_ALIGNED = 64  # bytes: where an array begins in its block
+_ALIGNMENT = 64  # bytes: where an array begins in its block
 _SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
-_GONE = (
-    EOFError,
-    BrokenPipeError,
-    ConnectionResetError,
-)  # what a pipe says when the process at its other end has ended
+# What a pipe raises when the process at its other end has ended.
+_GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 
-def in_processes(work: Work, workers: int) -> Generator[Made, None, None]:
-    """As `work.Pool`.
+def in_processes(task: WorkerTask, workers: int) -> Generator[WorkerBatch, None, None]:
+    """As `protocol.Pool`.
 
     Raises:
         TrainingError: a worker was killed.
-        RuntimeError: a worker has failed as it should not; the message has its traceback.
+        RuntimeError: a worker failed with another error than a `BeitError`; the message has its traceback.
     """
     if workers == 0:
-        yield from work.batches(0, 1)
+        yield from task.batches(0, 1)
         return
     name = f"beit{secrets.token_hex(5)}"  # of the blocks; macOS allows 30 letters
     pool: list[_Worker] = []
@@ -56,17 +55,18 @@ def in_processes(work: Work, workers: int) -> Generator[Made, None, None]:
         for worker in pool:
             worker.end()
 
-    # Python ends its processes by SIGTERM and waits for them; these ignore it. What is registered later runs earlier.
+    # At exit, multiprocessing ends its processes by SIGTERM, which these ignore, and then waits for them. Handlers run in
+    # the reverse order of registration: this one comes first and kills them.
     atexit.register(end)
     try:
         for number in range(workers):
-            pool.append(_Worker(work, number, workers, f"{name}-{number}"))
+            pool.append(_Worker(task, number, workers, f"{name}-{number}"))
         for worker in itertools.cycle(pool):
-            made = worker.next()
-            if made is None:  # they take turns: who comes later has none left either
+            found = worker.next()
+            if found is None:  # workers take turns, so the others have no batch left either
                 return
-            yield made
-            if made.batch is None and made.error is not None:
+            yield found
+            if found.error is not None:
                 return
     finally:
         end()
@@ -74,30 +74,30 @@ def in_processes(work: Work, workers: int) -> Generator[Made, None, None]:
 
 
 class _Worker:
-    """One process, seen from the main one."""
+    """One worker, as the main process sees it."""
 
-    def __init__(self, work: Work, number: int, workers: int, name: str) -> None:
+    def __init__(self, task: WorkerTask, number: int, workers: int, name: str) -> None:
         context = multiprocessing.get_context("spawn")
         self.number, self.name, self.received = number, name, 0
         self.pipe, other = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_work, args=(work, number, workers, name, other), name=f"beit-data-{number}", daemon=True
+            target=_run, args=(task, number, workers, name, other), name=f"beit-data-{number}", daemon=True
         )
         try:
-            with _signals_later():
+            with _signals_blocked():
                 self.process.start()
         finally:
-            other.close()  # or the end of the process would not be the end of the pipe
+            other.close()  # while it is open here too, the end of the worker would not close the pipe
 
-    def next(self) -> Made | None:
-        """Its next batch; None after the last."""
+    def next(self) -> WorkerBatch | None:
+        """The worker's next batch; None after the last."""
         try:
-            made, layout, failure = pickle.loads(self.pipe.recv_bytes())
+            found, layout, failure = pickle.loads(self.pipe.recv_bytes())
         except _GONE:
             raise TrainingError(self._ended()) from None
         if failure is not None:
             raise RuntimeError(f"Data worker {self.number} failed:\n{failure}")
-        if made is None:
+        if found is None:
             return None
         if layout is not None:
             block = SharedMemory(self._block(self.received))
@@ -106,11 +106,11 @@ class _Worker:
             finally:
                 block.close()
                 block.unlink()
-            made = made._replace(batch=batch)
+            found = found._replace(batch=batch)
         self.received += 1
         with contextlib.suppress(*_GONE):
             self.pipe.send_bytes(b"received")
-        return made
+        return found
 
     def _block(self, batch: int) -> str:
         return f"{self.name}-{batch % _AHEAD}"
@@ -122,32 +122,33 @@ class _Worker:
         if code is not None and code < 0:
             how = signal.Signals(-code).name
         advice = {
-            "SIGKILL": "Perhaps memory was short: try fewer (--workers) or smaller batches.",
-            "SIGBUS": "Shared memory is too small (/dev/shm; of a container: --shm-size): try fewer --workers, or 0.",
-            "exit status 1": "Its message is above. A script that starts a run must do so below `if __name__ == "
-            '"__main__":`, since each worker reads it too.',
+            "SIGKILL": "Memory may have run out: try fewer (--workers) or smaller batches.",
+            "SIGBUS": "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers, or 0.",
+            "exit status 1": "Its message is above. A script that starts a run must do so under `if __name__ == "
+            '"__main__":`, since each worker imports it too.',
         }.get(how, "Try --workers 0 to see what happens.")
         return f"Data worker {self.number} has ended by itself ({how}). {advice} Then go on with --resume."
 
     def end(self) -> None:
-        """Kill it and remove what it has left behind."""
+        """Kill the worker and remove the blocks it left behind."""
         if self.process.pid is not None:
-            self.process.kill()  # it ignores signals, and may be waiting for a server
+            self.process.kill()  # it ignores other signals, and may be waiting for a server
             self.process.join()
         self.pipe.close()
         for batch in range(_AHEAD):
-            # A block that has no size yet cannot be opened, and takes no memory.
+            # ValueError: a block that was just created has no size yet; it cannot be opened, and takes no memory.
             with contextlib.suppress(FileNotFoundError, ValueError):
                 _remove(SharedMemory(self._block(batch)))
 
 
 @contextlib.contextmanager
-def _signals_later() -> Iterator[None]:
-    """A process that starts here holds signals back until it ignores them; its start takes a while."""
+def _signals_blocked() -> Iterator[None]:
+    """A process that starts here inherits blocked signals: Ctrl-C cannot end it before it ignores signals itself."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its own start would let them through
+    # multiprocessing starts its tracker with the first process, and lets signals through while it does.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -158,11 +159,12 @@ def _signals_later() -> Iterator[None]:
 # --- in the worker ---------------------------------------------------------------------------------------------------
 
 
-def _work(work: Work, number: int, workers: int, name: str, pipe: Connection) -> None:
+def _run(task: WorkerTask, number: int, workers: int, name: str, pipe: Connection) -> None:
+    """Send all batches of this worker through the pipe, at most `_AHEAD` before the main process has received them."""
     ignore_signals()
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    blocks: deque[SharedMemory | None] = deque()  # of batches that have not arrived yet
+    blocks: deque[SharedMemory | None] = deque()  # of batches that the main process has not received yet
 
     def wait(most: int) -> None:
         while len(blocks) > most:
@@ -173,19 +175,19 @@ def _work(work: Work, number: int, workers: int, name: str, pipe: Connection) ->
 
     try:
         try:
-            for batch, made in zip(itertools.count(), work.batches(number, workers)):
-                block, layout = _fill(f"{name}-{batch % _AHEAD}", made.batch)
+            for count, found in enumerate(task.batches(number, workers)):
+                block, layout = _fill(f"{name}-{count % _AHEAD}", found.batch)
                 blocks.append(block)
-                pipe.send_bytes(pickle.dumps((made._replace(batch=None), layout, None)))
+                pipe.send_bytes(pickle.dumps((found._replace(batch=None), layout, None)))
                 wait(_AHEAD - 1)
             pipe.send_bytes(pickle.dumps((None, None, None)))
-            wait(0)  # elsewhere than on Linux a block ends with the last process that has it open
+            wait(0)  # outside Linux, a block may disappear with the last process that has it open
         except _GONE:
             raise
         except Exception:
             pipe.send_bytes(pickle.dumps((None, None, traceback.format_exc())))
             wait(0)
-    except _GONE:  # the main process
+    except _GONE:  # the main process is gone, and nobody else will remove the blocks
         for block in blocks:
             if block is not None:
                 with contextlib.suppress(FileNotFoundError):
@@ -193,21 +195,21 @@ def _work(work: Work, number: int, workers: int, name: str, pipe: Connection) ->
 
 
 def _fill(name: str, batch: Batch | None) -> tuple[SharedMemory | None, list[tuple[Any, ...]] | None]:
-    """(a block with the arrays of a batch, and where in it they are)."""
+    """(a block that holds the arrays of a batch, where each of them is in it)."""
     if batch is None:
         return None, None
     layout, size = [], 0
     for key, array in batch.items():
         layout.append((key, array.dtype.str, array.shape, size))
-        size += -(-array.nbytes // _ALIGNED) * _ALIGNED
+        size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
     block = SharedMemory(name, create=True, size=max(size, 1))
-    for key, place in _arrays(block, layout).items():
-        place[...] = batch[key]
+    for key, target in _arrays(block, layout).items():
+        target[...] = batch[key]
     return block, layout
 
 
 def _arrays(block: SharedMemory, layout: list[tuple[Any, ...]]) -> Batch:
-    """Views into a block: let go of them before it is closed."""
+    """Views into a block. No reference to them may be left when the block is closed."""
     return {key: np.ndarray(shape, dtype, buffer=block.buf, offset=offset) for key, dtype, shape, offset in layout}
 
 

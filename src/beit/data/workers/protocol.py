@@ -1,4 +1,4 @@
-"""What workers have to do, in words that any kind of worker understands. Numpy only."""
+"""What passes between a run and its workers: tasks in, batches out. Any kind of worker pool understands it. Numpy only."""
 
 from __future__ import annotations
 
@@ -6,45 +6,54 @@ import signal
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple, Protocol
 
+from beit.core.errors import BeitError
 from beit.data.transforms.views import Batch
 
 
-class Made(NamedTuple):
-    """A batch, or why there is none.
+class WorkerBatch(NamedTuple):
+    """A batch from a worker, or the error that ends the run.
 
     Attributes:
-        batch: arrays by name, or None.
-        reasons: why images were passed over.
-        error: (name of a class of `beit.core.errors`, message); after it nothing more comes from this worker.
-        place: of a stream, where the lane stands now, for JSON.
-        fresh: good images of the first pass over a stream.
+        batch: arrays by name; None if there is an error.
+        skipped: one line per image that was skipped, with the reason.
+        error: why the worker cannot go on; it sends nothing more after this.
+        position: of a stream: where its reader stands after this batch, for JSON.
+        first_pass_images: of a stream: images of this batch that belong to the first pass.
     """
 
     batch: Batch | None
-    reasons: list[str]
-    error: tuple[str, str] | None = None
-    place: dict[str, Any] | None = None
-    fresh: int = 0
+    skipped: list[str]
+    error: BeitError | None = None
+    position: dict[str, Any] | None = None
+    first_pass_images: int = 0
 
 
-class Work(Protocol):
-    """Batches to be made by any number of workers; can be pickled."""
+class WorkerTask(Protocol):
+    """A series of batches that any number of workers can share. It is pickled and sent to each of them."""
 
-    def batches(self, worker: int, workers: int) -> Iterator[Made]:
-        """Batches number `worker`, `worker` + `workers`, `worker` + 2 `workers`, … of all, in this order."""
+    def batches(self, worker: int, workers: int) -> Iterator[WorkerBatch]:
+        """The batches number `worker`, `worker + workers`, `worker + 2 * workers`, … of the series, in this order."""
         ...
 
 
 class Pool(Protocol):
-    """Runs workers, and hands out what they have made."""
+    """Runs workers and collects their batches."""
 
-    def __call__(self, work: Work, workers: int) -> Generator[Made, None, None]:
-        """All batches in their order, by so many workers, 0 for none beside this process; they end with the generator."""
+    def __call__(self, task: WorkerTask, workers: int) -> Generator[WorkerBatch, None, None]:
+        """All batches of a task in their order. Closing the generator ends the workers.
+
+        Args:
+            task: what the workers do.
+            workers: number of worker processes; 0 to work in this process.
+        """
         ...
 
 
 def ignore_signals(worker: int = 0) -> None:
-    """Ctrl-C, and what a scheduler sends to a whole job, reach every process; the main one must still save."""
+    """Let a worker ignore Ctrl-C and a scheduler's signals.
+
+    These reach every process of a job. The main process still needs its workers while it saves, and ends them itself.
+    """
     for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

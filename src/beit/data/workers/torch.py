@@ -1,4 +1,4 @@
-"""Workers of PyTorch's DataLoader, for runs with PyTorch: batches come as tensors, in pinned memory where there is a GPU."""
+"""Workers of PyTorch's DataLoader: batches arrive as tensors, in pinned memory where there is a GPU."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from beit.data.workers.protocol import Made, Work, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, ignore_signals
 
 
-def in_torch_workers(work: Work, workers: int) -> Generator[Made, None, None]:
-    """As `work.Pool`, with `torch.Tensor` in the place of arrays."""
+def in_torch_workers(task: WorkerTask, workers: int) -> Generator[WorkerBatch, None, None]:
+    """As `protocol.Pool`, with a `torch.Tensor` in place of each array."""
     loader: DataLoader[Any] = DataLoader(
-        _Batches(work),
-        batch_size=None,  # workers hand over whole batches, in turn
+        _Batches(task),
+        batch_size=None,  # the workers return whole batches
         num_workers=workers,
         multiprocessing_context=start_method(workers),
-        collate_fn=_as_it_is,
+        collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=ignore_signals,
     )
@@ -27,33 +27,33 @@ def in_torch_workers(work: Work, workers: int) -> Generator[Made, None, None]:
     try:
         yield from batches
     finally:
-        # Workers ignore signals, so an error must not leave them to be ended by one when Python exits.
-        end = getattr(batches, "_shutdown_workers", None)
-        if end is not None:
-            end()
+        # Workers ignore signals. After an error, Python would wait for them at exit for ever.
+        shutdown = getattr(batches, "_shutdown_workers", None)
+        if shutdown is not None:
+            shutdown()
         for worker in getattr(batches, "_workers", []):
-            worker.kill()  # one that still waits for a server; Python would wait for it
+            worker.kill()  # a worker that waits for a server does not see the shutdown
 
 
 def start_method(workers: int) -> str | None:
-    """How workers start: PyTorch's way, but not as copies of a process with the threads of JAX, which would hang."""
+    """How workers start: as PyTorch likes; with JAX loaded by spawn, since a fork of its threads would hang."""
     return "spawn" if workers and "jax" in sys.modules else None
 
 
-class _Batches(IterableDataset[Made]):
-    def __init__(self, work: Work) -> None:
-        self.work = work
+class _Batches(IterableDataset[WorkerBatch]):
+    def __init__(self, task: WorkerTask) -> None:
+        self.task = task
 
-    def __iter__(self) -> Iterator[Made]:
+    def __iter__(self) -> Iterator[WorkerBatch]:
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        for made in self.work.batches(worker, workers):
-            if made.batch is None:
-                yield made
-            else:  # tensors already here: between processes they travel in shared memory, arrays would be pickled
-                tensors: Any = {name: torch.from_numpy(array) for name, array in made.batch.items()}
-                yield made._replace(batch=tensors)
+        for found in self.task.batches(worker, workers):
+            if found.batch is None:
+                yield found
+            else:  # tensors are made here: they travel in shared memory, where arrays would be pickled
+                tensors: Any = {name: torch.from_numpy(array) for name, array in found.batch.items()}
+                yield found._replace(batch=tensors)
 
 
-def _as_it_is(made: Any) -> Any:
-    return made
+def _unchanged(found: Any) -> Any:
+    return found

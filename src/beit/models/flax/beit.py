@@ -1,19 +1,22 @@
-"""BEiT in Flax, to be read from top to bottom beside `pytorch_beit.py`: the same parts in the same order, with the same names.
+"""BEiT in Flax, to be read beside `models/torch/beit.py`: the same parts in the same order, with the same names.
 
     pixels (B, 3, H, W) → patches (B, N, C), mask token swapped in → cls token in front (B, 1+N, C) → L layers of
     attention with relative-position bias (1, heads, 1+N, 1+N) and MLP → pooled (B, C) → head
 
 Paper: Bao et al., BEiT: BERT Pre-Training of Image Transformers, 2021 (arXiv 2106.08254). Numbers follow transformers
-4.37.2. Parameters are float32; `dtype` is the type of the arithmetic. The modules are functions of parameters and images;
-what loads, saves, compiles and checks them, the classes with the API of transformers, stands in `flax_files.py`.
-Modules draw from the key `dropout` when `train` is set.
+4.37.2. Parameters are float32; `dtype` is the type of the arithmetic. A part that draws at random does so in training, from
+the key `dropout`.
+
+Each model is two classes: a module, which is a function of parameters and images, and a class with the API of
+transformers, which loads, saves, compiles and checks (`pretrained.py`). Where JAX wants another form than the formula, it is
+in `kernels/`; how weights start is in `models/parameters.py`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -21,49 +24,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit.config import BeitConfig
-from beit.core import geometry
-from beit.core import resampling as resize
+from beit.core import geometry, resampling
 from beit.models import validation
+from beit.models.flax.kernels.attention import fused_attention, fuses
+from beit.models.flax.kernels.layers import QKV, Patches, dense, layer_norm, start
+from beit.models.flax.kernels.position_bias import Grid, PositionBias, gather, resize_table
+from beit.models.flax.losses import cross_entropy
 from beit.models.flax.pretrained import FlaxPretrained, check_classes, whole_numbers
 from beit.models.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
 Array = jax.Array
-Grid = tuple[int, int]
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "relu": nn.relu,
     "selu": nn.selu,
     "gelu_new": functools.partial(nn.gelu, approximate=True),
 }
-_start = nn.initializers.zeros  # shapes only: `init_weights` fills parameters by the table in `initial.py`
-
-
-def dense(features: int, dtype: Any) -> nn.Dense:
-    """A linear layer with bias; the parameters' names and layout are those of `flax_layout.py`."""
-    return nn.Dense(features, dtype=dtype, kernel_init=_start)
-
-
-def layer_norm(config: BeitConfig, dtype: Any) -> nn.LayerNorm:
-    """Layer norm, by the plain formula: ε is too small for the variance as a difference of two means."""
-    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False)
-
-
-class FlaxBeitPatches(nn.Module):
-    """The patch projection: a convolution whose stride is its size is one product of matrices."""
-
-    config: BeitConfig
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, pixel_values: Array) -> Array:
-        """`(B, channels, H, W)` → `(B, N, C)`."""
-        height, width = geometry.pair(self.config.patch_size)
-        batch, channels, rows, columns = pixel_values.shape
-        kernel = self.param("kernel", _start, (height, width, channels, self.config.hidden_size))
-        bias = self.param("bias", _start, (self.config.hidden_size,))
-        x = pixel_values.reshape(batch, channels, rows // height, height, columns // width, width)
-        x = jnp.einsum("bchpwq,pqcd->bhwd", x.astype(self.dtype), kernel.astype(self.dtype))
-        return x.reshape(batch, -1, self.config.hidden_size) + bias.astype(self.dtype)
 
 
 class FlaxBeitEmbeddings(nn.Module):
@@ -75,11 +51,11 @@ class FlaxBeitEmbeddings(nn.Module):
     def setup(self) -> None:
         config = self.config
         width = config.hidden_size
-        self.patch = FlaxBeitPatches(config, self.dtype)
-        self.cls_token = self.param("cls_token", _start, (1, 1, width))
-        self.mask_token = self.param("mask_token", _start, (1, 1, width)) if config.use_mask_token else None
+        self.patch = Patches(config, self.dtype)
+        self.cls_token = self.param("cls_token", start, (1, 1, width))
+        self.mask_token = self.param("mask_token", start, (1, 1, width)) if config.use_mask_token else None
         self.position = (
-            self.param("position", _start, (1, 1 + config.num_patches, width))
+            self.param("position", start, (1, 1 + config.num_patches, width))
             if config.use_absolute_position_embeddings
             else None
         )
@@ -88,8 +64,9 @@ class FlaxBeitEmbeddings(nn.Module):
     def __call__(self, pixel_values: Array, mask: Array | None = None, train: bool = False) -> Array:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → `(B, 1+N, C)`."""
         x = self.patch(self._whole_patches(pixel_values))
-        positions = self._positions(self.config.grid_of(pixel_values.shape[2:]))
-        # Before or after the positions: see BeitConfig.mask_keeps_position.
+        grid = self.config.grid_of(pixel_values.shape[2:])
+        positions = self._positions(grid)
+        # Before the positions are added or after: this decides whether a masked patch knows where it is (BeitConfig.mask_keeps_position).
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
@@ -101,7 +78,7 @@ class FlaxBeitEmbeddings(nn.Module):
         return self.dropout(jnp.concatenate((cls, x), axis=1), deterministic=not train)
 
     def _whole_patches(self, pixel_values: Array) -> Array:
-        """Padded with zeros, below and on the right, if `BeitConfig.pad_to_patch` says so."""
+        """With `BeitConfig.pad_to_patch`, zeros below and on the right up to the next whole patch."""
         height, width = geometry.pair(self.config.patch_size)
         below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
         if not self.config.pad_to_patch or below == right == 0:
@@ -109,113 +86,115 @@ class FlaxBeitEmbeddings(nn.Module):
         return jnp.pad(pixel_values, ((0, 0), (0, 0), (0, below), (0, right)))
 
     def _swap_in_mask_token(self, x: Array, mask: Array) -> Array:
-        assert self.mask_token is not None  # checked with a message for the user
+        assert self.mask_token is not None  # a mask without it has been refused
         return jnp.where(mask[..., None], self.mask_token.astype(x.dtype), x)
 
     def _positions(self, grid: tuple[int, int]) -> Array | None:
-        """`(1, 1+N, C)`; resized bicubically when the image is not of the configured size."""
+        """`(1, 1+N, C)`, resized bicubically for images of another size than the configured one; None for none."""
         if self.position is None or grid == self.config.grid:
             return self.position
         patches = self.position[0, 1:].reshape(*self.config.grid, -1)
         rows, columns = (
-            jnp.asarray(resize.bicubic_weights(have, want)) for have, want in zip(self.config.grid, grid, strict=True)
+            jnp.asarray(resampling.bicubic_weights(have, want))
+            for have, want in zip(self.config.grid, grid, strict=True)
         )
         patches = jnp.einsum("yh,xw,hwc->yxc", rows, columns, patches, precision="highest")
         return jnp.concatenate((self.position[:, :1], patches.reshape(1, -1, patches.shape[-1])), axis=1)
 
 
 class FlaxBeitRelativePosition(nn.Module):
-    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like).
+    """A learned bias for each head and each displacement between two patches (BEiT, section 2.1; as in T5 and Swin).
 
-    The table belongs to images of the configured size; for those of another it is resized, see `resize.py`.
+        bias[head, i, j] = table[index[i, j], head]
+
+    `index` numbers the displacements (y_i - y_j, x_i - x_j); three more rows are for pairs with the cls token: see
+    `geometry.relative_position_index`. The table belongs to images of the configured size. For other sizes it is resized, so
+    that near displacements keep their meaning in patches and far ones are stretched: see `core/resampling.py`.
     """
 
     config: BeitConfig
 
-    @nn.compact
+    def setup(self) -> None:
+        config = self.config
+        self.table = self.param(
+            "table", start, (geometry.num_relative_distances(config.grid), config.num_attention_heads)
+        )
+
     def __call__(self, grid: Grid | None = None) -> Array:
-        """`(1, heads, 1+N, 1+N)` for images of `grid` patches, the configured ones by default."""
-        heads = self.config.num_attention_heads
-        table = self.param("table", _start, (geometry.num_relative_distances(self.config.grid), heads))
+        """`(1, heads, 1+N, 1+N)` for images of `grid` patches; by default the configured ones."""
         grid = self.config.grid if grid is None else grid
-        table = table if grid == self.config.grid else self._resized(table, grid)
-        index = geometry.relative_position_index(grid)
-        # Whole rows of the table are copied, and their gradient added, several times faster than single numbers.
-        return table[index.reshape(-1)].reshape(*index.shape, heads).transpose(2, 0, 1)[None]
+        return gather(self.resized(grid), geometry.relative_position_index(grid))
 
-    def _resized(self, table: Array, grid: Grid) -> Array:
-        rows, columns = (resize.table_weights(have, want) for have, want in zip(self.config.grid, grid, strict=True))
-        # In half precision neighbours would become alike.
-        x = table[: -resize.OTHERS].astype(jnp.promote_types(table.dtype, jnp.float32))
-        x = x.reshape(rows.shape[1], columns.shape[1], -1)
-        x = jnp.einsum("yh,xw,hwc->yxc", jnp.asarray(rows), jnp.asarray(columns), x, precision="highest")
-        x = x.reshape(-1, table.shape[1]).astype(table.dtype)
-        return jnp.concatenate((x, table[-resize.OTHERS :]))
+    def resized(self, grid: Grid) -> Array:
+        """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`."""
+        return self.table if grid == self.config.grid else resize_table(self.table, self.config.grid, grid)
 
 
-class FlaxBeitQKV(nn.Module):
-    """Query, key and value by one matrix without bias. `(C, 3, C)`, so that its last axis can be split by heads."""
+class AttentionOptions(NamedTuple):
+    """What a call observes or changes inside attention: constants of the compiled function.
 
-    config: BeitConfig
-    dtype: Any = jnp.float32
+    Attributes:
+        need_weights: whether attention returns its weights, which the fused kernel never builds.
+        train: whether weights, branches and samples are dropped at random.
+    """
 
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`(B, T, C)` → `(B, T, 3, C)`."""
-        width = self.config.hidden_size
-        kernel = self.param("kernel", _start, (width, 3, width))
-        return jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=1)
+    need_weights: bool = False
+    train: bool = False
+
+
+def attention(qkv: Array, bias: PositionBias, dropout: float = 0.0, key: Array | None = None) -> tuple[Array, Array]:
+    """The plain formula: softmax(q·kᵀ/√D + bias)·v.
+
+    Args:
+        qkv: `(B, T, 3, heads, D)`.
+        bias: added to the scores.
+        dropout: probability by which weights are dropped.
+        key: from which it is drawn; None to drop none.
+
+    Returns:
+        `(B, T, heads·D)`, and the weights `(B, heads, T, T)`.
+    """
+    q, k, v = jnp.moveaxis(qkv, 2, 0)  # each (B, T, heads, D)
+    scores = jnp.einsum("bthd,bshd->bhts", q / np.sqrt(q.shape[-1]).astype(q.dtype), k)
+    dense_bias = bias.dense(q.dtype)
+    if dense_bias is not None:
+        scores = scores + dense_bias
+    weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(v.dtype)
+    if key is not None:
+        kept = jax.random.bernoulli(key, 1 - dropout, weights.shape)
+        weights = jnp.where(kept, weights / (1 - dropout), 0)
+    y = jnp.einsum("bhts,bshd->bthd", weights, v)
+    return y.reshape(*y.shape[:2], -1), weights
 
 
 class FlaxBeitAttention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value; key has no bias, as in the paper's code."""
+    """Multi-head self-attention with one matrix for query, key and value; the key has no bias, as in the paper's code."""
 
     config: BeitConfig
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
         config = self.config
-        self.qkv = FlaxBeitQKV(config, self.dtype)
-        self.q_bias = self.param("q_bias", _start, (config.hidden_size,))
-        self.v_bias = self.param("v_bias", _start, (config.hidden_size,))
+        self.qkv = QKV(config, self.dtype)
+        self.q_bias = self.param("q_bias", start, (config.hidden_size,))
+        self.v_bias = self.param("v_bias", start, (config.hidden_size,))
         self.relative_position = FlaxBeitRelativePosition(config) if config.use_relative_position_bias else None
         self.proj = dense(config.hidden_size, self.dtype)
 
-    def __call__(
-        self, x: Array, bias: Array | None, train: bool, need_weights: bool, grid: Grid | None = None
-    ) -> tuple[Array, Array | None]:
-        """`x (B, T, C)`, shared `bias (1, heads, T, T)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`.
-
-        `grid`: patches `(h, w)` of these images; the configured ones by default.
-        """
+    def __call__(self, x: Array, bias: PositionBias, options: AttentionOptions) -> tuple[Array, Array | None]:
+        """`x (B, T, C)`, the bias of all layers → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
         batch, tokens, width = x.shape
         heads = self.config.num_attention_heads
         qkv_bias = jnp.stack((self.q_bias, jnp.zeros_like(self.q_bias), self.v_bias))
-        qkv = self.qkv(x) + qkv_bias.astype(self.dtype)
-        q, k, v = jnp.moveaxis(qkv.reshape(batch, tokens, 3, heads, width // heads), 2, 0)  # each (B, T, heads, D)
+        qkv = (self.qkv(x) + qkv_bias.astype(self.dtype)).reshape(batch, tokens, 3, heads, width // heads)
         if self.relative_position is not None:
-            own = self.relative_position(grid)
-            bias = own if bias is None else bias + own
-        if bias is not None:
-            bias = bias.astype(q.dtype)
-        dropout = self.config.attention_probs_dropout_prob if train else 0.0
-        # On a CPU jax has no fused attention in float16.
-        lacking = q.dtype == jnp.float16 and jax.default_backend() == "cpu"
-        if need_weights or dropout or lacking:
-            y, weights = self._explicit(q, k, v, bias, dropout)
+            bias = bias.plus(self.relative_position)
+        dropout = self.config.attention_probs_dropout_prob if options.train else 0.0
+        if options.need_weights or not fuses(qkv, dropout):
+            y, weights = attention(qkv, bias, dropout, self.make_rng("dropout") if dropout else None)
         else:
-            y, weights = jax.nn.dot_product_attention(q, k, v, bias=bias), None
-        return self.proj(y.reshape(batch, tokens, width)), weights if need_weights else None
-
-    def _explicit(self, q: Array, k: Array, v: Array, bias: Array | None, dropout: float) -> tuple[Array, Array]:
-        """The plain formula: softmax(q·kᵀ/√D + bias)·v, with a place to look at the weights or to drop some."""
-        scores = jnp.einsum("bthd,bshd->bhts", q / np.sqrt(q.shape[-1]).astype(q.dtype), k)
-        scores = scores if bias is None else scores + bias
-        weights = jax.nn.softmax(scores.astype(jnp.float32), axis=-1).astype(v.dtype)
-        if dropout:
-            kept = jax.random.bernoulli(self.make_rng("dropout"), 1 - dropout, weights.shape)
-            weights = jnp.where(kept, weights / (1 - dropout), 0)
-        return jnp.einsum("bhts,bshd->bthd", weights, v), weights
+            y, weights = fused_attention(qkv, bias), None
+        return self.proj(y), weights if options.need_weights else None
 
 
 class FlaxBeitMLP(nn.Module):
@@ -248,15 +227,14 @@ class FlaxBeitLayer(nn.Module):
         self.norm2 = layer_norm(config, self.dtype)
         self.mlp = FlaxBeitMLP(config, self.dtype)
         scaled = config.layer_scale_init_value > 0
-        self.gamma1 = self.param("gamma1", _start, (config.hidden_size,)) if scaled else None
-        self.gamma2 = self.param("gamma2", _start, (config.hidden_size,)) if scaled else None
+        self.gamma1 = self.param("gamma1", start, (config.hidden_size,)) if scaled else None
+        self.gamma2 = self.param("gamma2", start, (config.hidden_size,)) if scaled else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def __call__(
-        self, x: Array, bias: Array | None, train: bool = False, need_weights: bool = False, grid: Grid | None = None
-    ) -> tuple[Array, Array | None]:
+    def __call__(self, x: Array, bias: PositionBias, options: AttentionOptions) -> tuple[Array, Array | None]:
         """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `FlaxBeitAttention`."""
-        y, weights = self.attn(self.norm1(x), bias, train, need_weights, grid)
+        train = options.train
+        y, weights = self.attn(self.norm1(x), bias, options)
         x = self._add(x, self.dropout(y, deterministic=not train), self.gamma1, train)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.dropout(y, deterministic=not train), self.gamma2, train), weights
@@ -273,7 +251,7 @@ class FlaxBeitLayer(nn.Module):
 
 
 class FlaxBeitEncoder(nn.Module):
-    """L layers; the shared relative-position bias, if any, is built once for all of them."""
+    """L layers; the shared relative-position bias, if there is one, is built once for all of them."""
 
     config: BeitConfig
     dtype: Any = jnp.float32
@@ -284,33 +262,39 @@ class FlaxBeitEncoder(nn.Module):
         self.relative_position = FlaxBeitRelativePosition(config) if config.use_shared_relative_position_bias else None
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        layer: Any = nn.remat(FlaxBeitLayer, static_argnums=(3, 4, 5)) if self.gradient_checkpointing else FlaxBeitLayer
+        # 3: the options, counted with `self`, are constants.
+        layer: Any = nn.remat(FlaxBeitLayer, static_argnums=(3,)) if self.gradient_checkpointing else FlaxBeitLayer
         self.layers = [layer(config, rate, self.dtype) for rate in rates]
 
     def __call__(
         self,
         x: Array,
-        train: bool = False,
-        output_attentions: bool = False,
+        grid: Grid,
+        options: AttentionOptions,
         output_hidden_states: bool = False,
         depth: int | None = None,
-        grid: Grid | None = None,
     ) -> BaseModelOutput:
-        """`x (B, 1+N, C)` → the output of the last layer and what was asked for.
+        """Run the layers.
 
-        `depth`: how many layers to run; all by default. `grid`: patches `(h, w)` of these images; the configured ones by
-        default.
+        Args:
+            x: `(B, 1+N, C)`.
+            grid: patches `(h, w)` of these images, N = h·w.
+            options: what to observe or change inside attention.
+            output_hidden_states: return the embeddings and the output of each layer.
+            depth: how many layers to run; all by default.
         """
-        bias = None if self.relative_position is None else self.relative_position(grid)
+        bias = PositionBias(grid)
+        if self.relative_position is not None:
+            bias = bias.plus(self.relative_position)
         hidden_states, attentions = [x], []
         for layer in self.layers[:depth]:
-            x, weights = layer(x, bias, train, output_attentions, grid)
+            x, weights = layer(x, bias, options)
             hidden_states.append(x)
             attentions.append(weights)
         return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            attentions=tuple(attentions) if options.need_weights else None,
         )
 
 
@@ -327,6 +311,12 @@ class FlaxBeitPooler(nn.Module):
         return x[:, 0] if self.layernorm is None else self.layernorm(x[:, 1:].mean(1))
 
 
+class FlaxBeitPreTrainedModel(FlaxPretrained):
+    """What all Flax BEiT models share; see `FlaxPretrained`."""
+
+    base_model_prefix = "beit"
+
+
 class FlaxBeitModule(nn.Module):
     """The encoder without a head."""
 
@@ -339,7 +329,7 @@ class FlaxBeitModule(nn.Module):
         config = self.config
         self.embeddings = FlaxBeitEmbeddings(config, self.dtype)
         self.encoder = FlaxBeitEncoder(config, self.dtype, self.gradient_checkpointing)
-        # With mean pooling the pooler normalises; the hidden states stay as they are.
+        # With mean pooling the pooler normalises, and the hidden states stay as they are.
         self.layernorm = None if config.use_mean_pooling else layer_norm(config, self.dtype)
         self.pooler = FlaxBeitPooler(config, self.dtype) if self.add_pooling_layer else None
 
@@ -354,7 +344,7 @@ class FlaxBeitModule(nn.Module):
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → the outputs."""
         x = self.embeddings(pixel_values, mask, train)
         grid = self.config.grid_of(pixel_values.shape[2:])
-        encoded = self.encoder(x, train, output_attentions, output_hidden_states, grid=grid)
+        encoded = self.encoder(x, grid, AttentionOptions(output_attentions, train), output_hidden_states)
         sequence = encoded.last_hidden_state
         if self.layernorm is not None:
             sequence = self.layernorm(sequence)
@@ -364,6 +354,17 @@ class FlaxBeitModule(nn.Module):
             hidden_states=encoded.hidden_states,
             attentions=encoded.attentions,
         )
+
+
+class FlaxBeitModel(FlaxBeitPreTrainedModel):
+    """The encoder without a head; see `FlaxPretrained` for arguments and calls.
+
+    Args:
+        add_pooling_layer: whether outputs have `pooler_output`.
+    """
+
+    module_class: ClassVar[type[nn.Module]] = FlaxBeitModule
+    own_arguments: ClassVar[tuple[str, ...]] = ("add_pooling_layer",)
 
 
 class FlaxBeitForMaskedImageModelingModule(nn.Module):
@@ -376,7 +377,7 @@ class FlaxBeitForMaskedImageModelingModule(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.beit = FlaxBeitModule(config, self.dtype, self.gradient_checkpointing, add_pooling_layer=False)
-        # After the body's own norm there are two in CLS mode; the reference has it so.
+        # With the body's own norm there are two in a row without mean pooling; the reference has it so.
         self.layernorm = layer_norm(config, self.dtype)
         self.lm_head = dense(config.vocab_size, self.dtype)
 
@@ -387,19 +388,46 @@ class FlaxBeitForMaskedImageModelingModule(nn.Module):
         train: bool = False,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
-        at: Array | None = None,
+        patches_wanted: Array | None = None,
     ) -> MaskedLMOutput:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → logits `(B, N, vocab)`.
 
-        With `at (B, M)`, numbers of patches, logits of these only, `(B, M, vocab)`: in training nobody reads the others, and the
-        head is as large as a layer. How many patches are masked may differ; M, which must not, is their largest number.
+        With `patches_wanted (B, M)`, numbers of patches: logits of these only, `(B, M, vocab)`. The head costs as much as a
+        layer, and training does not need the other logits. Images differ in how many patches are masked; M is the largest
+        number, because under `jit` it must not differ.
         """
         encoded = self.beit(pixel_values, mask, train, output_attentions, output_hidden_states)
         patches = encoded.last_hidden_state[:, 1:]
-        if at is not None:
-            patches = jnp.take_along_axis(patches, at[..., None], axis=1)
+        if patches_wanted is not None:
+            patches = jnp.take_along_axis(patches, patches_wanted[..., None], axis=1)
         logits = self.lm_head(self.layernorm(patches))
         return MaskedLMOutput(None, logits, encoded.hidden_states, encoded.attentions)
+
+
+class FlaxBeitForMaskedImageModeling(FlaxBeitPreTrainedModel):
+    """Predicts the visual token of each patch: BEiT's pre-training (section 2.3); see `FlaxPretrained`.
+
+    `labels`: tokens in [0, vocab): `(M,)` for the masked patches in reading order (not under `jit`, where M is unknown), or
+    `(B, N)` for all patches, of which the masked ones count. The loss is the mean cross-entropy over masked patches.
+    """
+
+    module_class: ClassVar[type[nn.Module]] = FlaxBeitForMaskedImageModelingModule
+
+    def _loss(self, output: MaskedLMOutput, mask: Array | None, labels: Array) -> Array:
+        validation.check_needs_mask(mask, labels)
+        assert mask is not None
+        size = int(np.prod(labels.shape))
+        if labels.ndim < 2 or size != mask.size:
+            known = np.asarray(mask)
+            validation.check_masked_labels(size, int(known.sum()), mask.shape)
+            everywhere = np.zeros(mask.shape, np.int32)
+            everywhere[known] = np.asarray(labels).reshape(-1)
+            labels = jnp.asarray(everywhere)
+        elif not isinstance(mask, jax.core.Tracer):
+            validation.check_masked_labels(size, int(mask.sum()), mask.shape)
+        labels = jnp.where(mask, labels.reshape(mask.shape), 0)
+        check_classes(labels, self.config.vocab_size, "vocab_size")
+        return jnp.sum(cross_entropy(output.logits, labels), where=mask) / mask.sum()
 
 
 class FlaxBeitForImageClassificationModule(nn.Module):
@@ -429,79 +457,12 @@ class FlaxBeitForImageClassificationModule(nn.Module):
         return ImageClassifierOutput(None, logits, encoded.hidden_states, encoded.attentions)
 
 
-# --- losses ----------------------------------------------------------------------------------------------------------
-
-
-def cross_entropy(logits: Array, labels: Array) -> Array:
-    """Of each of `logits (…, classes)` with class numbers `labels (…)`: `(…)`, float32."""
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen
-
-
-def masked_first(mask: Array, most: int) -> tuple[Array, Array]:
-    """The masked patches of each image first, in reading order, without a shape that follows from the numbers.
-
-    Args:
-        mask: `(B, N)` bool.
-        most: M, at least the number of masked patches of any image.
-
-    Returns:
-        Numbers of patches `(B, M)`, and which of them are masked, `(B, M)` bool.
-    """
-    at = jnp.argsort(~mask, axis=1, stable=True)[:, :most]
-    return at, jnp.take_along_axis(mask, at, axis=1)
-
-
-# --- the classes of the reference's API ------------------------------------------------------------------------------
-
-
-class FlaxBeitPreTrainedModel(FlaxPretrained):
-    """What all Flax BEiT models share; see `FlaxPretrained`."""
-
-    base_model_prefix = "beit"
-
-
-class FlaxBeitModel(FlaxBeitPreTrainedModel):
-    """The encoder without a head; see `FlaxPretrained` for arguments and calls. `add_pooling_layer`: outputs have
-    `pooler_output`."""
-
-    module_class: ClassVar[type[nn.Module]] = FlaxBeitModule
-    own_arguments: ClassVar[tuple[str, ...]] = ("add_pooling_layer",)
-
-
-class FlaxBeitForMaskedImageModeling(FlaxBeitPreTrainedModel):
-    """Predicts the visual token of each patch: BEiT's pre-training (section 2.3); see `FlaxPretrained`.
-
-    `labels`: tokens in [0, vocab), `(M,)` for the masked patches in reading order (not under `jit`, where M is unknown), or
-    `(B, N)` for all, of which those at the mask count. The loss is the mean cross-entropy over masked patches.
-    """
-
-    module_class: ClassVar[type[nn.Module]] = FlaxBeitForMaskedImageModelingModule
-
-    def _loss(self, output: MaskedLMOutput, mask: Array | None, labels: Array) -> Array:
-        validation.check_needs_mask(mask, labels)
-        assert mask is not None
-        size = int(np.prod(labels.shape))
-        if labels.ndim < 2 or size != mask.size:
-            known = np.asarray(mask)
-            validation.check_masked_labels(size, int(known.sum()), mask.shape)
-            everywhere = np.zeros(mask.shape, np.int32)
-            everywhere[known] = np.asarray(labels).reshape(-1)
-            labels = jnp.asarray(everywhere)
-        elif not isinstance(mask, jax.core.Tracer):
-            validation.check_masked_labels(size, int(mask.sum()), mask.shape)
-        labels = jnp.where(mask, labels.reshape(mask.shape), 0)
-        check_classes(labels, self.config.vocab_size, "vocab_size")
-        return jnp.sum(cross_entropy(output.logits, labels), where=mask) / mask.sum()
-
-
 class FlaxBeitForImageClassification(FlaxBeitPreTrainedModel):
     """Classifies images by a linear layer on the pooled patches (section 2.5); see `FlaxPretrained`.
 
     `labels`: `(B,)` class numbers (cross-entropy); `(B,)` or `(B, num_labels)` floats for regression (mean squared error);
-    `(B, num_labels)` 0/1 floats for several labels an image (binary cross-entropy). `config.problem_type` says which; if
-    None: regression for one label, classes for whole numbers.
+    `(B, num_labels)` 0/1 floats for several labels per image (binary cross-entropy). `config.problem_type` says which. If it
+    is None: regression with one label, else classes for integers and several labels for floats.
     """
 
     module_class: ClassVar[type[nn.Module]] = FlaxBeitForImageClassificationModule

@@ -1,4 +1,4 @@
-"""The API of transformers' Flax models around a module: parameters kept or passed, calls that check and compile, files.
+"""The API of transformers' Flax models around a module: it keeps parameters, checks and compiles calls, reads and writes files.
 
 model = FlaxBeitForImageClassification.from_pretrained(folder)
 model(pixel_values).logits                                        # compiled once for each shape
@@ -34,7 +34,7 @@ from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.models import outputs, validation
-from beit.models.initialization import start_of
+from beit.models.parameters import Starts
 
 logger = logging.getLogger("beit")
 Params = Any  # {"params": …}'s content; with statistics of batch norms the whole {"params": …, "batch_stats": …}
@@ -57,13 +57,13 @@ class FlaxPretrained:
         config: the architecture.
         input_shape: `(B, H, W, channels)` of the images with which transformers initialises; parameters do not depend on it.
         seed: of the random parameters.
-        dtype: type of the arithmetic: float32, bfloat16 or float16. Parameters are float32 whatever it is: see `to_bf16`.
-        _do_init: False keeps no parameters in the model: `init_weights` makes them, and each call wants `params`.
+        dtype: type of the arithmetic: float32, bfloat16 or float16. Parameters are float32 in any case: see `to_bf16`.
+        _do_init: False keeps no parameters in the model: `init_weights` makes them, and each call needs `params`.
         gradient_checkpointing: in training, recompute each layer in the backward pass instead of keeping it.
 
     Attributes:
         module: the flax.linen module, for `module.apply({"params": params}, …)`.
-        load_report: what `from_pretrained` did beside copying tensors; None for a model that was not loaded.
+        load_report: what `from_pretrained` did besides copying tensors; None for a model that was not loaded.
 
     Raises:
         ConfigError: `input_shape` or `dtype` is impossible.
@@ -72,9 +72,10 @@ class FlaxPretrained:
     config_class = BeitConfig
     module_class: ClassVar[type[nn.Module]]
     own_arguments: ClassVar[tuple[str, ...]] = ()
-    # Settings by which the module draws at random in training.
+    # Settings that make the module draw random numbers in training.
     rates: ClassVar[tuple[str, ...]] = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
-    loss_method: ClassVar[str | None] = None  # of the module, where a loss needs more than the outputs: (outputs, more)
+    # Name of a method of the module that returns (outputs, more), where a loss needs more than the outputs.
+    loss_method: ClassVar[str | None] = None
     load_report: LoadReport | None = None
 
     def __init__(
@@ -115,7 +116,7 @@ class FlaxPretrained:
         """The parameters, a tree of arrays, which can be set. Raises InputError where the model keeps none."""
         if self._params is None:
             raise InputError(
-                "This model keeps no params: it was made with _do_init=False. Make some with init_weights(key), or take those "
+                "This model keeps no params: it was made with _do_init=False. Make params with init_weights(key), or use those "
                 "that from_pretrained returned, and pass them to each call."
             )
         return self._params
@@ -134,19 +135,19 @@ class FlaxPretrained:
         return {path for path, _ in flax_layout.flatten(self._shapes())}
 
     def num_parameters(self) -> int:
-        """How many numbers the model has learned."""
+        """Number of parameters, without the statistics of batch norms."""
         tree = self._variables(self.params)["params"]
         return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
     def init_weights(
         self, rng: jax.Array, input_shape: tuple[int, ...] | None = None, params: Params = None, scheme: str = "paper"
     ) -> Params:
-        """Parameters at random, by the table in `initial.py`.
+        """Random parameters, by the table in `models/parameters.py`.
 
         Args:
             rng: a key of `jax.random`.
             input_shape: accepted as in transformers; parameters do not depend on it.
-            params: kept where they exist; what they lack is made.
+            params: kept where they exist; only missing ones are drawn.
             scheme: `paper` or `reference`.
 
         Raises:
@@ -154,9 +155,10 @@ class FlaxPretrained:
         """
         kept = {} if params is None else dict(flax_layout.flatten(self._variables(_plain(params))))
         tree: Any = {}
+        starts = Starts(self.config, scheme)
         for path, leaf in flax_layout.flatten(self._variables(self._shapes())):
             name = flax_layout.name_of(path)
-            start = start_of(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)), self.config, scheme)
+            start = starts(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)))
             value = kept.get(path)
             if value is None:
                 value = _drawn(start, jax.random.fold_in(rng, zlib.crc32(name.encode())), leaf.shape)
@@ -175,14 +177,14 @@ class FlaxPretrained:
         return self._known_shapes
 
     def _variables(self, params: Params) -> Any:
-        """What users call params → flax's variables."""
+        """Flax's variables from what users call params."""
         return params if "params" in params else {"params": params}
 
     def _bare(self, variables: Any) -> Params:
         return variables if "batch_stats" in variables else variables["params"]
 
     def to_bf16(self, params: Params, mask: Any = None) -> Params:
-        """The parameters as bfloat16; with a `mask`, a tree of bools like params, those at True only."""
+        """The parameters as bfloat16; with a `mask`, a tree of bools like params, only those where it is True."""
         return _cast(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Params, mask: Any = None) -> Params:
@@ -213,12 +215,12 @@ class FlaxPretrained:
             pixel_values: `(B, channels, H, W)`, numpy or jax, normalised as the image processor does.
             bool_masked_pos: `(B, N)` or `(B, h, w)`, bool or 0/1: the patches that the mask token replaces.
             params: used instead of the model's own.
-            dropout_rng: the key that dropout and drop path of this call follow from.
-            train: whether there are any.
-            output_attentions: return attention weights (takes the explicit attention path).
+            dropout_rng: the key from which dropout and drop path of this call are drawn.
+            train: whether dropout and drop path are on.
+            output_attentions: return attention weights (computed by the explicit formula, which is slower).
             output_hidden_states: return the embeddings and the output of each layer.
             return_dict: return an output object (default) or a plain tuple.
-            labels: what the loss is taken with: see the class.
+            labels: targets of the loss: see the class.
 
         Raises:
             InputError: wrong shape, channel count or size; a mask without a mask token; `train` without a key; labels that do
@@ -266,11 +268,13 @@ class FlaxPretrained:
         return self.module.apply(variables, *call, rngs=keys or {}, mutable=mutable, method=method)
 
     def _loss(self, output: Any, more: Any, labels: Any) -> Any:
-        raise InputError(f"{type(self).__name__} has no head, so nothing to compare labels with. Leave them out.")
+        raise InputError(
+            f"{type(self).__name__} has no head, so there is nothing to compare labels with. Leave them out."
+        )
 
     def _check_key(self, train: bool, key: jax.Array | None) -> None:
         drawn = [name for name in self.rates if getattr(self.config, name)]
-        if self.config.num_hidden_layers == 1 and "drop_path_rate" in drawn:  # the first layer is never left out
+        if self.config.num_hidden_layers == 1 and "drop_path_rate" in drawn:  # the first layer is never dropped
             drawn.remove("drop_path_rate")
         if train and key is None and drawn:
             raise InputError(
@@ -296,12 +300,12 @@ class FlaxPretrained:
             id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue,
                 or an open `Checkpoint`, whose files are not read again.
             config: used instead of the checkpoint's own.
-            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
-            dtype: type of the arithmetic; parameters are float32 whatever the file has.
+            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            dtype: type of the arithmetic; parameters are float32, whatever the file has.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is
-                accepted and not needed; all others override fields of the config (`num_labels=10`). With another
-                `image_size`, positions are resized: see `beit/resize.py`.
+                accepted but not needed; all others override fields of the config (`num_labels=10`). With another
+                `image_size`, positions are resized: see `core/resampling.py`.
 
         Returns:
             The model; with `_do_init=False` (model, params).
@@ -330,7 +334,7 @@ class FlaxPretrained:
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
-            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
+            logger.log(level, "%s from %s, besides the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
         if not keep:
             return model, params
         model._params = params
@@ -350,7 +354,7 @@ class FlaxPretrained:
             state_dict: arrays by parameter name, as `names.to_state_dict` gives them.
             left_over: names of tensors in the file that no model has, for the report.
             grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
-            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
@@ -373,7 +377,7 @@ class FlaxPretrained:
         return self.init_weights(jax.random.key(self.seed), params=tree)
 
     def disk_tensors(self, params: Params = None) -> dict[str, np.ndarray]:
-        """All parameters in the disk dialect, as arrays (bfloat16 as float32, which is exact)."""
+        """All parameters and statistics by their names in hf, as arrays; bfloat16 becomes float32, which is exact."""
 
         def as_numpy(leaf: Any) -> np.ndarray:
             array = np.asarray(leaf)
@@ -392,7 +396,7 @@ class FlaxPretrained:
         """Write config.json and the weights, each atomically, with the reference's tensor names.
 
         Args:
-            folder: made if it does not exist.
+            folder: created if it does not exist.
             params: saved instead of the model's own.
             max_shard_size: bytes, or text like `500MB`; larger safetensors files are split into shards.
             safe_serialization: `model.safetensors`, which both frameworks read; False for `flax_model.msgpack`, as
@@ -410,7 +414,7 @@ class FlaxPretrained:
         else:
             write_msgpack(path / hub.MSGPACK, disk)
             remove_other_weights(path, hub.MSGPACK)
-        # A folder belongs to no framework: transformers writes this name too, and its pipelines go by it.
+        # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
         self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
 
     def push_to_hub(self, repo_id: str, params: Params = None, **keywords: Any) -> str:
@@ -421,7 +425,7 @@ class FlaxPretrained:
 
 
 def as_array(name: str, value: Any) -> Any:
-    """A numpy or jax array, or what jit and grad put in its place. Raises InputError for anything else."""
+    """Return `value` if it is a numpy or jax array, or a tracer of one. Raises InputError for anything else."""
     if not isinstance(value, np.ndarray | jax.Array):
         raise InputError(
             f"{name} is a {type(value).__name__}; wanted a jax or numpy array. From lists: numpy.asarray(...); from images: "
@@ -431,13 +435,15 @@ def as_array(name: str, value: Any) -> Any:
 
 
 def whole_numbers(labels: Any) -> bool:
-    """Whether labels are integers (and not bool)."""
+    """Whether labels are integers; booleans are not."""
     return bool(jnp.issubdtype(labels.dtype, jnp.integer))
 
 
 def check_classes(labels: Any, number: int, setting: str, ignore: int = -100) -> None:
-    """Refuse class numbers outside [0, number), except `ignore`. Under `jit` nobody can look; there they count as the
-    nearest class."""
+    """Refuse class numbers outside [0, number), except `ignore`.
+
+    Under `jit` values are unknown, so nothing is refused; there, such a number counts as the nearest class.
+    """
     if isinstance(labels, jax.core.Tracer):
         return
     known = np.asarray(labels)
@@ -447,7 +453,7 @@ def check_classes(labels: Any, number: int, setting: str, ignore: int = -100) ->
 
 
 def warn_all_ignored(ignore: int) -> None:
-    """Say that a batch of label maps has no label."""
+    """Warn that a batch of label maps has no label."""
     warnings.warn(validation.all_ignored(ignore), stacklevel=4)
 
 
@@ -476,7 +482,7 @@ def _drawn(start: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return jnp.full(shape, start.value, jnp.float32)
     if start.kind == "normal":
         return start.scale * start.value * jax.random.normal(key, shape)
-    inside = math.erf(1 / math.sqrt(2))  # part of the normal within ±1 std
+    inside = math.erf(1 / math.sqrt(2))  # fraction of a normal distribution within ±1 std
     uniform = jax.random.uniform(key, shape, minval=-inside, maxval=inside)
     return start.scale * jnp.clip(math.sqrt(2) * start.value * erfinv(uniform), -start.value, start.value)
 
@@ -489,5 +495,5 @@ def _cast(params: Params, dtype: Any, mask: Any) -> Params:
 
 
 def _plain(tree: Any) -> Any:
-    """A tree of dicts, whatever mappings it is made of (older Flax froze them)."""
+    """A tree of plain dicts, whatever mappings it is made of (older versions of Flax froze them)."""
     return {key: _plain(value) for key, value in tree.items()} if isinstance(tree, Mapping) else tree

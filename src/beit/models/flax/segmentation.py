@@ -1,4 +1,4 @@
-"""Semantic segmentation in Flax, to be read beside `pytorch_segmentation.py`: the same parts, with the same names.
+"""Semantic segmentation in Flax, to be read beside `models/torch/segmentation.py`: the same parts, with the same names.
 
     four layers' outputs (B, 1+N, C) → maps (B, h, w, C) → pyramid at 4, 2, 1, 1/2 times (h, w) → UPerHead → logits
     (B, num_labels, 4h, 4w); in training a second, small head on the third map adds to the loss
@@ -20,12 +20,13 @@ import numpy as np
 
 from beit.config import BeitConfig
 from beit.models import validation
-from beit.models.flax.beit import FlaxBeitModule, FlaxBeitPreTrainedModel, cross_entropy
+from beit.models.flax.beit import AttentionOptions, FlaxBeitModule, FlaxBeitPreTrainedModel
+from beit.models.flax.kernels.layers import start
+from beit.models.flax.losses import cross_entropy
 from beit.models.flax.pretrained import check_classes, warn_all_ignored, whole_numbers
 from beit.models.outputs import SemanticSegmenterOutput
 
 Array = jax.Array
-_start = nn.initializers.zeros  # shapes only, as in flax_beit.py
 
 
 def resize(x: Array, size: tuple[int, int]) -> Array:
@@ -48,7 +49,7 @@ class BatchNorm(nn.Module):
     def __call__(self, x: Array, train: bool) -> Array:
         """`(B, h, w, C)` → the same shape."""
         channels = x.shape[-1]
-        scale, bias = self.param("scale", _start, (channels,)), self.param("bias", _start, (channels,))
+        scale, bias = self.param("scale", start, (channels,)), self.param("bias", start, (channels,))
         kept = {name: self.variable("batch_stats", name, jnp.zeros, (channels,)) for name in ("mean", "var")}
         values = x.astype(jnp.float32)
         mean, var = kept["mean"].value, kept["var"].value
@@ -71,8 +72,8 @@ class Upsample(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`(B, h, w, C)` → `(B, 2h, 2w, C)`."""
         batch, height, width, channels = x.shape
-        kernel = self.param("kernel", _start, (2, 2, channels, channels))
-        bias = self.param("bias", _start, (channels,))
+        kernel = self.param("kernel", start, (2, 2, channels, channels))
+        bias = self.param("bias", start, (channels,))
         y = jnp.einsum("bhwi,pqio->bhpwqo", x, kernel.astype(self.dtype))
         return y.reshape(batch, 2 * height, 2 * width, channels) + bias.astype(self.dtype)
 
@@ -89,7 +90,7 @@ class ConvModule(nn.Module):
 
     def setup(self) -> None:
         size = (self.kernel_size, self.kernel_size)
-        self.conv = nn.Conv(self.channels, size, use_bias=False, dtype=self.dtype, kernel_init=_start)
+        self.conv = nn.Conv(self.channels, size, use_bias=False, dtype=self.dtype, kernel_init=start)
         self.bn = BatchNorm()
 
     def __call__(self, x: Array, train: bool) -> Array:
@@ -132,7 +133,7 @@ class FlaxBeitUperHead(nn.Module):
         self.fpn_convs = [ConvModule(width, 3, dtype) for _ in range(3)]
         self.fpn_bottleneck = ConvModule(width, 3, dtype)
         self.dropout = nn.Dropout(config.decode_dropout_prob, broadcast_dims=(1, 2))
-        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=_start)
+        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=start)
 
     def __call__(self, maps: list[Array], train: bool) -> Array:
         """Four maps from fine to coarse, the finest `(B, H, W, C)` → logits `(B, H, W, num_labels)`."""
@@ -162,7 +163,7 @@ class FlaxBeitFCNHead(nn.Module):
         self.convs = [ConvModule(channels, 3, dtype) for _ in range(config.auxiliary_num_convs)]
         self.conv_cat = ConvModule(channels, 3, dtype) if config.auxiliary_concat_input else None
         self.dropout = nn.Dropout(config.decode_dropout_prob, broadcast_dims=(1, 2))
-        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=_start)
+        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=start)
 
     def __call__(self, maps: list[Array], train: bool) -> Array:
         """The pyramid's maps → logits `(B, h, w, num_labels)` of the third."""
@@ -236,10 +237,10 @@ class FlaxBeitForSemanticSegmentationModule(nn.Module):
         validation.check_pyramid(pixel_values.shape, self.config)
         layers = validation.segmentation_config(self.config)[1]
         x = self.beit.embeddings(pixel_values, mask, train)
-        # Layers above the highest that the heads see would be computed for nobody.
-        needed = None if output_attentions or output_hidden_states else max(layers)
         grid = self.config.grid_of(pixel_values.shape[2:])
-        encoded = self.beit.encoder(x, train, output_attentions, True, needed, grid)
+        # Layers above the highest that the heads see would be computed for nothing.
+        depth = None if output_attentions or output_hidden_states else max(layers)
+        encoded = self.beit.encoder(x, grid, AttentionOptions(output_attentions, train), True, depth)
         states = encoded.hidden_states
         assert states is not None
         maps = self._pyramid([as_map(states[layer], grid) for layer in layers], train)
@@ -299,7 +300,7 @@ class FlaxBeitForSemanticSegmentation(FlaxBeitPreTrainedModel):
 
         def mean(scores: Array) -> Array:
             scores = resize(jnp.moveaxis(scores, 1, -1), (height, width)).astype(jnp.float32)
-            # The mean over counted pixels, which is 0 and not 0/0 where there are none.
+            # The mean over the pixels that count; where none do, it is 0 and not 0/0.
             return jnp.sum(cross_entropy(scores, classes), where=counted) / jnp.maximum(counted.sum(), 1)
 
         loss = mean(logits)

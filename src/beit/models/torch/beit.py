@@ -1,10 +1,11 @@
-"""BEiT in PyTorch, to be read from top to bottom: embeddings → relative position → attention → layer → models.
+"""BEiT in PyTorch, to be read from top to bottom: embeddings → relative position → attention → layer → encoder → models.
 
     pixels (B, 3, H, W) → patches (B, N, C), mask token swapped in → cls token in front (B, 1+N, C) → L layers of
     attention with relative-position bias (1, heads, 1+N, 1+N) and MLP → pooled (B, C) → head
 
 Paper: Bao et al., BEiT: BERT Pre-Training of Image Transformers, 2021 (arXiv 2106.08254). Numbers follow transformers
-4.37.2 to 1e-5. Loading and saving live in `pytorch_files.py`; names on disk in `beit/weights.py`.
+4.37.2 to 1e-5. This file has the formulas. How some are computed faster is in `kernels/`, how files are read and written in
+`pretrained.py`, how weights start in `models/parameters.py`; `models/flax/beit.py` is the twin, part by part.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,22 +22,25 @@ from torch.utils.checkpoint import checkpoint
 
 from beit.config import BeitConfig
 from beit.core import geometry
-from beit.core import resampling as resize
-from beit.core.errors import InputError
 from beit.models import validation
-from beit.models.initialization import start_of
 from beit.models.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
-from beit.models.torch.kernels import position_tables as grids
-from beit.models.torch.kernels.attention import attend, head_by_head
+from beit.models.parameters import Starts
+from beit.models.torch import inputs
+from beit.models.torch.initialization import initialize
+
+# All faster ways are plugged in here. Each gives the numbers of a formula below, and tests/models/kernels holds it to that:
+# `linear` and `Linear` are `F.linear` and `nn.Linear`, `fused_attention` is `attention`, `gather` is `table[index]`.
+from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
 from beit.models.torch.kernels.linear import Linear, linear
-from beit.models.torch.kernels.position_tables import Grid
+from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
+from beit.models.torch.kernels.position_tables import Grid, relative_position_index
 from beit.models.torch.pretrained import PretrainedModule
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "relu": F.relu,
     "selu": F.selu,
-    "gelu_new": functools.partial(F.gelu, approximate="tanh"),  # no lambda: models are pickled
+    "gelu_new": functools.partial(F.gelu, approximate="tanh"),  # a lambda could not be pickled with its model
 }
 
 
@@ -64,8 +67,7 @@ class BeitEmbeddings(nn.Module):
         grid = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         positions = self._positions(grid)
-        # Where the mask token comes before or after the positions changes what a masked patch knows of its place: see
-        # BeitConfig.mask_keeps_position.
+        # Before the positions are added or after: this decides whether a masked patch knows where it is (BeitConfig.mask_keeps_position).
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
@@ -76,7 +78,7 @@ class BeitEmbeddings(nn.Module):
         return self.dropout(torch.cat((cls.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1))
 
     def _whole_patches(self, pixel_values: Tensor) -> Tensor:
-        """Padded with zeros, below and on the right, if `BeitConfig.pad_to_patch` says so."""
+        """With `BeitConfig.pad_to_patch`, zeros below and on the right up to the next whole patch."""
         height, width = self.patch.kernel_size
         below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
         if not self.config.pad_to_patch or below == right == 0:
@@ -84,11 +86,11 @@ class BeitEmbeddings(nn.Module):
         return F.pad(pixel_values, (0, right, 0, below))
 
     def _swap_in_mask_token(self, x: Tensor, mask: Tensor) -> Tensor:
-        assert self.mask_token is not None  # checked by BeitModel, with a message for the user
+        assert self.mask_token is not None  # BeitModel has refused a mask without it
         return torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor | None:
-        """`(1, 1+N, C)`; resized bicubically when the image is not of the configured size."""
+        """`(1, 1+N, C)`, resized bicubically for images of another size than the configured one; None for none."""
         if self.position is None or grid == self.config.grid:
             return self.position
         patches = self.position[:, 1:].unflatten(1, self.config.grid).permute(0, 3, 1, 2)
@@ -96,15 +98,14 @@ class BeitEmbeddings(nn.Module):
         return torch.cat((self.position[:, :1], patches), dim=1)
 
 
-# Biases that one table keeps for images of several sizes, while they take 16 MiB together: of large ones only the newest, since
-# each layer may have a table.
-_KEPT_BIASES, _KEPT_NUMBERS = 4, 1 << 22
-
-
 class BeitRelativePosition(nn.Module):
-    """A learned bias for every head and every displacement between two patches (BEiT, section 2.1; T5-like).
+    """A learned bias for each head and each displacement between two patches (BEiT, section 2.1; as in T5 and Swin).
 
-    The table belongs to images of the configured size; for those of another it is resized, see `resize.py`.
+        bias[head, i, j] = table[index[i, j], head]
+
+    `index` numbers the displacements (y_i - y_j, x_i - x_j); three more rows are for pairs with the cls token: see
+    `geometry.relative_position_index`. The table belongs to images of the configured size. For other sizes it is resized, so
+    that near displacements keep their meaning in patches and far ones are stretched: see `core/resampling.py`.
     """
 
     index: Tensor
@@ -115,87 +116,83 @@ class BeitRelativePosition(nn.Module):
         self.table = nn.Parameter(torch.empty(geometry.num_relative_distances(self.grid), config.num_attention_heads))
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.reset_buffers()
-        self._kept: tuple[Tensor, dict[Grid, Tensor]] | None = None  # the table and the biases built from it
+        self.biases = KeptBiases()
 
     def reset_buffers(self) -> None:
-        """Set the index again on the table's device (a model is loaded onto no device at first)."""
-        self.index = grids.relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
+        """Compute the index again, on the table's device: a model that is loaded is first built without numbers."""
+        self.index = relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
 
     def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """`(1, heads, 1+N, 1+N)` in `dtype` for images of `grid` patches; the table's and the configured ones by default.
-
-        Rows lie a multiple of `ROW` numbers apart. Without gradients, on a CPU, it is built once for a grid and kept until
-        the table changes.
-        """
+        """`(1, heads, 1+N, 1+N)` in `dtype` for images of `grid` patches; by default the table's and the configured ones."""
         grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
-        traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-        if torch.is_grad_enabled() or traced or self.table.device.type != "cpu":
-            return self._build(grid, dtype)
-        # The numbers are compared, because nothing else tells: fused optimisers and writes through `.data` leave a
-        # tensor's version as it is. Elsewhere than on a CPU the comparison would wait for the device and cost more
-        # than it saves.
-        kept = self._kept
-        if kept is not None and (kept[0].dtype != self.table.dtype or not torch.equal(kept[0], self.table)):
-            kept = None
-        if kept is None or grid not in kept[1]:
-            with torch.inference_mode(False), torch.no_grad():
-                table, biases = (self.table.clone(), {}) if kept is None else kept
-                biases = {**biases, grid: self._build(grid)}  # a new one: other threads may read the old
-            while len(biases) > 1 and (
-                len(biases) > _KEPT_BIASES or sum(map(Tensor.numel, biases.values())) > _KEPT_NUMBERS
-            ):
-                del biases[next(iter(biases))]
-            kept = self._kept = table, biases
-        return kept[1][grid].to(dtype or self.table.dtype)
+        if self.biases.applies(self.table):
+            return self.biases.get(self.table, grid, self.build).to(dtype or self.table.dtype)
+        return self.build(grid, dtype)
+
+    def build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
+        """As `forward`, computed anew."""
+        index = self.index if grid == self.grid else relative_position_index(grid, self.table.device)
+        return gather(self.resized(grid), index, dtype)
 
     def resized(self, grid: Grid | None) -> Tensor:
-        """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`; itself for the configured ones (or None)."""
-        if grid is None or grid == self.grid:
-            return self.table
-        device = self.table.device
-        rows, columns = (
-            grids.table_weights(have, int(want), device) for have, want in zip(self.grid, grid, strict=True)
-        )
-        exact = torch.promote_types(self.table.dtype, torch.float32)  # in half precision neighbours would become alike
-        with _without_autocast(device.type):
-            x = self.table[: -resize.OTHERS].to(exact).unflatten(0, (rows.shape[1], columns.shape[1]))
-            x = (rows.to(exact) @ x.flatten(1)).unflatten(1, x.shape[1:])  # (2h-1, columns of the table, heads)
-            x = columns.to(exact) @ x
-        return torch.cat((x.flatten(0, 1).to(self.table.dtype), self.table[-resize.OTHERS :]))
-
-    def _build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
-        table = self.resized(grid)
-        index = self.index if grid == self.grid else grids.relative_position_index(grid, self.table.device)
-        # One gather a head on the transposed table leaves the heads in front without a second copy.
-        bias = table.t().index_select(1, index.view(-1)).view(1, -1, *index.shape)
-        bias = bias.to(dtype or table.dtype)  # before it is cut: a cast of the part would close the rows up
-        return bias[..., : index.shape[0]]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}  # copies and pickles build their own
+        """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`; by default the configured ones."""
+        return self.table if grid is None or grid == self.grid else resize_table(self.table, self.grid, grid)
 
 
-def _without_autocast(device: str) -> AbstractContextManager[Any]:
-    # The meta device has none. `torch.amp.is_autocast_available` would tell, but not every compiler follows it.
-    return nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+class AttentionOptions(NamedTuple):
+    """What a call observes or changes inside attention. Either needs the weights, which fused kernels never build.
+
+    Attributes:
+        need_weights: whether attention returns its weights.
+        head_mask: factors of the heads' weights: `(L, 1, heads, 1, 1)` for all layers, `(1, heads, 1, 1)` for one; or None.
+    """
+
+    need_weights: bool = False
+    head_mask: Tensor | None = None
+
+    def of_layer(self, number: int) -> AttentionOptions:
+        """The options of one layer, counted from 0."""
+        return self if self.head_mask is None else AttentionOptions(self.need_weights, self.head_mask[number])
+
+    @property
+    def plain(self) -> bool:
+        """Whether the plain formula must be taken."""
+        return self.need_weights or self.head_mask is not None
 
 
-def _product_dtype(x: Tensor) -> torch.dtype:
-    """What `Linear` makes of `x`."""
-    device = x.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return x.dtype
-    return torch.get_autocast_dtype(device)
+def attention(
+    qkv: Tensor, bias: PositionBias, dropout: float = 0.0, head_mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The plain formula: softmax(q·kᵀ/√D + bias)·v.
+
+    Args:
+        qkv: `(B, T, 3, heads, D)`.
+        bias: added to the scores.
+        dropout: probability by which weights are dropped.
+        head_mask: `(1, heads, 1, 1)`, factors of the weights.
+
+    Returns:
+        `(B, T, heads·D)`, and the weights `(B, heads, T, T)`.
+    """
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+    scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
+    dense = bias.dense(q.dtype)
+    if dense is not None:
+        scores = scores.add_(dense)  # in place: the gradient of the product does not need the product
+    weights = F.dropout(scores.softmax(dim=-1), dropout)
+    if head_mask is not None:
+        weights = weights * head_mask
+    y = weights.to(v.dtype) @ v
+    return y.transpose(1, 2).flatten(2), weights
 
 
 class BeitAttention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value; key has no bias, as in the paper's code."""
+    """Multi-head self-attention with one matrix for query, key and value; the key has no bias, as in the paper's code."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
-        self.grid = config.grid
         self.dropout = config.attention_probs_dropout_prob
         self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.empty(width))
@@ -203,56 +200,19 @@ class BeitAttention(nn.Module):
         self.relative_position = BeitRelativePosition(config) if config.use_relative_position_bias else None
         self.proj = Linear(width, width)
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        head_mask: Tensor | None,
-        need_weights: bool,
-        by_head: bool = False,
-        grid: Grid | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """`x (B, T, C)` → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`.
-
-        `bias` is what all layers share, `(1, heads, T, T)`; `by_head`, the table it comes from instead, resized for `grid`,
-        the patches `(h, w)` of these images (the configured ones by default).
-        """
+    def forward(self, x: Tensor, bias: PositionBias, options: AttentionOptions) -> tuple[Tensor, Tensor | None]:
+        """`x (B, T, C)`, the bias of all layers → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
         batch, tokens, width = x.shape
         qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = linear(x, self.qkv.weight, qkv_bias)
-        qkv = qkv.view(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = linear(x, self.qkv.weight, qkv_bias).view(batch, tokens, 3, self.heads, width // self.heads)
         if self.relative_position is not None:
-            own = self.relative_position.resized(grid) if by_head else self.relative_position(grid, qkv.dtype)
-            bias = own if bias is None else bias + own
-        if by_head:
-            return self.proj(attend(qkv, bias, self.grid if grid is None else grid)), None
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
-        if bias is not None:
-            bias = bias.to(q.dtype)
-        if need_weights or head_mask is not None or self._explicit_is_faster(x, bias):
-            y, weights = self._explicit(q, k, v, bias, head_mask)
+            bias = bias.plus(self.relative_position, qkv.dtype)
+        dropout = self.dropout if self.training else 0.0
+        if options.plain or plain_is_faster(qkv, bias):
+            y, weights = attention(qkv, bias, dropout, options.head_mask)
         else:
-            dropout = self.dropout if self.training else 0.0
-            y, weights = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout), None
-        y = self.proj(y.transpose(1, 2).reshape(batch, tokens, width))
-        return y, weights if need_weights else None
-
-    @staticmethod
-    def _explicit_is_faster(x: Tensor, bias: Tensor | None) -> bool:
-        """On a CPU the fused kernel has no gradient for the bias and falls back to one slower than `_explicit`."""
-        return x.device.type == "cpu" and bias is not None and bias.requires_grad
-
-    def _explicit(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, head_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The plain formula: softmax(q·kᵀ/√D + bias)·v, with a place to look at the weights or to mask heads."""
-        scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
-        if bias is not None:
-            scores = scores.add_(bias)  # in place: the product's gradient does not need the product
-        weights = F.dropout(scores.softmax(dim=-1), self.dropout, self.training)
-        if head_mask is not None:
-            weights = weights * head_mask
-        return weights.to(v.dtype) @ v, weights
+            y, weights = fused_attention(qkv, bias, dropout), None
+        return self.proj(y), weights if options.need_weights else None
 
 
 class BeitMLP(nn.Module):
@@ -284,17 +244,9 @@ class BeitLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.drop_path = drop_path
 
-    def forward(
-        self,
-        x: Tensor,
-        bias: Tensor | None,
-        head_mask: Tensor | None,
-        need_weights: bool,
-        by_head: bool = False,
-        grid: Grid | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, bias: PositionBias, options: AttentionOptions) -> tuple[Tensor, Tensor | None]:
         """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `BeitAttention`."""
-        y, weights = self.attn(self.norm1(x), bias, head_mask, need_weights, by_head, grid)
+        y, weights = self.attn(self.norm1(x), bias, options)
         x = self._add(x, self.dropout(y), self.gamma1)
         y = self.mlp(self.norm2(x))
         return self._add(x, self.dropout(y), self.gamma2), weights
@@ -311,7 +263,7 @@ class BeitLayer(nn.Module):
 
 
 class BeitEncoder(nn.Module):
-    """L layers; the shared relative-position bias, if any, is built once for all of them."""
+    """L layers; the shared relative-position bias, if there is one, is built once for all of them."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
@@ -325,122 +277,40 @@ class BeitEncoder(nn.Module):
     def forward(
         self,
         x: Tensor,
-        head_mask: Tensor | None = None,
-        output_attentions: bool = False,
+        grid: Grid,
+        options: AttentionOptions,
         output_hidden_states: bool = False,
         depth: int | None = None,
-        grid: Grid | None = None,
     ) -> BaseModelOutput:
-        """`x (B, 1+N, C)`, `head_mask (L, 1, heads, 1, 1)` → the output of the last layer and what was asked for.
+        """Run the layers.
 
-        `depth`: how many layers to run; all by default. `grid`: patches `(h, w)` of these images; the configured ones by
-        default.
+        Args:
+            x: `(B, 1+N, C)`.
+            grid: patches `(h, w)` of these images, N = h·w.
+            options: what to observe or change inside attention.
+            output_hidden_states: return the embeddings and the output of each layer.
+            depth: how many layers to run; all by default.
         """
-        by_head = head_by_head(x) and not output_attentions and head_mask is None
-        by_head = by_head and not (self.training and self.dropout)
-        bias = None
+        # Long sequences on a CPU: attention goes head by head and reads the bias from its table, so it is never built.
+        by_head = head_by_head(x) and not options.plain and not (self.training and self.dropout)
+        bias = PositionBias(grid, by_head)
         if self.relative_position is not None:
-            bias = self.relative_position.resized(grid) if by_head else self.relative_position(grid, _product_dtype(x))
+            bias = bias.plus(self.relative_position, product_dtype(x))
         hidden_states, attentions = [x], []
         for i, layer in enumerate(self.layers[:depth]):
-            arguments = (x, bias, None if head_mask is None else head_mask[i], output_attentions, by_head, grid)
             if self.gradient_checkpointing and self.training:
-                x, weights = checkpoint(layer, *arguments, use_reentrant=False)
+                x, weights = checkpoint(layer, x, bias, options.of_layer(i), use_reentrant=False)
             else:
-                x, weights = layer(*arguments)
+                x, weights = layer(x, bias, options.of_layer(i))
             if output_hidden_states:
                 hidden_states.append(x)
-            if output_attentions:
+            if options.need_weights:
                 attentions.append(weights)
         return BaseModelOutput(
             last_hidden_state=x,
             hidden_states=tuple(hidden_states) if output_hidden_states else None,
-            attentions=tuple(attentions) if output_attentions else None,
+            attentions=tuple(attentions) if options.need_weights else None,
         )
-
-
-def _normal_cut_at_one_std(tensor: Tensor, std: float) -> None:
-    """Fill with a normal of deviation `std`, cut at ±`std`, by the inverse of its distribution function.
-
-    `nn.init.trunc_normal_` draws so tight a cut by rejection: 20 times slower, seconds for a large model.
-    """
-    inside = math.erf(1 / math.sqrt(2))  # part of the normal within ±1 std
-    tensor.uniform_(-inside, inside).erfinv_().mul_(math.sqrt(2) * std).clamp_(-std, std)
-
-
-class BeitPreTrainedModel(PretrainedModule):
-    """What all BEiT models share: initialisation, gradient checkpointing, files."""
-
-    config_class = BeitConfig
-    base_model_prefix = "beit"
-
-    def __init__(self, config: BeitConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @torch.no_grad()
-    def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
-        """Initialise all parameters, or those named in `only`, by the table in `initial.py`.
-
-        Raises:
-            ConfigError: there is no such scheme.
-        """
-        for name, parameter in self.state_dict().items():  # with the statistics of batch norms
-            if parameter.is_meta or (only is not None and name not in only):
-                continue  # without numbers (a model about to be loaded) there is nothing to draw, and pretending takes time
-            kind, value, scale = start_of(name, parameter.ndim, self.config, scheme)
-            if kind == "constant":
-                parameter.fill_(value)
-            elif kind == "normal":
-                nn.init.normal_(parameter, std=value)
-            else:
-                _normal_cut_at_one_std(parameter, value)
-            if scale != 1:
-                parameter.mul_(scale)
-
-    def _head_parameters(self) -> set[str]:
-        return {name for name in self.state_dict() if not name.startswith("beit.")}
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping it."""
-        self._encoder().gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        self._encoder().gradient_checkpointing = False
-
-    def _encoder(self) -> BeitEncoder:
-        encoder = getattr(self, self.base_model_prefix, self).encoder
-        assert isinstance(encoder, BeitEncoder)
-        return encoder
-
-    def _flags(self, attentions: bool | None, hidden: bool | None, as_dict: bool | None) -> tuple[bool, bool, bool]:
-        """Arguments of a call, with the config's defaults where they are None."""
-        config = self.config
-        return (
-            config.output_attentions if attentions is None else attentions,
-            config.output_hidden_states if hidden is None else hidden,
-            config.return_dict if as_dict is None else as_dict,
-        )
-
-    def _check_pixels(self, pixel_values: Tensor | None) -> Tensor:
-        if pixel_values is not None:
-            check_is_tensor("pixel_values", pixel_values)
-        validation.check_pixels(None if pixel_values is None else pixel_values.shape, self.config)
-        assert pixel_values is not None  # refused above
-        return pixel_values
-
-    def _expand_head_mask(self, head_mask: Tensor | None, x: Tensor) -> Tensor | None:
-        """→ `(L, 1, heads, 1, 1)`."""
-        if head_mask is None:
-            return None
-        check_is_tensor("head_mask", head_mask)
-        layers, heads = self.config.num_hidden_layers, self.config.num_attention_heads
-        if tuple(head_mask.shape) not in ((heads,), (layers, heads)):
-            raise InputError(
-                f"head_mask has shape {tuple(head_mask.shape)}; wanted ({heads},) for all layers or ({layers}, {heads})."
-            )
-        return head_mask.to(x).expand(layers, heads)[:, None, :, None, None]
 
 
 class BeitPooler(nn.Module):
@@ -456,11 +326,52 @@ class BeitPooler(nn.Module):
         return x[:, 0] if self.layernorm is None else self.layernorm(x[:, 1:].mean(1))
 
 
-def check_is_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise InputError(
-            f"{name} is a {type(value).__name__}; wanted a torch.Tensor. From numpy: torch.from_numpy(...); from images: "
-            'BeitImageProcessor(...)(images, return_tensors="pt").'
+class BeitPreTrainedModel(PretrainedModule):
+    """What all BEiT models share: initialisation, gradient checkpointing, defaults of a call; files by `PretrainedModule`."""
+
+    config_class = BeitConfig
+    base_model_prefix = "beit"
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @torch.no_grad()
+    def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
+        """Draw all parameters and statistics anew, or those named in `only`, by the table in `models/parameters.py`.
+
+        Raises:
+            ConfigError: there is no such scheme.
+        """
+        starts = Starts(self.config, scheme)
+        for name, tensor in self.state_dict().items():
+            # A model that is about to be loaded is on the meta device: it has no numbers yet, and pretending takes time.
+            if not tensor.is_meta and (only is None or name in only):
+                initialize(tensor, starts(name, tensor.ndim))
+
+    def _head_parameters(self) -> set[str]:
+        return {name for name in self.state_dict() if not name.startswith("beit.")}
+
+    def gradient_checkpointing_enable(self) -> None:
+        """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping its numbers."""
+        self._encoder().gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        self._encoder().gradient_checkpointing = False
+
+    def _encoder(self) -> BeitEncoder:
+        encoder = getattr(self, self.base_model_prefix, self).encoder
+        assert isinstance(encoder, BeitEncoder)
+        return encoder
+
+    def _flags(self, attentions: bool | None, hidden: bool | None, as_dict: bool | None) -> tuple[bool, bool, bool]:
+        """A call's arguments; the config's defaults where they are None."""
+        config = self.config
+        return (
+            config.output_attentions if attentions is None else attentions,
+            config.output_hidden_states if hidden is None else hidden,
+            config.return_dict if as_dict is None else as_dict,
         )
 
 
@@ -476,7 +387,7 @@ class BeitModel(BeitPreTrainedModel):
         super().__init__(config)
         self.embeddings = BeitEmbeddings(config)
         self.encoder = BeitEncoder(config)
-        # With mean pooling the pooler normalises; the hidden states stay as they are.
+        # With mean pooling the pooler normalises, and the hidden states stay as they are.
         self.layernorm = (
             nn.Identity() if config.use_mean_pooling else nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         )
@@ -499,11 +410,11 @@ class BeitModel(BeitPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: `(B, channels, H, W)`, normalised as the image processor does. Any sides that the patch divides
-                (all others too with `config.pad_to_patch`): positions are resized for another size than `image_size`.
+            pixel_values: `(B, channels, H, W)`, normalised as by the image processor. The patch must divide both sides,
+                unless `config.pad_to_patch`. For other sizes than `config.image_size` positions are resized.
             bool_masked_pos: `(B, N)` or `(B, h, w)`, bool or 0/1: the patches that the mask token replaces.
             head_mask: `(heads,)` or `(L, heads)`: 1 keeps a head, 0 switches it off.
-            output_attentions: return attention weights (takes the explicit attention path).
+            output_attentions: return attention weights (by the plain formula, which is slower).
             output_hidden_states: return the embeddings and the output of each layer.
             return_dict: return an output object (default) or a plain tuple.
 
@@ -511,11 +422,10 @@ class BeitModel(BeitPreTrainedModel):
             InputError: wrong shape, channel count or size; or a mask without a mask token.
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
-        pixel_values = self._check_pixels(pixel_values)
-        mask = self._check_mask(bool_masked_pos, pixel_values)
-        x = self.embeddings(pixel_values, mask)
-        grid = self.config.grid_of(pixel_values.shape[2:])
-        encoded = self.encoder(x, self._expand_head_mask(head_mask, x), attentions, hidden, grid=grid)
+        pixels = inputs.check_pixels(pixel_values, self.config)
+        x = self.embeddings(pixels, inputs.check_mask(bool_masked_pos, pixels, self.config))
+        options = AttentionOptions(attentions, inputs.expand_head_mask(head_mask, x, self.config))
+        encoded = self.encoder(x, self.config.grid_of(pixels.shape[2:]), options, hidden)
         sequence = self.layernorm(encoded.last_hidden_state)
         output = BeitModelOutputWithPooling(
             last_hidden_state=sequence,
@@ -524,13 +434,6 @@ class BeitModel(BeitPreTrainedModel):
             attentions=encoded.attentions,
         )
         return output if as_dict else output.to_tuple()
-
-    def _check_mask(self, mask: Tensor | None, pixel_values: Tensor) -> Tensor | None:
-        if mask is None:
-            return None
-        check_is_tensor("bool_masked_pos", mask)
-        validation.check_mask(mask.shape, pixel_values.shape, self.config)
-        return mask.flatten(1).to(pixel_values.device).bool()
 
 
 class BeitForMaskedImageModeling(BeitPreTrainedModel):
@@ -543,10 +446,10 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
     def __init__(self, config: BeitConfig) -> None:
         super().__init__(config)
         self.beit = BeitModel(config, add_pooling_layer=False)
-        # After the body's own norm there are two in CLS mode; the reference has it so.
+        # With the body's own norm there are two in a row without mean pooling; the reference has it so.
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.lm_head = Linear(config.hidden_size, config.vocab_size)
-        self.init_weights(only=self._head_parameters())  # the body has been initialised
+        self.init_weights(only=self._head_parameters())  # the body initialised itself
 
     def forward(
         self,
@@ -559,19 +462,14 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         return_dict: bool | None = None,
         masked_logits_only: bool = False,
     ) -> MaskedLMOutput | tuple[Any, ...]:
-        """Predict visual tokens.
+        """Predict visual tokens. Arguments that are not listed: see `BeitModel.forward`.
 
         Args:
-            pixel_values: `(B, channels, H, W)`.
             bool_masked_pos: `(B, N)` or `(B, h, w)`: the masked patches, M in all.
-            head_mask: `(heads,)` or `(L, heads)`.
-            labels: tokens in [0, vocab): `(M,)` for the masked patches in reading order, or `(B, N)` for all, of which
-                those at the mask count. The loss is the mean cross-entropy over masked patches.
-            output_attentions: return attention weights.
-            output_hidden_states: return the embeddings and the output of each layer.
-            return_dict: return an output object (default) or a plain tuple.
+            labels: tokens in [0, vocab): `(M,)` for the masked patches in reading order, or `(B, N)` for all patches, of
+                which the masked ones count. The loss is the mean cross-entropy over masked patches.
             masked_logits_only: compute and return logits `(M, vocab)` of the masked patches only. The same loss for
-                less work: the head is as large as a layer, and nobody reads the other logits in training.
+                less work: the head costs as much as a layer, and training does not need the other logits.
 
         Raises:
             InputError: as `BeitModel`; labels without a mask, of another length, or with nothing masked.
@@ -590,18 +488,10 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
             masked = logits if mask is None or labels is None else logits[mask]
         loss = None
         if labels is not None:
-            loss = F.cross_entropy(masked.float(), self._labels_at(mask, labels, masked.shape[0]))
+            assert mask is not None  # labels without a mask are refused above
+            loss = F.cross_entropy(masked.float(), inputs.masked_tokens(labels, mask, masked.shape[0], self.config))
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if as_dict else output.to_tuple()
-
-    def _labels_at(self, mask: Tensor | None, labels: Tensor, masked: int) -> Tensor:
-        assert mask is not None
-        check_is_tensor("labels", labels)
-        validation.check_masked_labels(labels.numel(), masked, mask.shape)
-        if labels.numel() != masked:  # one a patch
-            labels = labels.reshape(mask.shape)[mask.to(labels.device)]
-        check_classes(labels, self.config.vocab_size, "vocab_size")
-        return labels.reshape(-1).to(mask.device).long()
 
 
 class BeitForImageClassification(BeitPreTrainedModel):
@@ -618,7 +508,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         self.classifier: nn.Module = (
             Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         )
-        self.init_weights(only=self._head_parameters())  # the body has been initialised
+        self.init_weights(only=self._head_parameters())  # the body initialised itself
 
     def forward(
         self,
@@ -629,17 +519,13 @@ class BeitForImageClassification(BeitPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> ImageClassifierOutput | tuple[Any, ...]:
-        """Classify images.
+        """Classify images. Arguments that are not listed: see `BeitModel.forward`.
 
         Args:
-            pixel_values: `(B, channels, H, W)`.
-            head_mask: `(heads,)` or `(L, heads)`.
             labels: `(B,)` class numbers (cross-entropy); `(B,)` or `(B, num_labels)` floats for regression (mean
-                squared error); `(B, num_labels)` 0/1 floats for several labels an image (binary cross-entropy).
-                `config.problem_type` says which; if None: regression for one label, classes for whole numbers.
-            output_attentions: return attention weights.
-            output_hidden_states: return the embeddings and the output of each layer.
-            return_dict: return an output object (default) or a plain tuple.
+                squared error); `(B, num_labels)` 0/1 floats for several labels per image (binary cross-entropy).
+                `config.problem_type` says which. If it is None: regression with one label, else classes for integers
+                and several labels for floats.
 
         Raises:
             InputError: as `BeitModel`; or labels of another shape, or outside the classes.
@@ -652,7 +538,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         return output if as_dict else output.to_tuple()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        check_is_tensor("labels", labels)
+        inputs.check_is_tensor("labels", labels)
         whole = not labels.is_floating_point() and labels.dtype != torch.bool
         problem = validation.problem_type(self.config, whole)
         logits = logits.float()
@@ -660,16 +546,6 @@ class BeitForImageClassification(BeitPreTrainedModel):
         if problem == "regression":
             return F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits))
         if problem == "single_label_classification":
-            check_classes(labels, logits.shape[1], "num_labels")
+            inputs.check_classes(labels, logits.shape[1], "num_labels")
             return F.cross_entropy(logits, labels.reshape(-1).to(logits.device).long())
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits))
-
-
-def check_classes(labels: Tensor, number: int, setting: str, ignore: int = -100) -> None:
-    """Refuse class numbers outside [0, number), except `ignore`, which cross-entropy leaves out. On a CPU only: elsewhere
-    looking at the labels would wait for the device, whose kernel refuses them anyway."""
-    if labels.device.type != "cpu" or torch.compiler.is_compiling() or labels.numel() == 0:
-        return
-    wrong = labels[((labels < 0) | (labels >= number)) & (labels != ignore)]
-    if wrong.numel():
-        raise validation.outside_classes(wrong.unique().tolist(), number, setting, ignore)

@@ -39,7 +39,7 @@ class PretrainedModule(nn.Module):
     """A module with a config that is read from and written to model folders.
 
     Attributes:
-        load_report: what `from_pretrained` did beside copying tensors; None for a model that was not loaded.
+        load_report: what `from_pretrained` did besides copying tensors; None for a model that was not loaded.
     """
 
     config_class: ClassVar[type[BeitConfig]]
@@ -61,7 +61,7 @@ class PretrainedModule(nn.Module):
         return next(self.parameters()).dtype
 
     def num_parameters(self) -> int:
-        """How many numbers the model has learned."""
+        """Number of parameters, without the statistics of batch norms."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod
@@ -79,14 +79,14 @@ class PretrainedModule(nn.Module):
         Args:
             id_or_folder: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax; an id on the Hub
                 like `microsoft/beit-base-patch16-224`; a URL; a name of the catalogue (`beit models`); or an open `Checkpoint`,
-                whose files are not read again. `beit inspect` shows what it is and which settings were guessed.
+                whose files are not read again. `beit inspect` shows what it holds and which settings are guesses.
             config: used instead of the checkpoint's own.
-            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
-            torch_dtype: type of the parameters: float32 by default whatever the file has; "auto" for what config.json
-                names. `dtype` is accepted as well.
+            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            torch_dtype: type of the parameters: float32 by default, whatever the file has; "auto" for the type that
+                config.json names. `dtype` is accepted as well.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`add_pooling_layer`) go there; all others override
-                fields of the config (`num_labels=10`). With another `image_size`, positions are resized: see `beit/resize.py`.
+                fields of the config (`num_labels=10`). With another `image_size`, positions are resized: see `core/resampling.py`.
 
         Raises:
             CheckpointError: no such folder or id; damaged, unsafe or incomplete files; another architecture; other shapes.
@@ -101,7 +101,7 @@ class PretrainedModule(nn.Module):
             config = BeitConfig.from_pretrained(checkpoint)
         elif overrides:
             config = config.replace(**overrides)
-        with torch.inference_mode(False):  # what is loaded within it may be trained outside
+        with torch.inference_mode(False):  # a model that is loaded under inference_mode may be trained later
             with torch.device("meta"):
                 model = cls(config, **arguments)
             model.fill(
@@ -114,7 +114,7 @@ class PretrainedModule(nn.Module):
         report = model.load_report
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
-            logger.log(level, "%s from %s, beside the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
+            logger.log(level, "%s from %s, besides the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
         return model.to(dtype).eval()
 
     def fill(
@@ -131,7 +131,7 @@ class PretrainedModule(nn.Module):
             state_dict: arrays by parameter name, as `names.to_state_dict` gives them. Those of float32 are not copied.
             left_over: names of tensors in the file that no model has, for the report.
             grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
-            ignore_mismatched_sizes: start tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
@@ -157,7 +157,7 @@ class PretrainedModule(nn.Module):
             dtype = torch.float32 if own[name].is_floating_point() else own[name].dtype
             state[name] = torch.empty(wanted[name], dtype=dtype)
         self.load_state_dict(state, assign=True)
-        self.requires_grad_(True)  # assign leaves the tensors' own flag
+        self.requires_grad_(True)  # with assign=True, tensors keep their own flag
         for module in self.modules():
             reset = getattr(module, "reset_buffers", None)
             if callable(reset):
@@ -166,7 +166,7 @@ class PretrainedModule(nn.Module):
         self.load_report = report
 
     def disk_tensors(self) -> dict[str, np.ndarray]:
-        """All parameters in the disk dialect, as arrays (bfloat16 as float32, which is exact)."""
+        """All parameters and statistics by their names in hf, as arrays; bfloat16 becomes float32, which is exact."""
         state = {}
         for name, value in self.state_dict().items():
             value = value.detach().cpu()
@@ -177,7 +177,7 @@ class PretrainedModule(nn.Module):
         """Write config.json and model.safetensors, each atomically, with the reference's tensor names.
 
         Args:
-            folder: made if it does not exist.
+            folder: created if it does not exist.
             max_shard_size: bytes, or text like `500MB`; larger models are split into shards.
 
         Raises:
@@ -194,7 +194,7 @@ class PretrainedModule(nn.Module):
         """Upload the model to the Hub: `model.push_to_hub("owner/name")`.
 
         Args:
-            repo_id: `owner/name`; made if it does not exist.
+            repo_id: `owner/name`; created if it does not exist.
             **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
 
         Returns:

@@ -4,15 +4,16 @@
     (B, num_labels, 4h, 4w); in training a second, small head on the third map adds to the loss
 
 Papers: Bao et al., BEiT, 2021 (arXiv 2106.08254, section 3.2); Xiao et al., Unified Perceptual Parsing (UPerNet), 2018
-(arXiv 1807.10221). Numbers follow transformers 4.37.2 to 1e-5. Modules are named as on disk. What an evaluating model does
-instead of the plain formulas below stands in `pytorch_upernet.py`.
+(arXiv 1807.10221). Numbers follow transformers 4.37.2 to 1e-5. Modules are named as on disk. Without gradients on a CPU,
+pyramid and head are computed by `kernels/upernet.py` instead of by the formulas below; `models/flax/segmentation.py` is the
+twin, part by part.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,15 +23,9 @@ from beit.config import BeitConfig
 from beit.core.errors import ConfigError
 from beit.models import validation
 from beit.models.outputs import BackboneOutput, SemanticSegmenterOutput
-from beit.models.torch.beit import (
-    BeitEmbeddings,
-    BeitEncoder,
-    BeitModel,
-    BeitPreTrainedModel,
-    check_classes,
-    check_is_tensor,
-)
-from beit.models.torch.kernels import upernet as pytorch_upernet
+from beit.models.torch import inputs
+from beit.models.torch.beit import AttentionOptions, BeitEmbeddings, BeitEncoder, BeitModel, BeitPreTrainedModel
+from beit.models.torch.kernels.upernet import FoldedUperNet
 
 
 def resize(x: Tensor, size: tuple[int, int]) -> Tensor:
@@ -150,8 +145,8 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         config: the architecture; `num_labels` classes, at least two.
 
     Attributes:
-        fast: whether evaluation without gradients may take the faster way of `pytorch_upernet.py`, which gives the same
-            logits up to rounding; set it to False for the plain formulas.
+        fast: whether evaluation without gradients may use `kernels/upernet.py`, which gives the same logits up to rounding;
+            set it to False for the plain formulas.
 
     Raises:
         ConfigError: `out_indices` name no four layers, or fewer than two classes.
@@ -167,8 +162,8 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         add_pyramid(self, config.hidden_size)
         self.decode_head = BeitUperHead(config)
         self.auxiliary_head = BeitFCNHead(config) if config.use_auxiliary_head else None
-        self.init_weights(only=self._head_parameters())  # the body has been initialised
-        self._evaluating = pytorch_upernet.Evaluating()
+        self.init_weights(only=self._head_parameters())  # the body initialised itself
+        self.folded = FoldedUperNet(parts=(BeitUperHead, ConvModule))
 
     def forward(
         self,
@@ -179,38 +174,36 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> SemanticSegmenterOutput | tuple[Any, ...]:
-        """Segment images.
+        """Segment images. Arguments that are not listed: see `BeitModel.forward`.
 
         Args:
-            pixel_values: `(B, channels, H, W)`, of two patches each way at least.
-            head_mask: `(heads,)` or `(L, heads)`.
+            pixel_values: `(B, channels, H, W)`, of at least two patches each way.
             labels: `(B, H', W')` class numbers, of any size: logits are resized to it. Pixels with
                 `config.semantic_loss_ignore_index` do not count. The loss is the mean cross-entropy of the other pixels,
                 plus `auxiliary_loss_weight` times that of the auxiliary head; 0, with a warning, when all are ignored.
-                Where images are padded (`config.pad_to_patch`), logits cover the padded image; labels of the image's own
-                size are padded likewise, with pixels that do not count, and labels of other sizes are refused.
-            output_attentions: return attention weights.
-            output_hidden_states: return the embeddings and the output of each layer.
-            return_dict: return an output object (default) or a plain tuple.
+                Where images are padded (`config.pad_to_patch`), logits cover the padded image. Labels of the image's own
+                size are padded as well, with pixels that do not count; labels of other sizes are refused.
 
         Raises:
             InputError: as `BeitModel`; or labels of another shape, or outside the classes; or a single image in training.
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
-        pixels = self._check_pixels(pixel_values)
+        pixels = inputs.check_pixels(pixel_values, self.config)
         validation.check_pyramid(pixels.shape, self.config)
         x = self.beit.embeddings(pixels)
         grid = self.config.grid_of(pixels.shape[2:])
-        # Layers above the highest that the heads see would be computed for nobody.
-        needed = None if attentions or hidden else max(self.layers)
-        encoded = self.beit.encoder(x, self._expand_head_mask(head_mask, x), attentions, True, needed, grid)
+        options = AttentionOptions(attentions, inputs.expand_head_mask(head_mask, x, self.config))
+        # Layers above the highest that the heads see would be computed for nothing.
+        depth = None if attentions or hidden else max(self.layers)
+        encoded = self.beit.encoder(x, grid, options, True, depth)
         tokens = [encoded.hidden_states[layer] for layer in self.layers]
-        if labels is None and self.fast and pytorch_upernet.applies(self, tokens[0], (BeitUperHead, ConvModule)):
-            logits, auxiliary = self._evaluating(self, tokens, grid), None
+        # The faster way is plugged in here: the same logits, up to rounding, by much less work.
+        if labels is None and self.fast and self.folded.applies(self, tokens[0]):
+            logits, auxiliary = self.folded(self, tokens, grid), None
         else:
             maps = pyramid(self, [as_map(x, grid) for x in tokens])
             logits = self.decode_head(maps)
-            # Its output never changes the logits.
+            # The auxiliary head never changes the logits: it only adds to the loss.
             auxiliary = None if labels is None or self.auxiliary_head is None else self.auxiliary_head(maps)
         loss = None if labels is None else self._loss(logits, auxiliary, labels, pixels.shape[2:])
         output = SemanticSegmenterOutput(
@@ -218,31 +211,21 @@ class BeitForSemanticSegmentation(BeitPreTrainedModel):
         )
         return output if as_dict else output.to_tuple()
 
-    def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`; what evaluation keeps is let go."""
-        if mode:
-            self._evaluating.kept = None
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        self._evaluating.kept = None
-        return super()._apply(fn, recurse)
-
     def _loss(self, logits: Tensor, auxiliary: Tensor | None, labels: Tensor, size: Sequence[int]) -> Tensor:
-        check_is_tensor("labels", labels)
+        inputs.check_is_tensor("labels", labels)
         whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
         validation.check_label_maps(labels.shape, labels.dtype, whole, logits.shape[0])
         ignore = self.config.semantic_loss_ignore_index
         below, right = validation.label_padding(labels.shape, size, self.config)
         labels = F.pad(labels.to(logits.device).long(), (0, right, 0, below), value=ignore)
-        check_classes(labels, logits.shape[1], "num_labels", ignore)
+        inputs.check_classes(labels, logits.shape[1], "num_labels", ignore)
         counted = (labels != ignore).sum()
         if not torch.compiler.is_compiling() and int(counted) == 0:
             warnings.warn(validation.all_ignored(ignore), stacklevel=3)
 
         def cross_entropy(scores: Tensor) -> Tensor:
             scores = resize(scores, (labels.shape[1], labels.shape[2])).float()
-            # The mean over counted pixels, which is 0 and not 0/0 where there are none.
+            # The mean over the pixels that count; where none do, it is 0 and not 0/0.
             return F.cross_entropy(scores, labels, ignore_index=ignore, reduction="sum") / counted.clamp(min=1)
 
         loss = cross_entropy(logits)
@@ -276,16 +259,17 @@ class BeitBackbone(BeitPreTrainedModel):
         if config.add_fpn:
             if len(self.out_features) != 4 or not config.reshape_hidden_states or min(config.grid) < 2:
                 raise ConfigError(
-                    f"add_fpn makes a pyramid of four maps of 2x2 patches or more; got {', '.join(self.out_features)} of "
-                    f"{config.grid[0]}x{config.grid[1]} with reshape_hidden_states={config.reshape_hidden_states}. Choose four stages, such as out_indices=[3, 5, 7, 11] of 12 layers, "
-                    "and reshape_hidden_states=True."
+                    "add_fpn makes a pyramid of four maps of at least 2x2 patches. This config has the stages "
+                    f"{', '.join(self.out_features)}, {config.grid[0]}x{config.grid[1]} patches and "
+                    f"reshape_hidden_states={config.reshape_hidden_states}. Choose four stages, such as "
+                    "out_indices=[3, 5, 7, 11] of 12 layers, and reshape_hidden_states=True."
                 )
             add_pyramid(self, config.hidden_size)
         self.init_weights()
 
     @property
     def out_features(self) -> list[str]:
-        """Names of the chosen stages; setting them chooses anew."""
+        """Names of the chosen stages. Setting them chooses others."""
         return self.config.stages()[0]
 
     @out_features.setter
@@ -294,7 +278,7 @@ class BeitBackbone(BeitPreTrainedModel):
 
     @property
     def out_indices(self) -> list[int]:
-        """Numbers of the chosen stages; setting them chooses anew."""
+        """Numbers of the chosen stages. Setting them chooses others."""
         return self.config.stages()[1]
 
     @out_indices.setter
@@ -333,7 +317,7 @@ class BeitBackbone(BeitPreTrainedModel):
         """Feature maps of images.
 
         Args:
-            pixel_values: `(B, channels, H, W)`; with `add_fpn` of two patches each way at least.
+            pixel_values: `(B, channels, H, W)`; with `add_fpn` of at least two patches each way.
             output_hidden_states: return the embeddings and the output of each layer.
             output_attentions: return attention weights.
             return_dict: return an output object (default) or a plain tuple.
@@ -342,13 +326,13 @@ class BeitBackbone(BeitPreTrainedModel):
             InputError: wrong shape, channel count or size.
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
-        pixels = self._check_pixels(pixel_values)
+        pixels = inputs.check_pixels(pixel_values, self.config)
         if self.config.add_fpn:
             validation.check_pyramid(pixels.shape, self.config)
         grid = self.config.grid_of(pixels.shape[2:])
         chosen = [self.stage_names.index(name) for name in self.out_features]
-        needed = None if attentions or hidden else max(chosen)
-        encoded = self.encoder(self.embeddings(pixels), None, attentions, True, needed, grid)
+        depth = None if attentions or hidden else max(chosen)  # higher layers would be computed for nothing
+        encoded = self.encoder(self.embeddings(pixels), grid, AttentionOptions(attentions), True, depth)
         features = [encoded.hidden_states[number] for number in chosen]
         if self.config.reshape_hidden_states:
             features = [as_map(x, grid) for x in features]

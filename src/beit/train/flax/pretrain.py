@@ -44,7 +44,9 @@ def engine(run: Run[PretrainSettings], model: FlaxBeitForMaskedImageModeling, ta
 
     def loss(params: Any, batch: Batch, key: jax.Array, constants: Any) -> Any:
         def predict(pixels: jax.Array, mask: jax.Array, at: jax.Array) -> jax.Array:
-            return model.module.apply({"params": params}, pixels, mask, train=True, at=at, rngs={"dropout": key}).logits
+            return model.module.apply(
+                {"params": params}, pixels, mask, train=True, patches_wanted=at, rngs={"dropout": key}
+            ).logits
 
         return target.loss(predict, batch, most, constants)
 

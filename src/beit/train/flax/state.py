@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Coroutine
@@ -86,19 +87,26 @@ def _attempt(task: Callable[[Any], Any], *expected: type[Exception]) -> tuple[An
             except expected as error:
                 says = getattr(error, "strerror", None) or next(iter(str(error).splitlines()), "")
                 failure = _Failure(type(error).__name__, says)
+                _join_threads()
                 _clear_frames(error)
         return None, failure
+
+
+def _join_threads() -> None:
+    """Wait for Orbax's threads: one writes shardings, one arrays, and a save has failed as soon as one of them has."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.startswith("orbax."):
+            threading.Thread.join(thread)  # Orbax's own `join` raises what the thread has raised
 
 
 @cache
 def _let_tasks_finish() -> None:
     """Make Orbax wait for all tasks that it starts, also after one of them has failed.
 
-    Orbax saves each array in a task of its own. When one fails, it closes the event loop at once, while the others are
+    Orbax writes each array in a task of its own. When one fails, it closes the event loop at once, while the others are
     pending. Some have not begun, and warn that they were "never awaited" whenever Python happens to destroy them; others
-    still write, and report to a closed loop from a thread of the storage. On a busy machine that goes on after the save
-    has failed, into a folder that the caller removes. Every coroutine of Orbax runs through `run_sync`, so that is where
-    we wait.
+    still write, into a folder that the caller removes, and report to a closed loop from a thread of the storage. Every
+    coroutine of Orbax runs through `run_sync`, so that is where we wait.
     """
     try:
         from orbax.checkpoint._src import asyncio_utils

@@ -12,7 +12,7 @@ from beit.config import BeitConfig
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.evaluation.segmentation import SegmentationEvaluation, evaluate_segmentation
-from beit.inference.segmentation import Way
+from beit.inference.sliding_window import SlidingWindow
 from beit.models.torch.segmentation import BeitForSemanticSegmentation
 from beit.train.run import Run
 from beit.train.settings import SegmentSettings
@@ -75,5 +75,5 @@ def pixel_accuracy(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
 def evaluation(run: Run[SegmentSettings], processor: BeitImageProcessor, images: Images) -> SegmentationEvaluation:
     """Of the model as it was saved."""
     saved = BeitForSemanticSegmentation.from_pretrained(run.settings.output)
-    way = Way(short_side=run.settings.short_side)
-    return evaluate_segmentation(saved, processor, images, way, cast(Accelerated, run.processes).device)
+    window = SlidingWindow(short_side=run.settings.short_side)
+    return evaluate_segmentation(saved, processor, images, window, cast(Accelerated, run.processes).device)

@@ -1,7 +1,8 @@
-"""What follows from the size of images alone, as tensors on a device: `geometry.py` and `resize.py` for PyTorch.
+"""Indices and resizing weights that follow from the size of the images alone, as tensors on a device.
 
-Computed by numpy once for a size and kept. For `torch.compile` both are operators of their own: it could not follow how numpy
-makes them, and leaves height and width open from the second size on. An exported program gets them as constants.
+They are `core/geometry.py` and `core/resampling.py` for PyTorch. numpy computes them once for a size, and they are kept.
+`torch.compile` cannot follow numpy, and from the second image size on it leaves height and width symbolic. So while it
+traces, both are operators, which run when the compiled graph runs. An exported program gets them as constants.
 """
 
 from __future__ import annotations
@@ -16,20 +17,39 @@ from beit.core import geometry, resampling
 
 Grid = tuple[int, int]
 
-# GPU kernels of attention read a bias twice as fast when its rows begin at multiples of 16 bytes.
+# Attention kernels on GPUs read a bias twice as fast when its rows begin at multiples of 16 bytes.
 ROW = 8
+
+
+def relative_position_index(grid: Grid, device: torch.device) -> Tensor:
+    """`geometry.relative_position_index`, int64 `(1 + h·w, 1 + h·w)`, padded with unused columns to a multiple of `ROW`."""
+    if torch.compiler.is_dynamo_compiling():
+        return _index_operator(*grid, device)
+    if torch.compiler.is_compiling():  # for export: the tracer's tensors must not outlive it, so nothing is kept
+        return _index(grid).to(device)
+    return _kept_index(grid, device)
+
+
+def table_weights(have: int, want: int, device: torch.device) -> Tensor:
+    """`resampling.table_weights`, float32 `(2·want-1, 2·have-1)`."""
+    if torch.compiler.is_dynamo_compiling():
+        return _table_weights_operator(have, want, device)
+    if torch.compiler.is_compiling():
+        return torch.tensor(resampling.table_weights(have, want), device="cpu").to(device)
+    return _kept_table_weights(have, want, device)
 
 
 @functools.lru_cache(maxsize=8)
 def _kept_index(grid: Grid, device: torch.device) -> Tensor:
-    """One for all layers: at 640 pixels it takes 20 MB."""
-    with torch.inference_mode(False):  # whoever asks first, others may want gradients through it
+    """One index for all layers: at 640 pixels it takes 20 MB."""
+    # Built outside inference mode: the first caller may run inside it, later ones may need gradients through the result.
+    with torch.inference_mode(False):
         return _index(grid).to(device)
 
 
 @functools.lru_cache(maxsize=64)
 def _kept_table_weights(have: int, want: int, device: torch.device) -> Tensor:
-    """One for all layers, and there once: a copy to a GPU would wait for all that it has to do."""
+    """Kept on the device: a copy to a GPU would wait for all work queued there."""
     with torch.inference_mode(False):
         return torch.tensor(resampling.table_weights(have, want), device="cpu").to(device)
 
@@ -39,9 +59,12 @@ def _index(grid: Grid) -> Tensor:
     return F.pad(index, (0, -index.shape[1] % ROW))
 
 
+# --- the same as operators, for torch.compile ------------------------------------------------------------------------
+
+
 @torch.library.custom_op("beit::relative_position_index", mutates_args=())
 def _index_operator(height: int, width: int, device: torch.device) -> Tensor:
-    return _kept_index((height, width), device).clone()  # a compiled graph may write into what it was given
+    return _kept_index((height, width), device).clone()  # a compiled graph may write into its inputs
 
 
 @torch.library.custom_op("beit::table_weights", mutates_args=())
@@ -58,21 +81,3 @@ def _(height: int, width: int, device: torch.device) -> Tensor:
 @_table_weights_operator.register_fake
 def _(have: int, want: int, device: torch.device) -> Tensor:
     return torch.empty(2 * want - 1, 2 * have - 1, device=device)
-
-
-def relative_position_index(grid: Grid, device: torch.device) -> Tensor:
-    """`geometry.relative_position_index`, int64 `(1 + h·w, 1 + h·w)` and columns that nobody reads up to a multiple of `ROW`."""
-    if torch.compiler.is_dynamo_compiling():
-        return _index_operator(*grid, device)
-    if torch.compiler.is_compiling():  # exported: what such a tracer makes must not be kept
-        return _index(grid).to(device)
-    return _kept_index(grid, device)
-
-
-def table_weights(have: int, want: int, device: torch.device) -> Tensor:
-    """`resize.table_weights`, float32 `(2·want-1, 2·have-1)`."""
-    if torch.compiler.is_dynamo_compiling():
-        return _table_weights_operator(have, want, device)
-    if torch.compiler.is_compiling():
-        return torch.tensor(resampling.table_weights(have, want), device="cpu").to(device)
-    return _kept_table_weights(have, want, device)

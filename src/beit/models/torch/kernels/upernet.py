@@ -1,24 +1,24 @@
-"""UPerNet without gradients, on a CPU: less work for the same logits.
+"""Pyramid and UPerHead of `models/torch/segmentation.py` without gradients, on a CPU: less work for the same logits.
 
-The plain formulas stand in `pytorch_segmentation.py`. Here maps are `(B, h, w, C)`, as tokens are, and
+Here maps are `(B, h, w, C)`, as tokens are, and
 
-1. batch norm is folded into the convolution before it;
+1. each batch norm is folded into the convolution before it;
 2. a transposed convolution of kernel and stride 2 is one matrix product; where a 1x1 convolution follows it, the two
    matrices are multiplied once and for all;
-3. a 3x3 convolution over several maps of which all but the first are enlarged is computed without enlarging them first.
+3. a 3x3 convolution over several maps, all but the first of them enlarged, is computed without enlarging them first.
    Convolution and bilinear enlarging are both linear: mixing the channels for each of the nine taps where the map is
    small, then enlarging, shifting and adding, is the same sum in another order, with 4, 16 and 64 times fewer
    multiplications. Enlarging and shifting with a border of zeros is one small matrix along each axis;
-4. what is left of wide 3x3 convolutions goes by `pytorch_winograd.py`.
+4. the wide 3x3 convolutions that remain go by `winograd.py`.
 
 The largest layer of BEiT-B at 640 pixels, a 3x3 convolution from 3,072 to 768 channels, needs 1,087 GFLOP as written, 361
-by the third and 157 by the fourth. Everything computed from weights is kept, and made anew when the weights are found to have changed.
+by the third step and 157 by the fourth. What is computed from weights is kept, and computed again when they have changed.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,9 +30,9 @@ from beit.models.torch.kernels.winograd import WinogradConv3x3
 
 _MOST_AT_ONCE = 1 << 24  # numbers in the buffer of an enlarging convolution: 64 MiB
 _PIXELS_AT_ONCE = 640  # of a transposed convolution: its output of 8 MB fits the cache
-_BAND = 32  # rows of an enlarging matrix that are multiplied together: a few of its columns are not zero there
+_BAND = 32  # rows of an enlarging matrix that are multiplied together: only a few of its columns are not zero there
 
-# What pyramid and UPerHead are made of, besides the two classes of `pytorch_segmentation.py`.
+# What pyramid and UPerHead are made of, besides the head's own classes.
 _PARTS = (
     nn.AdaptiveAvgPool2d,
     nn.BatchNorm2d,
@@ -46,58 +46,75 @@ _PARTS = (
 )
 
 
-def applies(model: Any, tokens: Tensor, own: tuple[type, ...]) -> bool:
-    """Whether `model` may take this way.
+class FoldedUperNet(nn.Module):
+    """A model's pyramid and UPerHead with everything folded: built at the first call, and again when weights have changed.
 
-    In evaluation, without gradients, on a CPU in float32 or float64; where pyramid and head are as they were built: no part
-    of another class (`own`: those of the head itself), none with a hook, and none in training.
+    It has no parameters of its own. It is a module because modules hear when the model around them starts to train or moves
+    to another type or device: then it lets go of what it keeps.
+
+    Args:
+        parts: the classes of which the head is made, besides PyTorch's.
     """
-    return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch.is_autocast_enabled("cpu")
-        and tokens.device.type == "cpu"
-        and tokens.dtype in (torch.float32, torch.float64)
-        and len(tokens) > 0
-        and type(model.decode_head.classifier) is nn.Conv2d
-        and model.decode_head.classifier.bias is not None
-        and all(
-            type(part) in (*_PARTS, *own)
-            and not part.training
-            and getattr(part, "weight", 0) is not None
-            and getattr(part, "running_var", 0) is not None
-            and not part._forward_hooks
-            and not part._forward_pre_hooks
-            for group in (model.fpn1, model.fpn2, model.decode_head)
-            for part in group.modules()
-        )
-    )
 
-
-class Evaluating:
-    """Pyramid and UPerHead for evaluation, made from a model's modules when first called and when their weights change."""
-
-    def __init__(self) -> None:
+    def __init__(self, parts: tuple[type, ...]) -> None:
+        super().__init__()
+        self.parts = parts
         self.kept: tuple[list[Any], UperNet] | None = None  # one name, so that another thread sees both or none
 
-    def __call__(self, model: Any, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
+    def applies(self, model: Any, tokens: Tensor) -> bool:
+        """Whether this may stand in for the plain formulas of `model`.
+
+        In evaluation, without gradients, on a CPU in float32 or float64, while pyramid and head are as they were built: no part
+        is of another class, has a hook or is in training.
+        """
+        return (
+            not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and not torch.is_autocast_enabled("cpu")
+            and tokens.device.type == "cpu"
+            and tokens.dtype in (torch.float32, torch.float64)
+            and len(tokens) > 0
+            and type(model.decode_head.classifier) is nn.Conv2d
+            and model.decode_head.classifier.bias is not None
+            and all(
+                type(part) in (*_PARTS, *self.parts)
+                and not part.training
+                and getattr(part, "weight", 0) is not None
+                and getattr(part, "running_var", 0) is not None
+                and not part._forward_hooks
+                and not part._forward_pre_hooks
+                for group in (model.fpn1, model.fpn2, model.decode_head)
+                for part in group.modules()
+            )
+        )
+
+    def forward(self, model: Any, tokens: list[Tensor], grid: tuple[int, int]) -> Tensor:
         """Outputs of four layers `(B, 1+N, C)` → logits `(B, num_labels, 4h, 4w)`."""
         kept, found = self.kept, _fingerprint(model)
         if kept is None or kept[0] != found:
-            kept = self.kept = None  # before the new one is built: there may be room for one only
+            kept = self.kept = None  # before the new one is built: there may be memory for one only
             with torch.inference_mode(False), torch.no_grad():
                 kept = self.kept = found, UperNet(model)
         return kept[1](tokens, grid)
 
+    def train(self, mode: bool = True) -> Self:
+        if mode:
+            self.kept = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.kept = None
+        return super()._apply(fn, recurse)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"kept": None}  # copies and pickles build their own
+        return {**self.__dict__, "kept": None}  # copies and pickles build their own
 
 
 def _fingerprint(model: Any) -> list[Any]:
-    """What shows a change of weights: small tensors whole, of large ones a random combination of each row.
+    """Numbers that differ when weights differ: small tensors as they are, of large ones a random combination of each row.
 
-    Versions of tensors do not show it: fused optimisers and `.data` leave them as they are.
+    The versions of tensors do not do: fused optimisers and writes through `.data` leave them as they are.
     """
     found: list[Any] = []
     for group in (model.fpn1, model.fpn2, model.decode_head):
@@ -163,7 +180,7 @@ class Doubling:
         return cls(weight, dense.weight @ conv.bias + dense.bias)
 
     def __call__(self, x: Tensor, activation: Any) -> Tensor:
-        """In parts of some rows, which stay in the cache until their pixels are brought to their places."""
+        """A few rows at a time, so that they stay in the cache until their pixels are in place."""
         batch, height, width, _ = x.shape
         y = x.new_empty(batch, height, 2, width, 2, len(self.bias) // 4)
         rows = max(_PIXELS_AT_ONCE // (batch * width), 1)
@@ -175,14 +192,13 @@ class Doubling:
 
 
 class Conv3x3:
-    """A 3x3 convolution that keeps the size, by the faster of two ways: `(B, h, w, in)` → `(B, h, w, out)`.
+    """A 3x3 convolution that keeps the size, direct or by Winograd: `(B, h, w, in)` → `(B, h, w, out)`.
 
-    Weights are folded when first used, for the way that is taken: Winograd's are four times as large, and those of the other
-    need not be kept beside them.
+    Weights are folded at the first call, for the way that is taken. Winograd's are four times as large as the others.
 
     Args:
         module: the convolution with its batch norm.
-        inputs: the channels that it sees here.
+        inputs: the input channels that it has here.
     """
 
     def __init__(self, module: Any, inputs: slice = slice(None)) -> None:
@@ -191,7 +207,7 @@ class Conv3x3:
         self.winograd: WinogradConv3x3 | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """`x` may be lost."""
+        """`x` may be overwritten."""
         if winograd.pays(x, self.module.conv.out_channels):
             if self.winograd is None:
                 self.winograd = WinogradConv3x3(*_folded(self.module.conv, self.module.bn, self.inputs))
@@ -218,7 +234,7 @@ class EnlargingConv3x3:
         self.taps = [part.permute(2, 3, 0, 1).contiguous() for part in weight.split(width, dim=1)]  # (dy, dx, out, in)
 
     def __call__(self, maps: list[Tensor]) -> Tensor:
-        """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)`, which may be lost → `(B, H, W, out)`."""
+        """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)`, which may be overwritten → `(B, H, W, out)`."""
         y = self.first(maps[0]).contiguous()
         batch, height, width, channels = y.shape
         down = _down(tuple(x.shape[1] for x in maps[1:]), height, y.dtype)
@@ -235,7 +251,7 @@ class EnlargingConv3x3:
         return y
 
     def _enlarge_rows(self, maps: list[Tensor], part: slice, out: Tensor) -> None:
-        """Mix channels and enlarge along x: `out` gets, for each dy, for each map, its rows `(h_i, W, channels)`."""
+        """Mix channels and enlarge along x: for each dy and each map, `out` gets the rows `(h_i, W, channels)`."""
         at = 0
         for dy in range(3):
             for x, taps in zip(maps, self.taps, strict=True):
@@ -251,7 +267,7 @@ Band = tuple[slice, Any, Tensor]  # rows, the columns that are not zero there, t
 
 
 def _shifted(have: int, want: int, dtype: torch.dtype) -> Tensor:
-    """`(3, want, have)`: bilinear enlarging along one axis as a matrix, shifted by -1, 0, 1 with zeros outside."""
+    """`(3, want, have)`: bilinear enlarging along one axis as a matrix, shifted by -1, 0 and 1, with zeros outside."""
     lines = torch.eye(have, dtype=dtype)[:, None]  # each unit vector as a line of one channel
     matrix = F.interpolate(lines, size=want, mode="linear", align_corners=False)[:, 0].t()
     padded = F.pad(matrix, (0, 0, 1, 1))
@@ -260,10 +276,12 @@ def _shifted(have: int, want: int, dtype: torch.dtype) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _across(have: int, want: int, dtype: torch.dtype) -> list[Band]:
-    """Enlarging along x: columns are (x, dx), and those of a band follow each other."""
+    """Enlarging along x: columns are (x, dx), and those of a band are contiguous."""
     with torch.inference_mode(False):
         matrix = _shifted(have, want, dtype).permute(1, 2, 0).flatten(1)
-        return [(rows, slice(int(here[0]), int(here[-1]) + 1), band) for rows, here, band in _bands(matrix, whole=True)]
+        return [
+            (rows, slice(int(here[0]), int(here[-1]) + 1), band) for rows, here, band in _bands(matrix, contiguous=True)
+        ]
 
 
 @lru_cache(maxsize=64)
@@ -271,19 +289,19 @@ def _down(have: tuple[int, ...], want: int, dtype: torch.dtype) -> list[Band]:
     """Enlarging along y for several maps and adding up: columns are (dy, map, y)."""
     with torch.inference_mode(False):
         matrix = torch.cat([_shifted(height, want, dtype) for height in have], dim=2).transpose(0, 1).flatten(1)
-        return _bands(matrix, whole=False)
+        return _bands(matrix, contiguous=False)
 
 
-def _bands(matrix: Tensor, whole: bool) -> list[Band]:
-    """A matrix of few numbers in bands of rows, each without the columns that are zero there.
+def _bands(matrix: Tensor, contiguous: bool) -> list[Band]:
+    """A sparse matrix in bands of rows, each without the columns that are zero there.
 
-    `whole`: columns between two that are kept are kept too.
+    With `contiguous`, zero columns between others are kept.
     """
     bands: list[Band] = []
     for begin in range(0, len(matrix), _BAND):
         rows = slice(begin, min(begin + _BAND, len(matrix)))
         used = matrix[rows].ne(0).any(0).nonzero()[:, 0]
-        here = torch.arange(int(used[0]), int(used[-1]) + 1) if whole else used
+        here = torch.arange(int(used[0]), int(used[-1]) + 1) if contiguous else used
         bands.append((rows, here, matrix[rows][:, here].contiguous()))
     return bands
 
@@ -292,7 +310,7 @@ def _bands(matrix: Tensor, whole: bool) -> list[Band]:
 
 
 class UperNet:
-    """Pyramid and UPerHead with everything folded that can be; see the module's text."""
+    """Pyramid and UPerHead with folded weights; see the head of this file."""
 
     def __init__(self, model: Any) -> None:
         head = model.decode_head
@@ -324,7 +342,7 @@ class UperNet:
                 F.interpolate(above.permute(0, 3, 1, 2), size=lateral.shape[1:3], mode="bilinear", align_corners=False)
             )
             above = lateral
-        for i, conv in enumerate(self.outputs):  # one by one, since the first is large
+        for i, conv in enumerate(self.outputs):  # one after the other: the first is large
             laterals[i] = torch.relu_(conv(laterals[i]))
         x = torch.relu_(self.fuse([*laterals, top]))
         return self.classifier(x).permute(0, 3, 1, 2).contiguous()

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from beit.config import BeitConfig
-from beit.models.flax.beit import masked_first
+from beit.models.flax.losses import masked_first
 from beit.train.targets.base import TargetSettings, patch_width
 from beit.train.targets.flax import FlaxTarget, Loss, Predict
 

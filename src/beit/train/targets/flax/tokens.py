@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit.data.token_cache import TokenCache
-from beit.models.flax.beit import cross_entropy, masked_first
+from beit.models.flax.losses import cross_entropy, masked_first
 from beit.train.targets.flax import FlaxTarget, Loss, Predict
 from beit.train.targets.tokens import Tokens
 

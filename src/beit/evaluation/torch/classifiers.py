@@ -1,4 +1,4 @@
-"""Two classifiers on frozen features, each for all layers at once: nearest neighbours and a linear probe."""
+"""Two classifiers on frozen features, each on all layers at once: nearest neighbours and a linear probe."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from beit.core.errors import ConfigError
-from beit.inference.features import Features, bar
+from beit.inference.torch.features import Features, progress_bar
 
-_SIMILARITIES = 1 << 24  # at most so many are held at once (64 MiB of float32)
+_SIMILARITIES = 1 << 24  # most similarities that are held at once: 64 MiB of float32
 
 
 @torch.no_grad()
@@ -25,24 +25,24 @@ def knn(
     temperature: float = 0.07,
     device: torch.device | str | None = None,
 ) -> np.ndarray:
-    """Classes of `queries` by the votes of their k nearest neighbours, layer by layer.
+    """Classify `queries` by the votes of their k nearest neighbours, layer by layer.
 
-    A neighbour of cosine similarity s votes for its class with weight exp(s / temperature) (Wu et al. 2018, arXiv
-    1805.01978; k = 20 and 0.07 as in DINO, Caron et al. 2021, arXiv 2104.14294). A tie goes to the lower class.
+    A neighbour with cosine similarity s votes for its class with the weight exp(s / temperature) (Wu et al. 2018, arXiv
+    1805.01978; k = 20 and 0.07 as in DINO, Caron et al. 2021, arXiv 2104.14294). A tie goes to the lower class number.
 
     Args:
         tokens: `(n, L, D)` features of labelled images.
         labels: `(n,)`, their classes.
         queries: `(m, L, D)`.
         k: number of neighbours.
-        temperature: the lower, the more the nearest ones count.
+        temperature: the lower it is, the more the nearest neighbours count.
         device: where to compute; the CPU if not given.
 
     Returns:
-        int64 `(L, m)`.
+        Class numbers, int64 `(L, m)`.
 
     Raises:
-        ConfigError: fewer than k images, or an impossible temperature.
+        ConfigError: there are fewer than k images, or the temperature is not above 0.
     """
     check_neighbours(k, temperature, len(tokens))
     classes = torch.from_numpy(labels).to(device)
@@ -54,14 +54,14 @@ def knn(
             asked = F.normalize(queries[first : first + block, layer].to(device).float(), dim=1)
             similar, nearest = (asked @ known.T).topk(k, dim=1)
             votes = torch.zeros(len(asked), int(classes.max()) + 1, device=device)
-            # Less the largest, which changes no order and keeps exp within float32 at any temperature.
+            # Subtracting the largest similarity changes no order and keeps exp within float32 at any temperature.
             votes.scatter_add_(1, classes[nearest], ((similar - similar[:, :1]) / temperature).exp())
             answers[layer, first : first + block] = votes.argmax(1).cpu().numpy()
     return answers
 
 
 def check_neighbours(k: int, temperature: float, count: int) -> None:
-    """Raises ConfigError for fewer than k images, or an impossible temperature."""
+    """Raise ConfigError if there are fewer than k images, or the temperature is not above 0."""
     if not 1 <= k <= count:
         raise ConfigError(
             f"k is {k}; it must lie between 1 and {count}, the number of images to find neighbours among."
@@ -72,7 +72,7 @@ def check_neighbours(k: int, temperature: float, count: int) -> None:
 
 @dataclass
 class LinearProbe:
-    """Independent linear layers, one for each layer of the network.
+    """Independent linear classifiers, one per layer of the network.
 
     Attributes:
         weight: float32 `(L, D, classes)`.
@@ -83,12 +83,12 @@ class LinearProbe:
     bias: Tensor
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """`(B, L, D)` → `(L, B, classes)`: one batched product for all layers."""
+        """Features `(B, L, D)` → logits `(L, B, classes)`, by one batched product for all layers."""
         return torch.baddbmm(self.bias, tokens.transpose(0, 1), self.weight)
 
     @torch.no_grad()
     def classify(self, tokens: Tensor) -> np.ndarray:
-        """`(m, L, D)` → classes, int64 `(L, m)`."""
+        """Features `(m, L, D)` → class numbers, int64 `(L, m)`."""
         parts = [self.logits(part.to(self.weight.device).float()) for part in tokens.split(4096)]
         return np.concatenate([part.argmax(-1).cpu().numpy() for part in parts], axis=1)
 
@@ -104,23 +104,24 @@ def train_linear_probe(
     device: torch.device | str | None = None,
     progress: bool = True,
 ) -> LinearProbe:
-    """Train one linear layer for each layer of the network, all at once and each as if it were alone.
+    """Train one linear classifier per layer of the network: all at once, and independent of each other.
 
-    The authors' recipe (microsoft/unilm, beit/run_linear_eval.py): weights from N(0, 0.01), the layers' cross-entropies
-    summed, AdamW, weight decay 1e-4, a learning rate that falls along a cosine from epoch to epoch to 0, and no
-    normalisation of the features. The first weights of a layer follow from (seed, layer), the order from (seed, epoch).
+    The authors' recipe (microsoft/unilm, beit/run_linear_eval.py): weights from N(0, 0.01), the sum of the layers'
+    cross-entropies, AdamW with weight decay 1e-4, a learning rate that falls to 0 along a cosine, epoch by epoch, and no
+    normalisation of the features. The first weights of a layer follow from (seed, layer), the order of the images from
+    (seed, epoch).
 
     Args:
-        features: what to learn from: the views in turn, one an epoch, if there are any; else the images themselves.
+        features: what to learn from: the views in turn, one per epoch, if there are any; else the images themselves.
         classes: number of classes.
         epochs: how often each image is seen.
-        batch_size: images a step; with fewer images than that, all of them.
-        learning_rate: at the beginning; 4e-3 at a batch of 1,024, in proportion, if not given.
-        standardise: subtract each feature's mean and divide by its deviation first. Not in the recipe; with thousands of
-            images instead of a million, its steps are too few to learn the scales.
+        batch_size: images per step; all of them, if there are fewer.
+        learning_rate: of the first epoch; if not given, 4e-3 per 1,024 images of the batch.
+        standardise: first subtract each feature's mean and divide by its standard deviation. This is not in the recipe; with
+            thousands of images instead of a million, its steps are too few to learn the scales of the features.
         seed: of the first weights and the order.
         device: where to compute; the CPU if not given.
-        progress: show a bar, if there is a terminal.
+        progress: show a progress bar, if there is a terminal.
     """
     count, depth, width = features.tokens.shape
     batch_size = min(batch_size, count)
@@ -133,24 +134,24 @@ def train_linear_probe(
     passes = features.views if len(features.views) else features.tokens[None]
     labels = torch.from_numpy(features.labels)
     mean, deviation = (value.to(device) for value in _moments(features.tokens, standardise))
-    for epoch in bar(progress, iterable=range(epochs), desc="linear probe", unit="epoch"):
+    for epoch in progress_bar(progress, iterable=range(epochs), desc="linear probe", unit="epoch"):
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
         order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
         for chosen in order.split(batch_size):
             tokens = (passes[epoch % len(passes)][chosen].to(device).float() - mean) / deviation
             targets = labels[chosen].to(device).repeat(depth)
             with torch.enable_grad():
-                # The sum over layers of each layer's mean: no layer's gradient knows of the others.
+                # The sum over layers of each layer's mean: the gradient of a layer does not depend on the others.
                 loss = F.cross_entropy(linear.logits(tokens).flatten(0, 1), targets, reduction="sum") / len(chosen)
             weight.grad, bias.grad = torch.autograd.grad(loss, [weight, bias])
             optimizer.step()
-    with torch.no_grad():  # the same layers for features as they come
+    with torch.no_grad():  # fold the standardisation into the weights: the probe then takes features as they are
         weight = weight / deviation.unsqueeze(-1)
         return LinearProbe(weight, bias - mean.unsqueeze(1) @ weight)
 
 
 def _moments(tokens: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each feature, `(L, D)` each; 0 and 1 to leave them as they are."""
+    """Mean and standard deviation of each feature, `(L, D)` each; 0 and 1 unless `standardise`."""
     mean, deviation = torch.zeros(tokens.shape[1:]), torch.ones(tokens.shape[1:])
     if standardise and len(tokens) > 1:
         for layer in range(tokens.shape[1]):  # one at a time: all of them in float32 would double the memory

@@ -1,0 +1,1 @@
+"""What the demonstrations compute with PyTorch."""

@@ -1,0 +1,42 @@
+"""Hold out some images of each class, to measure on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from beit.core.errors import DataError
+from beit.data.sources.images import Images
+
+_HELD_OUT = 0.2  # the fraction of each class
+
+
+def hold_out(images: Images, seed: int = 0, most: int | None = None) -> tuple[Images, Images]:
+    """Hold out a random fifth of each class.
+
+    Args:
+        images: labelled images.
+        seed: of the choice.
+        most: use only about so many images, in proportion from each class, but at least two of each.
+
+    Returns:
+        Images to learn from, and images to measure on.
+
+    Raises:
+        DataError: the images have no labels, or a class has a single image.
+    """
+    if images.labels is None:
+        raise DataError("Images can only be held out of each class when they are labelled: one subfolder per class.")
+    rng = np.random.default_rng(seed)
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    used = 1.0 if most is None else min(most / len(images), 1.0)
+    learn, measure = [], []
+    for number, found in enumerate(np.split(np.argsort(images.labels, kind="stable"), np.cumsum(counts)[:-1])):
+        if len(found) == 1:
+            raise DataError(
+                f"Class {images.classes[number]} has a single image; two are needed, one to learn from and one to measure on."
+            )
+        chosen = rng.permutation(found)[: max(round(used * len(found)), 2)]
+        held = max(round(_HELD_OUT * len(chosen)), 1) if len(chosen) else 0
+        measure.append(chosen[:held])
+        learn.append(chosen[held:])
+    return images.subset(np.sort(np.concatenate(learn))), images.subset(np.sort(np.concatenate(measure)))

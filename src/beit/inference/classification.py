@@ -1,0 +1,194 @@
+"""Classify images: pictures in; logits, or the most probable classes, out.
+
+    classify     pictures in memory        → the most probable classes of each (what a server asks for)
+    predict      an `Images` source        → an iterator of predictions, batch by batch (what a batch job asks for)
+    logits_of    an `Images` source        → all logits (what an evaluation asks for)
+
+All of them work with PyTorch and Flax models. Importing this loads neither framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+
+import numpy as np
+
+from beit.data.processor import BeitImageProcessor
+from beit.data.sources.images import Images
+from beit.inference.batches import OnError, batches_of
+from beit.inference.checks import require_finite
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Label(TypedDict):
+    """A class and its probability in [0, 1], rounded to six decimals."""
+
+    label: str
+    probability: float
+
+
+class Prediction(TypedDict):
+    """What is said of one image: `labels`, most probable first; or `error`, why it could not be read."""
+
+    image: str
+    labels: NotRequired[list[Label]]
+    error: NotRequired[str]
+
+
+def batch_logits(
+    model: Any,
+    processor: BeitImageProcessor,
+    pictures: Sequence[Any],
+    device: torch.device | str | None = None,
+    pad_to: int = 1,
+) -> np.ndarray:
+    """Logits of one batch.
+
+    Args:
+        model: a `BeitForImageClassification` or `FlaxBeitForImageClassification`.
+        processor: its image processor.
+        pictures: n images in any form that the processor takes: PIL images, arrays, paths.
+        device: where a PyTorch model computes; where its parameters are, if not given. A Flax
+            model always computes where its parameters are.
+        pad_to: a Flax model gets at least so many images, blank ones behind the others: it would be compiled again for
+            another number.
+
+    Returns:
+        float32 `(n, classes)`.
+
+    Raises:
+        CheckpointError: the model answers NaN or infinity.
+    """
+    if hasattr(model, "params"):
+        from beit.inference.flax.classification import logits as flax_logits
+
+        found = flax_logits(model, processor, pictures, pad_to)
+    else:
+        from beit.inference.torch.classification import logits as torch_logits
+
+        found = torch_logits(model, processor, pictures, device)
+    require_finite(bool(np.isfinite(found).all()))
+    return found
+
+
+def classify(
+    model: Any,
+    processor: BeitImageProcessor,
+    pictures: Sequence[Any],
+    top: int = 5,
+    device: torch.device | str | None = None,
+) -> list[list[Label]]:
+    """The most probable classes of images in memory, in one batch.
+
+    Args:
+        model: as for `batch_logits`.
+        processor: its image processor.
+        pictures: as for `batch_logits`.
+        top: how many classes of each image.
+        device: as for `batch_logits`.
+
+    Returns:
+        A list for each image, the most probable class first.
+
+    Raises:
+        InputError: a picture is not one that the processor takes.
+        CheckpointError: the model answers NaN or infinity.
+    """
+    if not len(pictures):
+        return []
+    return most_probable(batch_logits(model, processor, pictures, device), model.config.id2label, top)
+
+
+def most_probable(logits: np.ndarray, names: Mapping[int, str], top: int = 5) -> list[list[Label]]:
+    """The `top` classes of each row of logits `(n, classes)`, most probable first; of equal ones the first."""
+    rows = logits.astype(np.float64)
+    found: list[list[Label]] = []
+    for row in rows:
+        probabilities = np.exp(row - row.max())
+        probabilities /= probabilities.sum()
+        best = np.argsort(-row, kind="stable")[:top].tolist()
+        found.append([{"label": names[i], "probability": round(float(probabilities[i]), 6)} for i in best])
+    return found
+
+
+def logit_batches(
+    model: Any,
+    processor: BeitImageProcessor,
+    images: Images,
+    on_error: OnError,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Yield (numbers of images, their logits `(n, classes)` float32) batch by batch.
+
+    Args:
+        model: as for `batch_logits`.
+        processor: its image processor.
+        images: what to classify.
+        on_error: called with (number, reason) for each image that cannot be read.
+        batch_size: images per forward pass.
+        device: as for `batch_logits`.
+
+    Raises:
+        CheckpointError: the model answers NaN or infinity.
+    """
+    pad_to = min(batch_size, len(images))
+    for numbers, pictures in batches_of(images, batch_size, on_error):
+        yield numbers, batch_logits(model, processor, pictures, device, pad_to)
+
+
+def logits_of(
+    model: Any,
+    processor: BeitImageProcessor,
+    images: Images,
+    on_error: OnError,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> tuple[list[int], np.ndarray]:
+    """(numbers of all images that can be read, their logits `(n, classes)` float32); arguments as `logit_batches`."""
+    kept: list[int] = []
+    logits = [np.zeros((0, model.config.num_labels), np.float32)]
+    for numbers, found in logit_batches(model, processor, images, on_error, batch_size, device):
+        kept += numbers
+        logits.append(found)
+    return kept, np.concatenate(logits)
+
+
+def predict(
+    model: Any,
+    processor: BeitImageProcessor,
+    images: Images,
+    top: int = 5,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+) -> Iterator[Prediction]:
+    """Yield the most probable classes of each image, in the order of the images, as batches are done.
+
+    Args:
+        model: as for `batch_logits`.
+        processor: its image processor.
+        images: what to classify; `ImageFiles` makes such a source from paths.
+        top: how many classes of each image.
+        batch_size: images per forward pass.
+        device: as for `batch_logits`.
+
+    Raises:
+        CheckpointError: the model answers NaN or infinity.
+    """
+    errors: dict[int, str] = {}
+    done = 0
+    for numbers, logits in logit_batches(model, processor, images, errors.__setitem__, batch_size, device):
+        labels = dict(zip(numbers, most_probable(logits, model.config.id2label, top), strict=True))
+        for index in range(done, numbers[-1] + 1):  # with the unreadable images among them
+            image = images.name(index)
+            yield {"image": image, "labels": labels[index]} if index in labels else _unreadable(image, errors[index])
+        done = numbers[-1] + 1
+    for index in range(done, len(images)):
+        yield _unreadable(images.name(index), errors[index])
+
+
+def _unreadable(image: str, reason: str) -> Prediction:
+    return {"image": image, "error": reason}
