@@ -12,7 +12,6 @@ compilation, is timed apart, and memory is the peak of the process, compiling in
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import sys
@@ -27,8 +26,11 @@ import numpy as np
 import paired
 from beit import BeitConfig
 from beit.data.masking import mask_sizes
+from beit.train.framework import finetuning, pretraining
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, RunSettings
+from beit.train.start import open_start
+from beit.train.targets import target_class
 from flax_inference import HEADER, as_line, machine, only_cores, only_cpu, rows_of
 
 # Task → (its settings, the class of its models, the config besides a preset's, as the command makes it).
@@ -61,12 +63,14 @@ def worker(framework: str, task: str, folder: str, batch_size: int, threads: int
         precision="fp32",
         framework=framework,
     )
-    parts = importlib.import_module(f"beit.train.{framework}_{task}")
+    parts: Any = pretraining(framework) if task == "pretrain" else finetuning(framework)
     run = Run(parts.processes(settings), settings)
-    config = BeitConfig.from_pretrained(folder)
-    model = parts.model(run, config, folder)
+    start = open_start(settings)
+    config = start.config
+    model = parts.model(run, start, config)
     # Tokens are given, so of the cache that they would come from only the size of its codebook is read.
-    more = [parts.TokenTarget(None, SimpleNamespace(vocab_size=config.vocab_size))] if task == "pretrain" else []
+    cache = SimpleNamespace(vocab_size=config.vocab_size)
+    more = [target_class("tokens", framework)(None, cache)] if task == "pretrain" else []  # type: ignore[call-arg]
     engine = parts.engine(run, model, *more)
     engine.train_mode()
     batch = draw_batch(settings, config)

@@ -23,8 +23,8 @@ from beit import BeitConfig, BeitForMaskedImageModeling
 from beit.tokenizers import DalleConfig, DalleTokenizer
 from beit.train.pretrain import pretrain
 from beit.train.settings import PretrainSettings
+from beit.train.targets.torch.tokens import TokenTarget
 from beit.train.torch.optim import adamw, parameter_groups
-from beit.train.torch.targets import TokenTarget
 from pretrain import MODELS, gflop, link_images
 
 SIZES = MODELS["base"]

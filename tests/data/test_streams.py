@@ -441,7 +441,7 @@ def test_a_stopped_run_on_a_stream_goes_on_exactly(tmp_path):
         striped(tmp_path / f"{number}.tar", 9, number, 12)
     source = f"{tmp_path}/{{0..2}}.tar"
     losses = run(tmp_path, "whole", source)
-    save = loop._save
+    save = loop._save_checkpoint
 
     def dies(run_, job, engine, step):
         save(run_, job, engine, step)
@@ -449,7 +449,7 @@ def test_a_stopped_run_on_a_stream_goes_on_exactly(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_save", dies)
+        patch.setattr(loop, "_save_checkpoint", dies)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path, "stopped", source)
     with pytest.raises(TrainingError, match="--workers 2"):

@@ -65,7 +65,7 @@ def theirs_arguments() -> Namespace:
 
 def equal_views(theirs: Any, ours: PretrainViews, photos: list[Image.Image], failures: Failures) -> None:
     """Our draws, played to the authors' transform: the same floats."""
-    from beit.train import pretrain
+    from beit.data.transforms import pretrain
 
     our_view, our_jitter = pretrain.view, pretrain.jitter_colours
     worst, worst_tokens, flips, count = 0.0, 0.0, 0, 0

@@ -301,7 +301,7 @@ def test_the_list_and_one_recipe(capsys):
     assert main(["recipes", "finetune-base-384"]) == 0
     text = capsys.readouterr().out
     assert "86.8" in text
-    assert "gigaflop an image" in text
+    assert "gigaflop per image" in text
     assert main(["recipes", "small-images", "--print", "--part", "pretrain"]) == 0
     text = capsys.readouterr().out
     assert re.search(r"^\* learning_rate +0.003$", text, re.MULTILINE)

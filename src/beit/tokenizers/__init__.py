@@ -1,12 +1,13 @@
 """Tokenizers: images → visual tokens and back. `from beit.tokenizers import load_tokenizer`.
 
-Each tokenizer owns its preprocessing: all of them take images in [0, 1]. Importing this package loads neither torch nor jax.
+All tokenizers take images in [0, 1]; each does its own preprocessing. Importing this package loads neither torch nor jax.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -31,9 +32,7 @@ _LAZY = {
     "FlaxDalleTokenizer": "beit.tokenizers.dalle.flax",
     "read_module_tensors": "beit.tokenizers.dalle.openai_pickle",
 }
-_FRAMEWORKS = {"torch": "torch", "flax": "jax"}  # each the name of the extra → what it must bring
-# model_type in config.json → framework → class, one of those above.
-_MODEL_TYPES = {"dalle_dvae": {"torch": "DalleTokenizer", "flax": "FlaxDalleTokenizer"}}
+_FRAMEWORKS = {"torch": "torch", "flax": "jax"}  # framework, and the extra of that name → the package that it needs
 
 __all__ = ["CodebookUsage", "Tokenizer", "codebook_usage", "load_tokenizer", *_LAZY]
 
@@ -46,7 +45,7 @@ def __getattr__(name: str) -> Any:
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What pre-training asks of a tokenizer. Images are float tensors or arrays (B, 3, H, W) in [0, 1]."""
+    """What pre-training needs of a tokenizer. Images are float tensors or arrays (B, 3, H, W) in [0, 1]."""
 
     @property
     def vocab_size(self) -> int:
@@ -62,7 +61,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, tokens: Any, grid: tuple[int, int] | None = None) -> Any:
-        """Images (B, 3, H, W) in [0, 1] from tokens (B, h·w); `grid` = (h, w), a square unless given."""
+        """Images (B, 3, H, W) in [0, 1] from tokens (B, h·w) of a `grid` (h, w), which is a square unless given."""
         ...
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
@@ -76,15 +75,15 @@ def load_tokenizer(
     """Load any tokenizer: a saved folder, a Hub id, or a folder with OpenAI's `encoder.pkl` and `decoder.pkl`.
 
     Args:
-        id_or_folder: what to load. config.json decides the class; without one, the two pickles are looked for.
-        framework: "torch" for tensors in and out, "flax" for jax arrays; the files are the same.
+        id_or_folder: what to load. config.json names the class; a folder without one must hold the two pickles.
+        framework: "torch" takes and gives tensors, "flax" jax arrays; the files are the same.
         where: `revision`, `token`, `cache_dir`, `local_files_only`, … as for `beit.checkpoints.hub.resolve_file`.
 
     Returns:
         The tokenizer (see `Tokenizer`): in evaluation mode on the CPU, or on jax's default device.
 
     Raises:
-        CheckpointError: nothing there, or it is damaged, unsafe or of an unknown kind.
+        CheckpointError: there is no such tokenizer, or it is damaged, unsafe or of an unknown kind.
         ConfigError: no such framework.
         MissingExtraError: the framework is not installed.
     """
@@ -96,23 +95,33 @@ def load_tokenizer(
     require(_FRAMEWORKS[framework], framework, "tokenizers")
     folder = Path(id_or_folder)
     if (folder / "encoder.pkl").is_file() and not (folder / "config.json").is_file():
-        return _class_of("dalle_dvae", framework).from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
+        return _dalle(framework).from_openai(folder / "encoder.pkl", folder / "decoder.pkl")
     config = read_json(hub.resolve_file(id_or_folder, "config.json", **where))
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in _MODEL_TYPES:
         raise CheckpointError(
             f"{id_or_folder} has model_type {kind!r} in config.json; wanted a tokenizer: {', '.join(_MODEL_TYPES)}."
         )
-    return _class_of(kind, framework).from_pretrained(id_or_folder, **where)
+    return _MODEL_TYPES[kind](framework).from_pretrained(id_or_folder, **where)
 
 
-def _class_of(kind: str, framework: str) -> Any:
-    return __getattr__(_MODEL_TYPES[kind][framework])
+def _dalle(framework: str) -> type[DalleTokenizer] | type[FlaxDalleTokenizer]:
+    if framework == "flax":
+        from beit.tokenizers.dalle.flax import FlaxDalleTokenizer
+
+        return FlaxDalleTokenizer
+    from beit.tokenizers.dalle.torch import DalleTokenizer
+
+    return DalleTokenizer
+
+
+# model_type in config.json → the class, by the framework. Only the class that is asked for is imported.
+_MODEL_TYPES: dict[str, Callable[[str], type[Any]]] = {"dalle_dvae": _dalle}
 
 
 @dataclass(frozen=True)
 class CodebookUsage:
-    """How much of a codebook is in use. A healthy one has a perplexity of at least a third of the vocabulary."""
+    """How much of a codebook is in use. In a healthy one, the perplexity is at least a third of the vocabulary."""
 
     codes_used: int
     """Codes that occur at least once."""
@@ -123,11 +132,11 @@ class CodebookUsage:
 
 
 def codebook_usage(tokens: Any, vocab_size: int) -> CodebookUsage:
-    """Count the codes that occur in `tokens` and how evenly; a small perplexity is codebook collapse.
+    """How many codes occur in `tokens`, and how evenly. A small perplexity means that the codebook has collapsed.
 
     Args:
         tokens: integer array or tensor of any shape, at least one element, values in 0 … vocab_size - 1. Take several
-            thousand: fewer tokens than codes cannot use them all.
+            thousand, because fewer tokens than codes cannot use all codes.
         vocab_size: number of codes.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What the DALL-E dVAE is in every framework: its sizes, its files, and what it takes. Loads neither torch nor jax.
+"""What the DALL-E dVAE is in every framework: its sizes, its files and checks of its inputs. Loads neither torch nor jax.
 
-The networks are in dalle.py (torch; it also trains) and flax_dalle.py.
+The networks are in torch.py, which also trains, and flax.py.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.core.files import read_json, write_json
 from beit.tokenizers.dalle.openai_pickle import read_module_tensors
 
-PIXEL_EPS = 0.1  # keeps pixels off 0 and 1, where the logit of the reconstruction loss is infinite
+PIXEL_EPS = 0.1  # keeps pixels away from 0 and 1, where the logit in the reconstruction loss is infinite
 
 
 @dataclass(frozen=True)
 class DalleConfig:
-    """What the weights are. The defaults are OpenAI's published model (÷8, 8,192 codes, 98 M parameters)."""
+    """What the weights are. The defaults are OpenAI's published model (tokens of 8x8 pixels, 8,192 codes, 98 M parameters)."""
 
     groups: int = 4
-    """Groups of blocks; pixels are halved between groups, so a token covers 2^(groups - 1) pixels a side."""
+    """Groups of blocks. Between groups the resolution is halved, so the side of a token is 2^(groups - 1) pixels."""
     blocks_per_group: int = 2
     """Residual blocks in a group."""
     n_hid: int = 256
-    """Channels of the group at full resolution, a multiple of 4; doubles with every halving of the pixels."""
+    """Channels of the group at full resolution, a multiple of 4. Each following group has twice as many."""
     n_init: int = 128
     """Width of a code's embedding, the decoder's first layer."""
     vocab_size: int = 8192
@@ -67,16 +67,14 @@ class DalleConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> DalleConfig:
-        """Read `to_dict`'s result. Raises ConfigError for another model type or an unknown field."""
+        """The inverse of `to_dict`. Raises ConfigError for another model type or an unknown field."""
         given = dict(values)
         if (kind := given.pop("model_type", None)) != "dalle_dvae":
             raise ConfigError(
                 f"Got model_type {kind!r}; wanted 'dalle_dvae'. Is this the folder of a DALL-E tokenizer?"
             )
         if unknown := given.keys() - {field.name for field in dataclasses.fields(cls)}:
-            raise ConfigError(
-                f"Got unknown fields {sorted(unknown)}; the folder was written by a later version of beit."
-            )
+            raise ConfigError(f"Got unknown fields {sorted(unknown)}; a later version of beit wrote the folder.")
         return cls(**given)
 
     def grid(self, image_size: int | tuple[int, int]) -> tuple[int, int]:
@@ -122,12 +120,12 @@ class DalleConfig:
 
 
 def map_pixels(images: Any) -> Any:
-    """[0, 1] → [0.1, 0.9], the encoder's and the loss's range; a tensor or array of any framework."""
+    """[0, 1] → [0.1, 0.9], the range of the encoder and the loss; a tensor or array of any framework."""
     return (1 - 2 * PIXEL_EPS) * images + PIXEL_EPS
 
 
 def unmap_pixels(images: Any) -> Any:
-    """The way back, cut to [0, 1]."""
+    """The inverse of `map_pixels`, clipped to [0, 1]."""
     return ((images - PIXEL_EPS) / (1 - 2 * PIXEL_EPS)).clip(0, 1)
 
 
@@ -143,7 +141,7 @@ def check_images(config: DalleConfig, shape: tuple[int, ...], dtype: Any, floati
 
 def check_range(low: float, high: float) -> None:
     """Raises InputError when the least or greatest pixel is not in [0, 1]."""
-    # Normalised images give tokens that look valid and mean nothing. Written so that NaN fails too.
+    # Normalised images would give tokens that look valid and mean nothing. Written so that NaN fails, too.
     if not (low >= -1e-3 and high <= 1 + 1e-3):
         raise InputError(
             f"Got pixels from {low:.3g} to {high:.3g}; wanted [0, 1]. Give the images as they are before "
@@ -152,7 +150,7 @@ def check_range(low: float, high: float) -> None:
 
 
 def check_grid(shape: tuple[int, ...], grid: tuple[int, int] | None) -> tuple[int, int]:
-    """The grid (h, w) of tokens of shape (B, h·w) or (B, h, w), a square unless given. InputError where none fits."""
+    """The grid (h, w) of tokens of shape (B, h·w) or (B, h, w), a square unless given. Raises InputError where none fits."""
     if len(shape) == 3 and grid is None:
         grid = (shape[1], shape[2])
     n = math.prod(shape[1:]) if len(shape) in (2, 3) else -1
@@ -166,9 +164,11 @@ def check_grid(shape: tuple[int, ...], grid: tuple[int, int] | None) -> tuple[in
 
 
 def check_tokens(config: DalleConfig, integers: bool, low: int = 0, high: int = 0) -> None:
-    """Raises InputError for tokens that are no integers, or whose least or greatest is no code."""
+    """Raises InputError for tokens that are not integers, or whose least or greatest is not a code."""
     if not integers or not 0 <= low <= high < config.vocab_size:
-        raise InputError(f"Got tokens that are not integers from 0 to {config.vocab_size - 1}, from another tokenizer?")
+        raise InputError(
+            f"Got tokens that are not integers from 0 to {config.vocab_size - 1}. Are they of another tokenizer?"
+        )
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -199,14 +199,14 @@ def read_folder(id_or_folder: str | os.PathLike[str], **where: Any) -> tuple[Dal
 def read_openai(
     encoder_pkl: str | os.PathLike[str], decoder_pkl: str | os.PathLike[str]
 ) -> tuple[DalleConfig, dict[str, np.ndarray]]:
-    """Read OpenAI's two pickles, without running what is in them (see `safe_pickle`); sizes are read off the tensors.
+    """Read OpenAI's two pickles without running code from them (see `openai_pickle`). Sizes follow from the tensors.
 
     Raises:
         CheckpointError: a file is missing, damaged, unsafe, or not this architecture; or the two do not fit.
     """
     parts = {"encoder": read_module_tensors(Path(encoder_pkl)), "decoder": read_module_tensors(Path(decoder_pkl))}
     source = f"{encoder_pkl} and {decoder_pkl}"
-    # The whole table of names: OpenAI's `blocks.input.w` is our `encoder.blocks.input.weight`; `.b` is `.bias`.
+    # This is the whole translation of names: OpenAI's `blocks.input.w` is our `encoder.blocks.input.weight`, `.b` is `.bias`.
     tensors = {
         f"{part}.{re.sub(r'[.]w$', '.weight', re.sub(r'[.]b$', '.bias', name))}": tensor
         for part, found in parts.items()
@@ -217,7 +217,7 @@ def read_openai(
 
 
 def _infer_config(tensors: Mapping[str, np.ndarray], source: str) -> DalleConfig:
-    """Sizes from names and shapes; `_fitting` then checks every tensor against them."""
+    """Sizes, from names and shapes. `_fitting` then checks every tensor against them."""
     blocks = [name.split(".")[2] for name in tensors if re.fullmatch(r"encoder\..*\.res_path\.conv_1\.weight", name)]
     groups = len(set(blocks))
     try:
@@ -231,7 +231,7 @@ def _infer_config(tensors: Mapping[str, np.ndarray], source: str) -> DalleConfig
 
 
 def _fitting(config: DalleConfig, tensors: Mapping[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Float32 copies of exactly the tensors of `config`; refuses missing, left-over and ill-shaped ones."""
+    """Float32 copies of the tensors of `config`. Raises CheckpointError when some are missing, left over or of other shapes."""
     wanted = config.shapes()
     wrong = [f"{name} missing" for name in wanted if name not in tensors]
     wrong += [f"{name} left over" for name in tensors if name not in wanted]

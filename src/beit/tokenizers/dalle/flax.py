@@ -1,7 +1,7 @@
-"""The discrete VAE of DALL-E on JAX: images → tokens → images. To train one, see dalle.py; the folders are the same.
+"""The discrete VAE of DALL-E in JAX: images → tokens → images. torch.py trains it; the folders are the same.
 
-Two networks, read top to bottom: functions of a table of parameters that keeps the names of model.safetensors, so that
-what is read here can be found there and in the torch module. Inside, channels come last: kernels are (k, k, in, out).
+The two networks are functions of a table of parameters with the names of model.safetensors, which are those of the torch module
+too. Inside, channels come last: kernels are (k, k, in, out).
 
     image (B, 3, H, W) → encoder → logits (B, h, w, V) → tokens (B, h·w) → decoder → image (B, 3, H, W)
 """
@@ -81,24 +81,25 @@ def encode(params: Params, c: DalleConfig, images: Array) -> Array:
 
 def decode(params: Params, c: DalleConfig, tokens: Array) -> Array:
     """Tokens (B, h, w) → images (B, channels, H, W) float32 in [0, 1]."""
-    # A 1×1 convolution of one-hot codes is a look-up.
+    # The 1×1 convolution of a one-hot code is a row of its kernel.
     x = params["decoder.blocks.input.weight"][0, 0][tokens] + params["decoder.blocks.input.bias"]
-    mean = _groups(params, c, "decoder.blocks", x, _double)[..., : c.channels]  # behind it: log-scales, for training
+    mean = _groups(params, c, "decoder.blocks", x, _double)[
+        ..., : c.channels
+    ]  # the other channels are log-scales, for training
     return unmap_pixels(jax.nn.sigmoid(mean.astype(jnp.float32))).transpose(0, 3, 1, 2)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config"])
 @dataclass(frozen=True, eq=False)
 class FlaxDalleTokenizer:
-    """The twin of `DalleTokenizer` for use: `tokens` and `decode` (see `beit.tokenizers.Tokenizer`).
+    """The twin of `DalleTokenizer`, without training: `tokens` and `decode` (see `beit.tokenizers.Tokenizer`).
 
     Images are float arrays (B, channels, H, W) in [0, 1], H and W multiples of `config.factor`; numpy or jax. Each
-    shape is compiled once. A tokenizer is a pytree: give it to a jitted step as an argument, and its weights are one
-    too; a step that merely mentions it has them compiled in as constants. Under jit, values cannot be looked at, so
-    only types, shapes and sizes are checked there.
+    shape is compiled once. A tokenizer is a pytree: pass it to a jitted step as an argument. A step that only refers to it
+    has its weights compiled in as constants. Under jit the values are unknown, so only types, shapes and sizes are checked.
 
-    On a GPU or TPU, `jax.default_matmul_precision("highest")` gives the tokens of full float32; JAX's default is faster
-    and decides a few close calls another way.
+    On a GPU or TPU, `jax.default_matmul_precision("highest")` gives the tokens of full float32; JAX's default is faster,
+    and a few tokens differ where two codes are about equally likely.
 
     Attributes:
         config: sizes.
@@ -137,7 +138,7 @@ class FlaxDalleTokenizer:
             grid: (h, w) of flat tokens; a square unless given.
 
         Raises:
-            InputError: tokens out of range, or their number does not fit the grid.
+            InputError: tokens are out of range, or their number does not fit the grid.
         """
         tokens = tokens if isinstance(tokens, Array) else np.asarray(tokens)
         h, w = check_grid(tokens.shape, grid)
@@ -147,14 +148,14 @@ class FlaxDalleTokenizer:
         return _decode(self, tokens.reshape(-1, h, w))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json and model.safetensors (float32), as `DalleTokenizer` does, to `folder`."""
+        """Write config.json and model.safetensors (float32) to `folder`, as `DalleTokenizer` does."""
         arrays = {name: np.asarray(array, np.float32) for name, array in self.params.items()}
         turned = {name: a.transpose(3, 2, 0, 1) if a.ndim == 4 else a for name, a in arrays.items()}
         write_folder(folder, self.config, {name: np.ascontiguousarray(turned[name]) for name in self.config.shapes()})
 
     @classmethod
     def from_pretrained(cls, id_or_folder: str | os.PathLike[str], **where: Any) -> FlaxDalleTokenizer:
-        """Load what `save_pretrained`, this one's or `DalleTokenizer`'s, wrote, from a folder or a Hub id.
+        """Load what `save_pretrained` of this class or of `DalleTokenizer` wrote, from a folder or a Hub id.
 
         Raises:
             CheckpointError: a file is missing or damaged, or weights and config.json do not agree.
@@ -165,7 +166,7 @@ class FlaxDalleTokenizer:
     def from_openai(
         cls, encoder_pkl: str | os.PathLike[str], decoder_pkl: str | os.PathLike[str]
     ) -> FlaxDalleTokenizer:
-        """Load OpenAI's two pickles, without running what is in them (see `safe_pickle`).
+        """Load OpenAI's two pickles without running code from them (see `openai_pickle`).
 
         Raises:
             CheckpointError: a file is missing, damaged, unsafe, or not this architecture; or the two do not fit.
@@ -185,6 +186,6 @@ def _decode(tokenizer: FlaxDalleTokenizer, tokens: Array) -> Array:
 
 
 def _assemble(config: DalleConfig, tensors: Mapping[str, np.ndarray]) -> FlaxDalleTokenizer:
-    """A tokenizer of exactly these tensors, kernels turned from (out, in, k, k) to (k, k, in, out)."""
+    """A tokenizer with these tensors, whose kernels are transposed from (out, in, k, k) to (k, k, in, out)."""
     turned = {name: a.transpose(2, 3, 1, 0) if a.ndim == 4 else a for name, a in tensors.items()}
     return FlaxDalleTokenizer(config, {name: jnp.asarray(a) for name, a in turned.items()})

@@ -1,13 +1,14 @@
-"""Named tensors out of OpenAI's `encoder.pkl` and `decoder.pkl`, without running anything that is in the file.
+"""Named tensors from OpenAI's `encoder.pkl` and `decoder.pkl`, without running any code from the files.
 
-Those files are whole modules written by `torch.save`: to unpickle them is to call whatever they name, and
-`torch.load(weights_only=True)` refuses. This reader interprets the opcodes that `torch.save` writes (protocol 2) on
-inert records of our own: a class becomes a `_Global` that nobody calls, an object an `_Object` that holds attributes, a
-tensor a few numbers, checked against the file before use. Another name or opcode ends with a `CheckpointError`.
+These files are entire modules written by `torch.save`. Unpickling them would call whatever they name, and
+`torch.load(weights_only=True)` refuses them. This reader interprets the opcodes that `torch.save` writes (protocol 2), with
+inert records in the place of objects: a class becomes a `_Global`, which is never called; an object becomes an `_Object`, which
+holds attributes; a tensor becomes a few numbers, which are checked against the file before use. Any other name or opcode
+raises a `CheckpointError`.
 
-Why not a `pickle.Unpickler` with `find_class`: that still obeys the file on memo indices (gigabytes from six bytes), on
-hashing nested tuples (hours), on extension codes that skip `find_class`, and on BUILD, which can change our classes.
-Formats: torch/serialization.py (zip since PyTorch 1.6, "legacy" before).
+A `pickle.Unpickler` with `find_class` would not be enough: a hostile file could still name huge memo indices (six bytes take
+gigabytes), make it hash nested tuples (for hours), use extension codes, which bypass `find_class`, and change our classes by
+BUILD. Formats: torch/serialization.py (zip since PyTorch 1.6, "legacy" before).
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ import numpy as np
 from beit.checkpoints.read_weights import diagnose
 from beit.core.errors import CheckpointError
 
-# Together these bound the time that a forged file can take. OpenAI's own files stay far below each.
+# Together these limit the time that a forged file can take. OpenAI's own files are far below each of them.
 MAX_STEPS, MAX_PICKLE_BYTES, MAX_MODULES, MAX_DEPTH, MAX_ENTRIES = 100_000, 16 << 20, 2_000, 32, 500
 LEGACY_HEAD = (0x1950A86A20F9469CFC6C, 1001)  # magic number, protocol version
 
-# Storage types → numpy's codes; bfloat16 and the like do not occur.
+# Storage types → numpy's codes. OpenAI's files have no bfloat16 or the like.
 DTYPES = {"Float": "<f4", "Double": "<f8", "Half": "<f2", "Long": "<i8", "Int": "<i4", "Byte": "|u1"}
 # Everything a file may name, as "module name" → what stands in for it.
 ALLOWED = {
@@ -48,7 +49,7 @@ ALLOWED = {
     "torch.nn.modules.linear Identity": "module",
     **{f"torch {name}Storage": code for name, code in DTYPES.items()},
 }
-for _module in ("dall_e", "dall_e.encoder", "dall_e.decoder", "dall_e.utils"):  # OpenAI moved the classes around
+for _module in ("dall_e", "dall_e.encoder", "dall_e.decoder", "dall_e.utils"):  # OpenAI has moved the classes
     for _class in ("Encoder", "EncoderBlock", "Decoder", "DecoderBlock", "Conv2d"):
         ALLOWED[f"{_module} {_class}"] = "module"
 
@@ -58,7 +59,7 @@ _CONTAINERS: dict[str, Callable[[], object]] = {"EMPTY_DICT": dict, "EMPTY_LIST"
 
 
 def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Read the tensors of a module that `torch.save` pickled whole, under their `state_dict` names.
+    """Read the tensors of a module that `torch.save` pickled as an object, by their `state_dict` names.
 
     Args:
         path: `encoder.pkl` or `decoder.pkl` of OpenAI's DALL-E, in the zip or the legacy format.
@@ -67,7 +68,7 @@ def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
         `{"blocks.input.w": array, …}` in the module's order: contiguous, writable copies in the file's dtype.
 
     Raises:
-        CheckpointError: the file is missing, damaged, no pickled module, or names something outside `ALLOWED`.
+        CheckpointError: the file is missing, damaged or not a pickled module, or it names something outside `ALLOWED`.
     """
     path = Path(path)
     try:
@@ -86,13 +87,13 @@ def read_module_tensors(path: str | Path) -> dict[str, np.ndarray]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     except Exception as error:
-        # Damaged bytes fail anywhere inside the machine below, zipfile or pickletools, with a dozen exception types.
+        # Damaged bytes fail anywhere in the code below, in zipfile or in pickletools, with a dozen types of exceptions.
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise CheckpointError(f"{path} is damaged or was cut short ({detail}). Download it again.") from error
 
 
 def _refuse(why: str) -> NoReturn:
-    raise CheckpointError(why)  # read_module_tensors puts the file's name in front
+    raise CheckpointError(why)  # read_module_tensors puts the file's name before it
 
 
 def _read_zip(path: Path) -> dict[str, np.ndarray]:
@@ -124,7 +125,7 @@ def _read_legacy(path: Path) -> dict[str, np.ndarray]:
     if _run(stream)["little_endian"] is not True:
         _refuse("was written on a big-endian machine; save it again on another.")
     tensors, keys = _named_tensors(_run(stream)), _run(stream)
-    # Behind the list of keys stand the storages, each as its element count (8 bytes) and its elements.
+    # After the list of keys come the storages, each with its number of elements (8 bytes) and the elements.
     storages = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     start, begins = stream.tell(), {}
     for key in keys:
@@ -222,9 +223,9 @@ class _Tensor:
 
 
 def _run(stream: io.BytesIO) -> Any:
-    """Build what one pickle describes; the stream then stands behind its STOP.
+    """Build what a pickle describes; the stream is then after its STOP.
 
-    Only types without side effects are ever on the stack, so what is not checked here fails as an ordinary TypeError.
+    Only types without side effects are ever on the stack, so whatever is not checked here fails with an ordinary TypeError.
     """
     stack: list[Any] = []
     marks: list[list[Any]] = []
@@ -283,7 +284,7 @@ def _run(stream: io.BytesIO) -> Any:
 
 
 def _set_items(table: dict[str, Any], items: list[Any]) -> None:
-    # Strings only: to hash tuples nested by memo references takes time exponential in the file's size.
+    # Only strings: hashing tuples that are nested by memo references takes time exponential in the file's size.
     if not all(isinstance(key, str) for key in items[::2]):
         _refuse("is damaged or forged: a key in it is no string.")
     table.update(zip(items[::2], items[1::2], strict=True))

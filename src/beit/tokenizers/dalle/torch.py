@@ -1,7 +1,7 @@
-"""The discrete VAE of DALL-E, BEiT's first tokenizer: encode, decode, train; any size.
+"""The discrete VAE of DALL-E, BEiT's first tokenizer, of any size: encodes, decodes and trains.
 
 Ramesh et al. 2021, "Zero-Shot Text-to-Image Generation", section 2.1 and appendix A; sizes and names as in OpenAI's
-published model (github.com/openai/DALL-E, MIT). BEiT uses its encoder alone: token = argmax of the logits.
+published model (github.com/openai/DALL-E, MIT). BEiT uses only the encoder: a token is the argmax of the logits.
 
     image (B, 3, H, W) → encoder → logits (B, V, h, w) → codes → decoder → mean and log-scale (B, 2·3, H, W)
 """
@@ -38,7 +38,7 @@ from beit.tokenizers.dalle.config import DalleConfig as DalleConfig
 
 
 class Block(nn.Module):
-    """x + gain · path(x), path = 4 × (ReLU, convolution), a quarter as wide inside; gain = 1 / blocks²."""
+    """x + gain · path(x), where path = 4 × (ReLU, convolution) with a quarter of the channels inside, and gain = 1 / blocks²."""
 
     def __init__(self, n_in: int, n_out: int, kernels: tuple[int, ...], gain: float) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DalleDecoder(_Stack):
         super().__init__(nn.Conv2d(c.vocab_size, c.n_init, 1), c, c.widths[::-1], (1, 3, 3, 3), 2 * c.channels)
 
     def from_tokens(self, tokens: Tensor) -> Tensor:
-        """`forward` of one-hot codes, from tokens (B, h, w): a 1×1 convolution of a one-hot is a look-up."""
+        """`forward` of one-hot codes, from tokens (B, h, w): the 1×1 convolution of a one-hot code is a row of its weight."""
         weight, bias = self.blocks.get_parameter("input.weight"), self.blocks.get_parameter("input.bias")
         x = F.embedding(tokens, weight[:, :, 0, 0].t()) + bias
         return self.after_input(x.permute(0, 3, 1, 2))
@@ -110,28 +110,28 @@ class DalleDecoder(_Stack):
 
 @dataclass(frozen=True)
 class DalleLoss:
-    """What training minimises: the sum of three terms times their weights.
+    """What training minimises: the weighted sum of three terms.
 
-    The usage term, not the paper's KL of each position, keeps small codebooks from collapsing. Measured on 28-pixel
-    images, 256 codes, 600 steps: position weight .01 left 125 codes in use (perplexity 65), usage weight .1 left 250
+    The usage term keeps small codebooks from collapsing, better than the paper's KL of each position. Measured on 28-pixel
+    images, 256 codes, 600 steps: with position weight 0.01, 125 codes stay in use (perplexity 65); with usage weight 0.1, 250
     (perplexity 196), at the same reconstruction error.
     """
 
     reconstruction: Literal["mse", "logit_laplace"] = "mse"
-    """Squared error as a fraction of the batch's variance (1: no better than one flat colour), or the paper's negative
-    log-likelihood, nats a value."""
+    """Squared error as a fraction of the batch's variance (1 is no better than a single colour), or the paper's negative
+    log-likelihood, in nats per value."""
     reconstruction_weight: float = 1.0
     usage_weight: float = 0.1
-    """KL from the batch's mean code distribution to uniform, nats: high when few codes serve the whole batch."""
+    """KL from the batch's mean code distribution to the uniform one, in nats: high when few codes encode the whole batch."""
     position_weight: float = 0.0
-    """KL from each position's code distribution to uniform, nats (the paper's β): high when the encoder is certain."""
+    """KL from each position's code distribution to the uniform one, in nats (the paper's β): high when the encoder is certain."""
     straight_through: bool = False
-    """Show the decoder hard codes, with the gradient of the relaxed ones."""
+    """Give the decoder one-hot codes, with the gradient of the relaxed ones."""
 
 
 @dataclass
 class DalleOutput:
-    """One training step: scalars, not yet weighted but for `loss`, and what they were computed from."""
+    """The result of a training step: scalars, of which only `loss` is weighted, and what they were computed from."""
 
     loss: Tensor
     reconstruction_loss: Tensor
@@ -145,9 +145,9 @@ class DalleTokenizer(nn.Module):
     """The dVAE: `tokens` and `decode` (see `beit.tokenizers.Tokenizer`), and `forward` to train it.
 
     Images are float tensors (B, channels, H, W) in [0, 1], H and W multiples of `config.factor`; the mapping to
-    [0.1, 0.9] happens inside. New weights are drawn as OpenAI's, normal with std = fan_in^-½ and biases 0, except that
-    the first layer centres the pixels: after 400 steps on 28-pixel images, 128 codes, error .126 and perplexity 109
-    instead of .159 and 83.
+    [0.1, 0.9] happens inside. New weights are drawn like OpenAI's: normal with std = fan_in^-½, biases 0. Only the first
+    layer differs: it centres the pixels. After 400 steps on 28-pixel images with 128 codes, this gives an error of 0.126 and
+    a perplexity of 109, instead of 0.159 and 83.
     """
 
     def __init__(self, config: DalleConfig | None = None) -> None:
@@ -159,10 +159,12 @@ class DalleTokenizer(nn.Module):
             if isinstance(module, nn.Conv2d) and module.bias is not None:
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
                 nn.init.zeros_(module.bias)
-        with torch.no_grad():  # conv(mapped) becomes conv(2x - 1), but for the border
+        with torch.no_grad():  # conv(mapped pixels) becomes conv(2x - 1), except at the border
             weight = self.encoder.blocks.get_parameter("input.weight").div_(0.5 - PIXEL_EPS)
             self.encoder.blocks.get_parameter("input.bias").copy_(-0.5 * weight.sum(dim=(1, 2, 3)))
-        self.to(memory_format=torch.channels_last)  # measured, CPU: 1.5 times the tokens a second; training unchanged
+        self.to(
+            memory_format=torch.channels_last
+        )  # measured on a CPU: 1.5 times the tokens per second; training as fast
 
     @property
     def vocab_size(self) -> int:
@@ -174,7 +176,7 @@ class DalleTokenizer(nn.Module):
         return self.config.grid(image_size)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Code logits (B, vocab_size, h, w). Raises InputError for images of another type, shape, size or range."""
+        """Logits of the codes (B, vocab_size, h, w). Raises InputError for images of another type, shape, size or range."""
         check_images(self.config, images.shape, images.dtype, images.is_floating_point())
         if images.numel():
             check_range(*(float(x) for x in torch.aminmax(images)))
@@ -183,7 +185,7 @@ class DalleTokenizer(nn.Module):
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
-        """Tokens (B, h·w) int64, row by row: the most likely code at each position. Raises InputError as `logits`."""
+        """Tokens (B, h·w) int64, row by row: the most likely code at each position. Raises InputError like `logits`."""
         return self.logits(images).argmax(dim=1).flatten(1)
 
     @torch.no_grad()
@@ -195,7 +197,7 @@ class DalleTokenizer(nn.Module):
             grid: (h, w) of flat tokens; a square unless given.
 
         Raises:
-            InputError: tokens out of range, or their number does not fit the grid.
+            InputError: tokens are out of range, or their number does not fit the grid.
         """
         h, w = check_grid(tokens.shape, grid)
         least_and_greatest = (int(tokens.min()), int(tokens.max())) if tokens.numel() else ()
@@ -208,8 +210,8 @@ class DalleTokenizer(nn.Module):
 
         Args:
             images: (B, channels, H, W) in [0, 1].
-            temperature: of the relaxation, > 0; the paper anneals 1 → 1/16.
-            loss: which terms count how much.
+            temperature: of the relaxation, above 0; the paper lowers it from 1 to 1/16.
+            loss: the weights of the terms.
         """
         loss = loss or DalleLoss()
         logits = self.logits(images).float()
@@ -219,7 +221,7 @@ class DalleTokenizer(nn.Module):
         if loss.reconstruction == "mse":
             reconstruction = F.mse_loss(torch.sigmoid(mean), target) / target.var().clamp(min=1e-4)
         elif loss.reconstruction == "logit_laplace":
-            # Paper, equation 2: Laplace density of logit(x), times its Jacobian 1 / (x (1 - x)).
+            # The paper's equation 2: the Laplace density of logit(x), times its Jacobian 1 / (x (1 - x)).
             distance = (torch.logit(target) - mean).abs() * torch.exp(-log_scale)
             reconstruction = (math.log(2) + log_scale + torch.log(target * (1 - target)) + distance).mean()
         else:
@@ -251,9 +253,9 @@ class DalleTokenizer(nn.Module):
 
     @classmethod
     def from_openai(cls, encoder_pkl: str | os.PathLike[str], decoder_pkl: str | os.PathLike[str]) -> DalleTokenizer:
-        """Load OpenAI's two pickles, without running what is in them (see `safe_pickle`), in evaluation mode.
+        """Load OpenAI's two pickles without running code from them (see `openai_pickle`), in evaluation mode.
 
-        Sizes are read off the tensors. `save_pretrained` afterwards, and the pickles are not needed again.
+        Sizes follow from the tensors. After `save_pretrained` the pickles are no longer needed.
 
         Raises:
             CheckpointError: a file is missing, damaged, unsafe, or not this architecture; or the two do not fit.
@@ -262,7 +264,7 @@ class DalleTokenizer(nn.Module):
 
 
 def _assemble(config: DalleConfig, tensors: Mapping[str, np.ndarray]) -> DalleTokenizer:
-    """A tokenizer of exactly these tensors, in evaluation mode."""
+    """A tokenizer with these tensors, in evaluation mode."""
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced below
         model = DalleTokenizer(config)
     model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, assign=True)

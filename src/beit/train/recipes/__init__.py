@@ -1,14 +1,14 @@
-"""The book of recipes: all of them by name, what they say of themselves, and the command line that each stands for.
+"""Recipes by name, what their docstrings say, and the command line that each stands for.
 
-A recipe is a function that returns a run's settings. Its docstring says in a line each:
+A recipe is a function that returns a run's settings. Its docstring has these entries:
 
-    Command:    what to type; several lines for an experiment of several runs
+    Command:    what to type; several entries for an experiment of several runs
     Hardware:   what it was made for
     Time:       published, measured or estimated, and how
     Published:  the number to expect, with its source
-    Needs:      what must be there first (where there is such a thing)
+    Needs:      what must exist before (optional)
 
-`beit recipes` prints them, `--recipe NAME` runs them. Loads no framework.
+`beit recipes` prints them, and `--recipe NAME` runs one. Loads no framework.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError
+from beit.evaluation.settings import Probe
 from beit.train.recipes.finetune import (
     finetune_base,
     finetune_base_384,
@@ -70,15 +71,15 @@ _BOOK: list[Callable[..., Any]] = [
 ]
 RECIPES: dict[str, Callable[..., Any]] = {recipe.__name__.replace("_", "-"): recipe for recipe in _BOOK}
 
-# class of settings → the command that takes them
-_COMMANDS = {"Probe": "probe", **{kind.__name__: command for command, kind in RUNS.items()}}
-# What only the user can know, as long as nobody has said it. Square brackets: no shell takes them for a redirection.
+# A class of settings → the command that takes them.
+_COMMANDS: dict[type, str] = {Probe: "probe", **{kind: command for command, kind in RUNS.items()}}
+# Stands for what only the user knows and has not said yet. In square brackets, since a shell would redirect at < and >.
 UNSAID = "[{}]"
 _NAMED = ("images", "output", "tokenizer", "model", "data")
 
 
 def find(name: str) -> Callable[..., Any]:
-    """The recipe of a name. Raises ConfigError with the nearest names where there is none."""
+    """The recipe with a name. Raises ConfigError, which suggests similar names, where there is none."""
     if name not in RECIPES:
         near = difflib.get_close_matches(name, RECIPES, n=2, cutoff=0.5)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
@@ -87,7 +88,7 @@ def find(name: str) -> Callable[..., Any]:
 
 
 def facts(recipe: Callable[..., Any]) -> dict[str, list[str]]:
-    """What its docstring says: `About` (the first line) and the entries named on top of this page, each a list of texts."""
+    """What a recipe's docstring says: `About` (its first line) and the entries that the module names, each a list of texts."""
     text = inspect.getdoc(recipe) or ""
     found: dict[str, list[str]] = {"About": [text.partition("\n")[0]]}
     for match in re.finditer(r"^(Command|Hardware|Time|Published|Needs): (.*(?:\n    .*)*)", text, re.MULTILINE):
@@ -100,23 +101,23 @@ def runs(
 ) -> dict[str, Any]:
     """The settings of each run of a recipe: {command: settings}.
 
-    An experiment's training from scratch goes by `finetune scratch`. Names that nobody has given yet are `[images]`, `[output]`
-    and so on; a recipe for the embedded demonstration has those of `beit demo`.
+    In an experiment, training from scratch has the name `finetune scratch`. What was not given is `[images]`, `[output]` and so
+    on.
 
     Args:
         recipe: one of `RECIPES`.
-        batch_size: images a step, over all devices; the recipe's own if None.
-        devices: how many share a batch; those it was made for if None.
+        batch_size: images per step, over all devices; the recipe's own if None.
+        devices: how many share a batch; as many as the recipe was made for if None.
         given: images, output, tokenizer, model or data.
 
     Raises:
-        ConfigError: the recipe cannot be scaled so.
+        ConfigError: the recipe cannot be scaled like this.
     """
     wanted = inspect.signature(recipe).parameters
     values = {name: given.get(name) or UNSAID.format(name) for name in _NAMED if name in wanted}
-    if "data" in wanted:  # a data set that is unpacked under one name everywhere
+    if "data" in wanted:  # a data set whose archive unpacks to a folder of this name
         values["data"] = given.get("images") or "ADEChallengeData2016"
-    for name in ("output", "data"):  # images may be an address, of which Path would take a slash
+    for name in ("output", "data"):  # not images, which may be an address: Path would take a slash from it
         if name in values:
             values[name] = Path(values[name])
     if batch_size is not None:
@@ -129,13 +130,13 @@ def runs(
         values["devices"] = devices
     made = recipe(**values)
     if not isinstance(made, Experiment):
-        return {_COMMANDS[type(made).__name__]: made}
+        return {_COMMANDS[type(made)]: made}
     parts = {"tokenizer train": made.tokenizer, "pretrain": made.pretrain, "finetune": made.finetune}
     return {**parts, "finetune scratch": made.scratch}
 
 
 def default_of(name: str, kind: type, command: str, batch_size: int | None, devices: int) -> Any:
-    """Settings from which `beit COMMAND --recipe NAME` starts; what only the user can know is `tyro.MISSING`.
+    """Settings from which `beit COMMAND --recipe NAME` starts; what only the user knows is `tyro.MISSING`.
 
     Raises:
         ConfigError: there is no such recipe, or it is for another command.
@@ -144,7 +145,7 @@ def default_of(name: str, kind: type, command: str, batch_size: int | None, devi
 
     found = runs(find(name), batch_size, devices)
     fitting: Any = next((settings for settings in found.values() if type(settings) is kind), None)
-    if fitting is None or name == "garments":  # whose images only the demonstration opens
+    if fitting is None or name == "garments":  # only `beit demo` opens the images of this one
         commands = ["demo"] if name == "garments" else [text for text in found if text != "finetune scratch"]
         raise ConfigError(f"{name} is a recipe for beit {' and beit '.join(commands)}, not for beit {command}.")
     for item in dataclasses.fields(fitting):
@@ -154,7 +155,7 @@ def default_of(name: str, kind: type, command: str, batch_size: int | None, devi
 
 
 def arguments_of(settings: Any) -> list[str]:
-    """The arguments that stand for these settings: all that differs from the defaults of their class."""
+    """Command-line arguments for these settings: everything that differs from the defaults of their class."""
     arguments = []
     for item in dataclasses.fields(settings):
         value = getattr(settings, item.name)

@@ -1,8 +1,8 @@
-"""Published recipes of fine-tuning on ImageNet-1k, and of the linear probe: functions that return settings.
+"""Published recipes for fine-tuning on ImageNet-1k, and for the linear probe: functions that return settings.
 
 Values are those of the paper (Bao et al., 2021, arXiv 2106.08254, appendices D and H) and of the authors' commands
-(microsoft/unilm, beit/get_started_for_image_classification.md, which also has the hardware). They scale with batch and
-devices as those of pre-training do (`pretrain_recipes`), and times are estimated as there.
+(microsoft/unilm, beit/get_started_for_image_classification.md, which also names the hardware). They are scaled to batch and
+devices, and times are estimated, as in `recipes/pretrain.py`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ def finetune_base(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-base --images imagenet/train --validation
         imagenet/val --model runs/base-1k --output runs/base-1k-tuned
     Hardware: 8 V100 of 16 GB, 128 images each.
-    Time: 20 hours (estimated: 105 gigaflop an image).
+    Time: 20 hours (estimated: 105 gigaflop per image).
     Published: 83.2 top-1 from pretrain-base-in1k (table 1), 83.7 from pretrain-base-in22k.
 
     Args:
-        images: training images, one subfolder a class.
+        images: training images, one subfolder per class.
         output: folder for the result.
         model: the pre-trained model.
         validation: images to measure on at the end.
-        batch_size: images a step, over all devices.
+        batch_size: images per step, over all devices.
         devices: how many share a batch.
     """
     return _from_pixels(
@@ -70,7 +70,7 @@ def finetune_large(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-large --images imagenet/train --validation
         imagenet/val --model runs/large-22k --output runs/large-22k-tuned
     Hardware: 8 V100 of 16 GB, 64 images each in 2 parts.
-    Time: 35 hours (estimated: 369 gigaflop an image).
+    Time: 35 hours (estimated: 369 gigaflop per image).
     Published: 85.2 top-1 from pretrain-large-in1k (table 1), 86.0 from pretrain-large-in22k.
 
     Arguments as `finetune_base`.
@@ -104,7 +104,7 @@ def finetune_base_labels(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-base-labels --images imagenet/train
         --validation imagenet/val --model microsoft/beit-base-patch16-224-pt22k-ft22k --output runs/base-labels
     Hardware: 8 V100 of 16 GB, 64 images each.
-    Time: 6 hours (estimated: 105 gigaflop an image).
+    Time: 6 hours (estimated: 105 gigaflop per image).
     Published: 85.2 top-1 (the authors' table of models).
 
     Arguments as `finetune_base`.
@@ -125,7 +125,7 @@ def finetune_large_labels(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-large-labels --images imagenet/train
         --validation imagenet/val --model microsoft/beit-large-patch16-224-pt22k-ft22k --output runs/large-labels
     Hardware: 8 V100 of 16 GB, 32 images each in 2 parts.
-    Time: 21 hours (estimated: 369 gigaflop an image).
+    Time: 21 hours (estimated: 369 gigaflop per image).
     Published: 87.4 top-1 (the authors' table of models).
 
     Arguments as `finetune_base`.
@@ -146,10 +146,11 @@ def finetune_base_384(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-base-384 --images imagenet/train
         --validation imagenet/val --model microsoft/beit-base-patch16-224-pt22k-ft22k --output runs/base-384
     Hardware: 8 V100 of 16 GB, 16 images each in 4 parts.
-    Time: 19 hours (estimated: 332 gigaflop an image).
+    Time: 19 hours (estimated: 332 gigaflop per image).
     Published: 86.8 top-1 (the authors' table of models).
 
-    The start's relative-position tables are resized for 384 pixels, from 27 x 27 + 3 rows to 47 x 47 + 3. The authors say no more than to change the size, so the other values are those at 224. Arguments as `finetune_base`.
+    The relative-position tables of the start are resized for 384 pixels, from 27 x 27 + 3 rows to 47 x 47 + 3. The authors only
+    say to change the size, so all other values are those for 224 pixels. Arguments as `finetune_base`.
     """
     return _from_labels(
         images, output, model, validation, batch_size, devices, 16, image_size=384, layer_decay=0.85, drop_path=0.1
@@ -169,7 +170,7 @@ def finetune_large_384(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-large-384 --images imagenet/train
         --validation imagenet/val --model microsoft/beit-large-patch16-224-pt22k-ft22k --output runs/large-384
     Hardware: 8 V100 of 16 GB, 8 images each in 8 parts.
-    Time: 65 hours (estimated: 1,145 gigaflop an image).
+    Time: 65 hours (estimated: 1,145 gigaflop per image).
     Published: 88.4 top-1 (the authors' table of models).
 
     Arguments as `finetune_base`.
@@ -192,7 +193,7 @@ def finetune_large_512(
     Command: torchrun --nproc-per-node 8 -m beit.cli finetune --recipe finetune-large-512 --images imagenet/train
         --validation imagenet/val --model microsoft/beit-large-patch16-224-pt22k-ft22k --output runs/large-512
     Hardware: 8 V100 of 16 GB, 4 images each in 16 parts.
-    Time: 5 days (estimated: 2,170 gigaflop an image).
+    Time: 5 days (estimated: 2,170 gigaflop per image).
     Published: 88.6 top-1 (the authors' table of models).
 
     Arguments as `finetune_base`.
@@ -225,9 +226,9 @@ def _finetune(
     of: int,
     **rest: Any,
 ) -> FinetuneSettings:
-    """What all have in common; no clipping, by which the authors' fine-tuning differs from their pre-training.
+    """What all have in common. Gradients are not clipped: in this the authors' fine-tuning differs from their pre-training.
 
-    A device takes at most `most` images at a time; `rate` is for batches `of` so many images.
+    A device takes at most `most` images at a time; `rate` is the learning rate for batches of `of` images.
     """
     return FinetuneSettings(
         images=images,
@@ -255,15 +256,15 @@ def probe_base(images: Path, model: str, validation: Path | None = None, batch_s
 
     Command: beit probe --recipe probe-base --images imagenet/train --validation imagenet/val --model runs/base-1k
     Hardware: one GPU, and 50 GB of memory for the features of all layers.
-    Time: 1 hour (estimated: one pass of 35 gigaflop an image at 15 teraflop/s).
+    Time: 1 hour (estimated: one pass of 35 gigaflop per image at 15 teraflop/s).
     Published: 56.7 top-1, at layer 9, with new crops in each of 50 epochs (table 9). Here features are computed once, of the
         middle of each image; --views adds random crops.
 
     Args:
-        images: training images, one subfolder a class.
+        images: training images, one subfolder per class.
         model: the pre-trained model.
         validation: images to measure on.
-        batch_size: images a step of the linear layers; the learning rate goes with it.
+        batch_size: images per step of the linear layers; the learning rate is scaled with it.
     """
     from beit.evaluation.settings import Probe
 

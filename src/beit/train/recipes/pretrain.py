@@ -1,14 +1,14 @@
-"""Published recipes of pre-training, on ImageNet-1k and -22k: functions that return a run's settings.
+"""Published recipes for pre-training on ImageNet-1k and -22k: functions that return a run's settings.
 
 Values are those of the paper (Bao et al., 2021, arXiv 2106.08254, section 2.5 and appendix G) and of the authors' commands
-(microsoft/unilm, beit/README.md). With another batch the learning rate goes in proportion; epochs stay, and so does the
-warm-up as a part of the steps. With fewer devices, or more images for each than the authors' GPUs held, a batch goes through
+(microsoft/unilm, beit/README.md). For another batch size the learning rate is scaled in proportion; the epochs, and the warm-up
+as a fraction of the steps, stay the same. If a device gets more images than one of the authors' GPUs held, a batch passes through
 the model in parts.
 
-The authors trained in fp16. `auto` takes bf16 where a GPU has it; on a V100, which has not, add --precision fp16.
+The authors trained in fp16. `auto` takes bf16 where a GPU has it; on a V100, which does not, add --precision fp16.
 
-Times that were not published are estimated: operations of the model (`beit plan --no-measure` counts them) at the 23.7
-teraflop/s a V100 that follow from the published five days of `pretrain_base_in1k`, with the tokenizer's 52 gigaflop an image.
+Times that were not published are estimated from the model's operations (`beit plan --no-measure` counts them), at 23.7 teraflop/s
+per V100. This speed follows from the published five days of `pretrain_base_in1k`, including the tokenizer's 52 gigaflop per image.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from beit.train.settings import PretrainSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGES_IN_22K = 14_197_122
-# A step takes a second, not milliseconds: a log line a minute, a checkpoint an hour, enough processes for large photographs.
+# A step takes about a second: a log line every minute or two, a checkpoint every hour or two, enough processes for large images.
 LONG_RUN: dict[str, Any] = {"workers": 10, "log_every": 100, "save_every": 5000}
 
 
 def scaled(rate: float, batch_size: int, of: int) -> float:
-    """A learning rate for `batch_size`, in proportion to that for `of` images; six digits, so that it can be printed."""
+    """The learning rate for `batch_size`, in proportion to `rate`, which is for `of` images; six digits, to print well."""
     return float(f"{rate * batch_size / of:.6g}")
 
 
 def parts(batch_size: int, devices: int, most: int) -> int:
-    """Fewest equal parts of a batch of which each device holds at most `most` images at a time.
+    """Into how many equal parts a batch is divided, so that each device holds at most `most` images at a time.
 
     Raises:
         ConfigError: the batch cannot be divided among the devices.
@@ -57,7 +57,7 @@ def pretrain_base_in1k(
         images: the training images; labels are not used.
         output: folder for the result.
         tokenizer: folder with OpenAI's encoder.pkl and decoder.pkl, or another tokenizer.
-        batch_size: images a step, over all devices.
+        batch_size: images per step, over all devices.
         devices: how many share a batch.
     """
     return _imagenet_1k(images, output, tokenizer, batch_size, devices, 128, model="base", layer_scale=0.1)
@@ -71,7 +71,7 @@ def pretrain_large_in1k(
     Command: torchrun --nnodes 2 --nproc-per-node 16 -m beit.cli pretrain --recipe pretrain-large-in1k --images
         imagenet/train --output runs/large-1k --tokenizer dall-e
     Hardware: 32 V100 of 32 GB, 64 images each (our assumption; the authors do not say).
-    Time: 7 days (estimated: 425 gigaflop an image).
+    Time: 7 days (estimated: 425 gigaflop per image).
     Published: 85.2 top-1 on ImageNet-1k after finetune-large (table 1).
 
     Arguments as `pretrain_base_in1k`.
@@ -87,7 +87,7 @@ def pretrain_base_in22k(
     Command: torchrun --nproc-per-node 16 -m beit.cli pretrain --recipe pretrain-base-in22k --images imagenet22k --output
         runs/base-22k --tokenizer dall-e
     Hardware: 16 V100 of 32 GB, 128 images each.
-    Time: 10 days (estimated: 160 gigaflop an image).
+    Time: 10 days (estimated: 160 gigaflop per image).
     Published: 83.7 top-1 on ImageNet-1k after finetune-base (the authors' table of models).
 
     Arguments as `pretrain_base_in1k`.
@@ -103,7 +103,7 @@ def pretrain_large_in22k(
     Command: torchrun --nnodes 2 --nproc-per-node 16 -m beit.cli pretrain --recipe pretrain-large-in22k --images
         imagenet22k --output runs/large-22k --tokenizer dall-e
     Hardware: 32 V100 of 32 GB, 64 images each (our assumption; the authors do not say).
-    Time: 14 days (estimated: 425 gigaflop an image).
+    Time: 14 days (estimated: 425 gigaflop per image).
     Published: 86.0 top-1 on ImageNet-1k after finetune-large (the authors' table of models).
 
     Arguments as `pretrain_base_in1k`.
@@ -112,7 +112,7 @@ def pretrain_large_in22k(
 
 
 def _imagenet_1k(*where: Any, **rest: Any) -> PretrainSettings:
-    """10 of 800 epochs are warm-up; pixels are normalised by ImageNet's statistics."""
+    """10 of 800 epochs are warm-up; pixels are normalised with ImageNet's mean and standard deviation."""
     return _pretrain(*where, epochs=800, warmup=10 / 800, mean=IMAGENET_MEAN, std=IMAGENET_STD, **rest)
 
 

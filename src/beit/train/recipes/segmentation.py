@@ -1,7 +1,7 @@
-"""Recipes of semantic segmentation: functions that return a run's settings.
+"""Recipes for semantic segmentation: functions that return a run's settings.
 
-Those of ADE20K are the authors' (microsoft/unilm, beit/semantic_segmentation; Bao et al., 2021, table 7). Their times are
-estimated as in `pretrain_recipes`. The model's positions are resized for the size at which it is trained.
+Those for ADE20K are the authors' (microsoft/unilm, beit/semantic_segmentation; Bao et al., 2021, table 7). Their times are
+estimated as in `recipes/pretrain.py`. The model's positions are resized to the size at which it is trained.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ def ade20k_base(data: Path, output: Path, model: str, batch_size: int = 16) -> S
     Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base --model runs/base --output
         runs/ade-base
     Hardware: 8 V100 of 32 GB, 2 images each.
-    Time: 14 hours (estimated: 3.6 teraflop an image).
+    Time: 14 hours (estimated: 3.6 teraflop per image).
     Published: 45.6 mIoU with the head of SETR (table 3); none for this head.
 
     Args:
-        data: ADEChallengeData2016 as it is unpacked: images/{training,validation}, annotations/{training,validation},
+        data: the folder ADEChallengeData2016 as it is unpacked: images/{training,validation}, annotations/{training,validation},
             objectInfo150.txt.
         output: folder for the result.
         model: the pre-trained model.
-        batch_size: images a step; the learning rate goes with it, and the number of steps against it.
+        batch_size: images per step. The learning rate is scaled with it, the number of steps inversely.
     """
     return _ade20k(data, output, model, batch_size, image_size=512, learning_rate=7e-4, layer_decay=0.65, drop_path=0.1)
 
@@ -38,7 +38,7 @@ def ade20k_base_labels(data: Path, output: Path, model: str, batch_size: int = 1
     Command: torchrun --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-base-labels --model
         beit-base-patch16-224-pt22k-ft22k --output runs/ade-base-labels
     Hardware: 8 V100 of 32 GB, 2 images each.
-    Time: 22 hours (estimated: 5.8 teraflop an image).
+    Time: 22 hours (estimated: 5.8 teraflop per image).
     Published: 53.6 mIoU at 640 pixels, 54.2 with several scales and flips (table 7).
 
     Arguments as `ade20k_base`.
@@ -52,7 +52,7 @@ def ade20k_large_labels(data: Path, output: Path, model: str, batch_size: int = 
     Command: torchrun --nnodes 2 --nproc-per-node 8 -m beit.cli segment train --recipe ade20k-large-labels --model
         beit-large-patch16-224-pt22k-ft22k --output runs/ade-large-labels
     Hardware: 16 V100 of 32 GB, 1 image each.
-    Time: 22 hours (estimated: 12 teraflop an image).
+    Time: 22 hours (estimated: 12 teraflop per image).
     Published: 56.7 mIoU at 640 pixels, 57.0 with several scales and flips (table 7).
 
     Arguments as `ade20k_base`.
@@ -63,7 +63,7 @@ def ade20k_large_labels(data: Path, output: Path, model: str, batch_size: int = 
 def _ade20k(
     data: Path, output: Path, model: str, batch_size: int, learning_rate: float, **rest: Any
 ) -> SegmentSettings:
-    """What the authors' rows share: 160,000 updates of 16 images, no clipping (microsoft/unilm, beit/semantic_segmentation)."""
+    """What all have in common: 160,000 steps of 16 images, no clipping (microsoft/unilm, beit/semantic_segmentation)."""
     return SegmentSettings(
         images=data / "images/training",
         maps=data / "annotations/training",
@@ -88,13 +88,13 @@ def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> Segment
     Time: under 3 minutes (measured).
     Published: nothing; 19.2 % mIoU on the test part (always guessing background: 7.2 %).
 
-    It sees where garments are, and in part what they are. At this size many pictures count for more than fine patches; of
-    8 pixels, a quarter as many pass in the same time.
+    The model finds where garments are, and often which they are. At this size it helps more to see many pictures than to have
+    small patches: with patches of 8 pixels, the model sees a quarter as many pictures in the same time.
 
     Args:
         output: folder for the model.
         seed: of everything random.
-        length: factor on the number of steps.
+        length: factor by which the number of steps is multiplied.
     """
     images = Path("embedded:pasted_garments")
     return SegmentSettings(
@@ -111,6 +111,6 @@ def pasted_garments(output: Path, seed: int = 0, length: float = 1.0) -> Segment
         drop_path=0.0,
         scale=(1.0, 1.0),
         cat_max=1.0,
-        workers=0,  # making a picture takes less than the step; a worker would take a core from it
+        workers=0,  # a picture is made faster than a step is computed, so a worker would only take a core away
         seed=seed,
     )

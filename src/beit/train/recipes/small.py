@@ -1,4 +1,4 @@
-"""Recipes for what people have at home: one GPU, or none. Functions that return settings, of one run or an `Experiment`."""
+"""Recipes for a single GPU, or none: functions that return the settings of one run, or of an `Experiment`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSet
 
 @dataclass(frozen=True)
 class Experiment:
-    """Tokenizer → pre-training → fine-tuning, and the same network from scratch with the same fine-tuning budget."""
+    """Tokenizer → pre-training → fine-tuning, and the same network trained from scratch with the same fine-tuning budget."""
 
     tokenizer: TokenizerSettings
     pretrain: PretrainSettings
@@ -20,7 +20,7 @@ class Experiment:
     scratch: FinetuneSettings
 
 
-# Mean and standard deviation of Fashion-MNIST's training pixels, the same for the three channels of a grey image.
+# Mean and standard deviation of Fashion-MNIST's training pixels, the same for all three channels since the images are grey.
 _GREY_MEAN, _GREY_STD = (0.286, 0.286, 0.286), (0.353, 0.353, 0.353)
 
 
@@ -32,14 +32,14 @@ def garments(output: Path, seed: int = 0, length: float = 1.0) -> Experiment:
     Time: 8 minutes (measured), on the embedded subset of 5,000 images without labels.
     Published: nothing; docs/results.md has our figures.
 
-    What matters at this size, found by trying: absolute positions (without them 14 points are lost), few codes (128
-    rather than 512: with 49 patches of 4 pixels there is little to tell apart), a stronger crop in pre-training than in
-    fine-tuning, and a learning rate far above the paper's, as fits a narrow model.
+    Experiments showed what matters at this size: absolute positions (without them accuracy is 14 points lower), few codes (128
+    rather than 512: patches of 4 pixels differ little), a stronger crop in pre-training than in fine-tuning, and a learning rate
+    far above the paper's, because the model is narrow.
 
     Args:
         output: folder for the four runs.
         seed: of everything random.
-        length: factor on all numbers of steps; 1 takes about eight minutes on two cores.
+        length: factor by which all numbers of steps are multiplied; 1 takes about eight minutes on two cores.
     """
     images = "embedded:fashion_mnist_subset"
 
@@ -101,7 +101,7 @@ def photographs(images: str | Path, output: Path, seed: int = 0, length: float =
         images: a folder of photographs.
         output: folder for the result.
         seed: of everything random.
-        length: factor on the number of steps.
+        length: factor by which the number of steps is multiplied.
     """
     return TokenizerSettings(
         images=images,
@@ -140,16 +140,16 @@ def small_images(
     Time: half an hour at 475 images/s (measured), a minute or two more for the tokenizer.
     Published: nothing.
 
-    Tokenizer and pre-training as `garments`, with twice the codes and thrice the steps for ten times the images; fine-tuning
-    as there, not tuned for this.
+    Tokenizer and pre-training are as in `garments`, with twice as many codes, and three times as many steps for ten times as many
+    images. Fine-tuning is as there, and not tuned for these images.
 
     Args:
-        images: training images, one subfolder a class (pre-training does not look at these).
+        images: training images, one subfolder per class (pre-training ignores the classes).
         output: folder for the four runs.
-        target: what is predicted; with pixels the tokenizer is not needed.
-        labels_per_class: fine-tune, and train from scratch, on the first so many images of each class only.
+        target: what is predicted; for pixels no tokenizer is needed.
+        labels_per_class: fine-tune, and train from scratch, on only so many images of each class, the first ones.
         seed: of everything random.
-        length: factor on all numbers of steps.
+        length: factor by which all numbers of steps are multiplied.
     """
 
     def steps(number: int) -> int:
@@ -213,13 +213,13 @@ def small_photos(
         --tokenizer runs/photos/tokenizer
     Command: beit finetune --recipe small-photos --images photos --output runs/photos/finetune --model runs/photos/pretrain
     Hardware: one GPU of 24 GB, and 8 CPU cores to read the photographs.
-    Time: 6 hours (estimated: 200 epochs of 14 gigaflop an image at 15 teraflop/s, 1,000 images/s).
-    Published: nothing; not tried at this length. The rate is what our narrow models bear, the rest is the paper's.
+    Time: 6 hours (estimated: 200 epochs of 14 gigaflop per image at 15 teraflop/s, 1,000 images/s).
+    Published: nothing; not tried at this length. The rate is the one for our narrow models, the rest is the paper's.
 
     Args:
-        images: a folder of photographs; with one subfolder a class it serves for fine-tuning too.
+        images: a folder of photographs. With one subfolder per class it can be used for fine-tuning too.
         output: folder for the four runs.
-        batch_size: images a step of pre-training and fine-tuning; the learning rates go with it.
+        batch_size: images per step of pre-training and fine-tuning; the learning rates are scaled with it.
         devices: how many share a batch.
         seed: of everything random.
     """
@@ -279,16 +279,16 @@ def base_100(
 
     Command: beit pretrain --recipe base-100 --images imagenet100/train --output runs/base-100 --tokenizer dall-e
     Hardware: one GPU of 24 GB with bf16; 64 images at a time, activations computed twice.
-    Time: 50 hours (estimated: 195 gigaflop an image at 40 teraflop/s, 200 images/s).
+    Time: 50 hours (estimated: 195 gigaflop per image at 40 teraflop/s, 200 images/s).
     Published: nothing; not tried at this length. Fine-tune by finetune-base.
 
-    A quarter of the time goes into the tokenizer: `beit tokenize` computes its tokens once.
+    The tokenizer takes a quarter of the time; `beit tokenize` computes its tokens only once.
 
     Args:
         images: the photographs; labels are not used.
         output: folder for the result.
         tokenizer: folder with OpenAI's encoder.pkl and decoder.pkl, or another tokenizer.
-        batch_size: images a step; the learning rate goes with it.
+        batch_size: images per step; the learning rate is scaled with it.
         devices: how many share a batch.
     """
     return PretrainSettings(
