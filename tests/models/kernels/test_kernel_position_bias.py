@@ -181,7 +181,7 @@ def test_a_compiled_model_recomputes_its_layers(changes: dict[str, bool], checkp
         for call in (model, compiled):
             model.zero_grad()
             outputs.append(call(x, head_mask=torch.tensor([0.5, 1.0]), output_attentions=True))
-            outputs[-1].last_hidden_state.square().sum().backward()
+            (outputs[-1].last_hidden_state.square().sum() + outputs[-1].pooler_output.sum()).backward()
             gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
         torch.testing.assert_close(outputs[0].last_hidden_state, outputs[1].last_hidden_state, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(outputs[0].attentions, outputs[1].attentions, atol=1e-5, rtol=1e-5)
