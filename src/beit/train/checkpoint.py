@@ -77,7 +77,7 @@ def save(
         wait()
         if main:
             shutil.rmtree(final, ignore_errors=True)  # the same step from before a resume
-            os.replace(unfinished, final)
+            os.replace(unfinished, final)  # atomic: from here on the checkpoint exists, and is complete
             sync_folder(output)
     except OSError as error:
         raise CheckpointError(

@@ -124,6 +124,7 @@ class CropWork:
         return WorkerBatch(batch, reasons)
 
     def _crops_of(self, image: Image.Image, row: int) -> np.ndarray:
+        # The draws are those of pre-training: by seed, pass and image. Crop k stands for pass k.
         seed = SampleSeed(self.seed, 0, int(self.piece.keys[row]))
         views = []
         for crop in range(self.count):

@@ -173,13 +173,15 @@ def only_run(run: Run) -> Iterator[None]:
         return
     output = run.settings.output
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / LOCK_FILE, "a+", encoding="utf-8") as file:
+    with open(
+        output / LOCK_FILE, "a+", encoding="utf-8"
+    ) as file:  # "a+": must not empty the file of a run that holds it
         _lock(file, output)
         if run.settings.resume == "never" and (output / SETTINGS_FILE).exists():
             raise _holds_a_run(output)
         file.seek(0)
         file.truncate()
-        json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
+        json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)  # whom the error message names
         file.flush()
         try:
             yield

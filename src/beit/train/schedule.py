@@ -20,6 +20,7 @@ def decays(name: str, ndim: int) -> bool:
         name: of the parameter.
         ndim: number of its axes.
     """
+    # A cls token and absolute positions have more than one axis, but act like biases.
     return ndim > 1 and not name.endswith(("cls_token", "embeddings.position", "bias"))
 
 

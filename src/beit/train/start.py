@@ -76,6 +76,7 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
         raise ConfigError(
             f"patch_size is for training from scratch; {settings.model} has patches of its own. Leave it out."
         )
+    # The sizes are given to the checkpoint too: a file without a config.json may not show which grid its positions are of.
     checkpoint = Checkpoint(settings.model, given=sizes)
     return Start(checkpoint, BeitConfig.from_pretrained(checkpoint), BeitImageProcessor.stored_in(checkpoint))
 

@@ -65,6 +65,7 @@ class AdamW:
             )  # with PyTorch's ε, both frameworks take the same steps
             gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
         updates, moments = self.adam.update(gradients, moments, params)
+        # Adam's moments are the same for all groups; what differs comes after it: decay and scale. So only that is grouped.
         labels = jax.tree.map(str, self.groups(params), is_leaf=_is_group)
         steps = {
             str((scale, decaying)): optax.chain(
@@ -73,6 +74,7 @@ class AdamW:
             for scale, decaying in set(jax.tree.leaves(self.groups(params), is_leaf=_is_group))
         }
         grouped = optax.multi_transform(steps, labels)
+        # These transformations have no state, so it is made anew in each step and thrown away.
         updates, _ = grouped.update(updates, grouped.init(params), params)
         return optax.apply_updates(params, updates), moments, norm
 

@@ -58,7 +58,7 @@ class CodeCounts:
         """`codes_used` and `perplexity` since the last call. All processes must call it together."""
         found = self.processes.accelerator.reduce(self.counts, reduction="sum").cpu()
         p = found.double() / found.sum()
-        entropy = -(p * p.clamp(min=1e-12).log()).sum()
+        entropy = -(p * p.clamp(min=1e-12).log()).sum()  # codes that do not occur add 0 · log 1e-12
         line = {"codes_used": float((found > 0).double().mean()), "perplexity": float(entropy.exp())}
         self.counts.zero_()
         return line

@@ -42,6 +42,7 @@ class TokenTarget(Tokens, TorchTarget):
         labels = self.labels(batch)[mask]
         output = module(batch["pixel_values"], mask, labels=labels, masked_logits_only=True)
         guesses = output.logits.argmax(-1)
+        # Added up on the device: the log fetches them once per line, so that no step waits.
         self.wanted += torch.bincount(labels, minlength=self.width)
         self.guessed += torch.bincount(guesses, minlength=self.width)
         return output.loss, {"masked_accuracy": (guesses == labels).float().mean()}
