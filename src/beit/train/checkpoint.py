@@ -23,7 +23,7 @@ STATE_FILE = "state.json"
 
 
 class Saved(NamedTuple):
-    """A checkpoint to go on from.
+    """A checkpoint to continue from.
 
     Attributes:
         folder: of the checkpoint.

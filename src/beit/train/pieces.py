@@ -89,7 +89,7 @@ class CropWork:
         size: (height, width) of a crop.
         seed: of the crops.
         count: crops per image.
-        images: so many images make a batch.
+        images: images per batch.
     """
 
     piece: Piece
@@ -145,7 +145,7 @@ def array_crops(
         size: (height, width) of a crop.
         seed: of the crops.
         count: crops per image.
-        batch_size: at most so many crops make a batch.
+        batch_size: the most crops in a batch.
     """
     for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // batch_size)):
         pixels = planes(images.array[keys[rows]])

@@ -1,4 +1,4 @@
-"""A run's folder: begin in it, or go on from where it stopped; one run at a time."""
+"""A run's folder: begin a run in it, or continue one where it stopped; one run at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run(Generic[SettingsT_co]):
         settings: what the run does; settings.json.
         requested: the settings as they were given, with which those of a resume are compared; in each state.json.
         first: how many steps are finished.
-        checkpoint: the folder to go on from, or None.
+        checkpoint: the folder to continue from, or None.
         state: what the checkpoint's state.json says.
         opened: the weights in the checkpoint, read: a `Checkpoint`, or a tokenizer.
         history: lines of the log so far.
@@ -102,7 +102,9 @@ def open_run(
             run.first = found.state["step"]
             return run
         if settings.resume == "must":
-            raise TrainingError(f"{output} has no checkpoint to go on from. Start with --resume auto, or without it.")
+            raise TrainingError(
+                f"{output} has no checkpoint to continue from. Start with --resume auto, or without it."
+            )
         if (output / SETTINGS_FILE).exists() and not (output / "config.json").exists():
             logger.info("%s has no checkpoint yet; starting at step 0", output)
             return run
@@ -116,7 +118,7 @@ def open_run(
 def _last_checkpoint(
     settings: RunSettings, check: Callable[[Path], None], read: Callable[[Path], Any]
 ) -> checkpoint.Saved | None:
-    """The checkpoint to go on from. Raises TrainingError when it belongs to a run with other settings."""
+    """The checkpoint to continue from. Raises TrainingError when it belongs to a run with other settings."""
 
     def of_this_kind(folder: Path) -> bool:
         # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the

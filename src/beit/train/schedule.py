@@ -32,6 +32,11 @@ def layer_number(name: str, depth: int) -> int:
     return 0 if "embeddings." in name else depth + 1
 
 
+def layer_scale(name: str, depth: int, layer_decay: float) -> float:
+    """What a parameter's learning rate is multiplied by: layer_decay^(depth + 1 - layer number), so 1 for the head."""
+    return layer_decay ** (depth + 1 - layer_number(name, depth))
+
+
 def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float, schedule: str = "cosine") -> float:
     """The learning rate of a step: rises linearly from 0 to `peak`, then falls to `floor` along a cosine or a line.
 

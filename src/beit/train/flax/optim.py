@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from beit.checkpoints import flax_layout
-from beit.train.schedule import decays, layer_number
+from beit.train.schedule import decays, layer_scale
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AdamW:
         def group(path: tuple[Any, ...], leaf: Any) -> tuple[float, bool]:
             steps = ("params", *(str(step.key) for step in path))
             name = flax_layout.name_of(steps)
-            scale = self.layer_decay ** (self.depth + 1 - layer_number(name, self.depth))
+            scale = layer_scale(name, self.depth, self.layer_decay)
             return scale, decays(name, len(flax_layout.shape_of(name, steps[-1], leaf.shape)))
 
         return jax.tree_util.tree_map_with_path(group, params)

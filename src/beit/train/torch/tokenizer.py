@@ -70,7 +70,7 @@ def code_counts(run: Run[TokenizerSettings], model: DalleTokenizer) -> CodeCount
 
 
 def engine(run: Run[TokenizerSettings], model: DalleTokenizer, counts: CodeCounts, steps: int) -> TorchEngine:
-    """AdamW on the tokenizer's own loss, with a temperature that falls over the first 4/5 of so many steps."""
+    """AdamW on the tokenizer's own loss, with a temperature that falls over the first 4/5 of the steps."""
     settings = run.settings
     weights = DalleLoss(usage_weight=settings.usage_weight)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-_ALIGNED = 16  # rows of the bias begin at multiples of so many numbers: 64 bytes, a line of the cache
+_ALIGNED = 16  # rows of the bias begin at multiples of 16 numbers: 64 bytes, a line of the cache
 
 
 def attend_fused(qkv: Tensor, table: Tensor | None, windows: Tensor | None) -> Tensor:

@@ -46,7 +46,7 @@ def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pays(x: Tensor, channels: int) -> bool:
-    """Whether a convolution of `x (B, H, W, in)` to so many channels is faster this way."""
+    """Whether a convolution of `x (B, H, W, in)` to that number of channels is faster this way."""
     tiles = -(-x.shape[1] // 4) * -(-x.shape[2] // 4)
     large = min(x.shape[3], channels) >= _FEWEST_CHANNELS and tiles >= _FEWEST_TILES
     return large and may_choose(x) and chosen("winograd", _trial) == "on"

@@ -37,7 +37,10 @@ class TokenTarget(Tokens, TorchTarget):
             return self.tokenizer.tokens(pixels)
 
     def loss(self, module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """(cross-entropy, `masked_accuracy`); the tokens are counted for the log."""
+        """(cross-entropy, `masked_accuracy`); the tokens are counted for the log.
+
+        The model computes the cross-entropy, as the API promises: `BeitForMaskedImageModeling` in models/torch/beit.py.
+        """
         mask = batch["mask"]
         labels = self.labels(batch)[mask]
         output = module(batch["pixel_values"], mask, labels=labels, masked_logits_only=True)
