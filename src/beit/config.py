@@ -31,8 +31,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "layer_scale_init_value": 1e-5,
     },
     # For few images of 28 or 32 pixels. Initial weights grow as 1/sqrt(width), from the paper's .02 at 768: with .02 a network
-    # trained from scratch is 4 points worse at this width. It has absolute positions besides the relative ones, because so
-    # small a model is slow to learn from relative ones alone where a patch lies.
+    # trained from scratch is 4 points worse at this width. It has absolute positions besides the relative ones, because a small
+    # model learns too slowly from relative ones alone.
     "tiny": {
         "hidden_size": 128,
         "initializer_range": 0.05,

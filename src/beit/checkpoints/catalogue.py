@@ -41,8 +41,8 @@ NOT_PUBLISHED: tuple[tuple[str, str], ...] = (
     ("mIoU of BEiT v2 over several scales and flips", "Its page has one scale only."),
     (
         "Flax weights of segmenters, DiT or data2vec",
-        "flax_model.msgpack lies on the Hub beside PyTorch's weights, of BEiT v1's classifiers and pre-trained models "
-        "only. No checkpoint is in Flax alone.",
+        "The Hub has flax_model.msgpack, beside PyTorch's weights, for BEiT v1's classifiers and pre-trained models only. "
+        "No checkpoint is in Flax alone.",
     ),
     (
         "DiT for layout, tables or text",

@@ -1,4 +1,4 @@
-"""`Checkpoint`: an open checkpoint, passed to whoever needs its settings or tensors, so that each file is read once."""
+"""`Checkpoint`: an open checkpoint, passed to everything that needs its settings or tensors, so that each file is read once."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ Source = Union[str, "os.PathLike[str]", Checkpoint]  # whatever `from_pretrained
 
 
 class _Read(NamedTuple):
-    """Weight files, read: their tensors by the names of a dialect, and what stands beside them."""
+    """The content of the weight files: tensors by their names in a dialect, and what else they hold."""
 
     format: str
     container: str

@@ -148,7 +148,7 @@ def _shapes_differ(mismatched: Sequence[tuple[str, Shape, Shape]], model: str) -
     more = f" and {len(mismatched) - 4} more" if len(mismatched) > 4 else ""
     return CheckpointError(
         f"Shapes of the file and of {model} differ: {lines}{more}. Give the model the settings of the file, or "
-        "pass ignore_mismatched_sizes=True to initialise these tensors anew (right for a classifier of other classes)."
+        "pass ignore_mismatched_sizes=True to initialise these tensors newly (right for a classifier of other classes)."
     )
 
 

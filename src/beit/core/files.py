@@ -19,7 +19,11 @@ os.umask(_UMASK)
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """A JSON file's content. Raises CheckpointError when it is not JSON (says where it breaks)."""
+    """The content of a JSON file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not JSON; the message says where it breaks.
+    """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -30,7 +34,10 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well, sync it and rename it to `path`.
+    """Write a file so that it is whole or absent, even after a power cut.
+
+    Yields:
+        A temporary path in the folder of `path`. When the block ends without an error, it is synced and renamed to `path`.
 
     Raises:
         CheckpointError: it could not be written (disk full, no permission); `path` is as it was before.
@@ -39,14 +46,14 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        start = target.name[:60]  # so that the whole stays within 255 bytes
+        start = target.name[:60]  # a file name has at most 255 bytes
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{start}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes it private; a model folder is an ordinary one
+        os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes a file that only its owner can read
         os.replace(temporary, target)
         sync_folder(target.parent)
     except OSError as error:
@@ -60,13 +67,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def failed_write(path: Path, size: int, error: Exception) -> OSError:
-    """The error to raise where a library reports a failed write of `size` bytes to `path` without the system's error number."""
+    """The error to raise where a library reports a failed write in words only, without the system's error number.
+
+    Args:
+        path: the file that was written.
+        size: its size in bytes, had it been written completely.
+        error: what the library raised.
+
+    Returns:
+        ENOSPC where less than `size` is free on that disk, else EIO.
+    """
     full = shutil.disk_usage(path.parent).free < size
     return OSError(errno.ENOSPC if full else errno.EIO, str(error))
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut (a no-op where folders cannot be opened, as on Windows)."""
+    """Make a rename in `folder` survive a power cut. Does nothing where folders cannot be opened, as on Windows."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -76,7 +92,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Write JSON, indented and with sorted keys, atomically."""
+    """Write JSON, indented and with sorted keys, atomically. Raises CheckpointError if that fails."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     try:
         data = text.encode()

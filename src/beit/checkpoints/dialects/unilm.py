@@ -10,7 +10,7 @@ _HEADS = ("decode_head.", "auxiliary_head.")
 
 
 def _pack(tensors: dict[str, Any], segments: bool, classes: tuple[str, ...]) -> dict[str, Any]:
-    """As the authors saved: segmentation was trained with mmsegmentation 0.x, whose encoder is a part of the model."""
+    """As the authors saved: segmentation was trained with mmsegmentation 0.x, which puts the encoder under `backbone.`."""
     if not segments:
         return {"model": tensors}
     tensors = {name if name.startswith(_HEADS) else f"backbone.{name}": value for name, value in tensors.items()}

@@ -300,7 +300,7 @@ class FlaxPretrained:
             id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue,
                 or an open `Checkpoint`, whose files are not read again.
             config: used instead of the checkpoint's own.
-            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
             dtype: type of the arithmetic; parameters are float32, whatever the file has.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is
@@ -354,7 +354,7 @@ class FlaxPretrained:
             state_dict: arrays by parameter name, as `names.to_state_dict` gives them.
             left_over: names of tensors in the file that no model has, for the report.
             grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
-            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.

@@ -81,7 +81,7 @@ class PretrainedModule(nn.Module):
                 like `microsoft/beit-base-patch16-224`; a URL; a name of the catalogue (`beit models`); or an open `Checkpoint`,
                 whose files are not read again. `beit inspect` shows what it holds and which settings are guesses.
             config: used instead of the checkpoint's own.
-            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
             torch_dtype: type of the parameters: float32 by default, whatever the file has; "auto" for the type that
                 config.json names. `dtype` is accepted as well.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
@@ -131,7 +131,7 @@ class PretrainedModule(nn.Module):
             state_dict: arrays by parameter name, as `names.to_state_dict` gives them. Those of float32 are not copied.
             left_over: names of tensors in the file that no model has, for the report.
             grid: patches `(h, w)` that the positions belong to. They are resized to the config's; None leaves them.
-            ignore_mismatched_sizes: initialise tensors of another shape anew instead of raising.
+            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
 
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
