@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import pickle
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,8 +24,7 @@ from beit.core import geometry
 from beit.core import resampling as resize
 from beit.models.torch import beit as pytorch_beit
 from beit.models.torch.kernels import attention as pytorch_attention
-from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels import position_bias
+from beit.models.torch.kernels import choice, position_bias
 from fixtures_flax import close, pair, same_gradients, same_outputs, small
 from golden import make_segmentation as golden
 
@@ -217,7 +218,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 def test_head_by_head(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = build(MODEL, **TABLES[tables]), []
     wanted = {size: model(images(size)).last_hidden_state for size in (*SIZES, (24, 32))}
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
+    monkeypatch.setattr(choice, "_decided", dict(choice.FAST))
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
     attend = pytorch_attention.attend_head_by_head
     monkeypatch.setattr(
@@ -439,18 +440,41 @@ def test_export(kind: str, gradients: bool, strict: bool) -> None:
             torch.testing.assert_close(again(**batch).logits, model(**batch).logits, atol=2e-5, rtol=1e-5)
 
 
+@pytest.fixture
+def compiler() -> Iterator[Any]:
+    """`torch.compile` that remembers nothing of earlier tests. Without PyTorch's own back end, which takes a C++ compiler."""
+    torch.compiler.reset()
+    yield functools.partial(torch.compile, fullgraph=True, backend="aot_eager")
+    torch.compiler.reset()
+
+
+def same_when_compiled(compiled: Any, model: Any, sizes: Sequence[tuple[int, int]]) -> None:
+    for size in sizes:
+        given = arguments(model, size)
+        torch.testing.assert_close(compiled(**given).logits, model(**given).logits, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [MASKED, CLASSES, MAPS])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_compile_without_graph_breaks_at_one_size_after_the_other(kind: str, gradients: bool) -> None:
-    """From the second size on the compiler leaves height and width open."""
-    model = build(kind)
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+def test_compile_without_graph_breaks_at_one_size_after_the_other(compiler: Any, kind: str, gradients: bool) -> None:
+    """From the second size on the compiler leaves height and width open. What it takes seconds for is the number of layers."""
+    if kind == MAPS:
+        sizes, changes = [(32, 48), (48, 64), (64, 32), (32, 80)], {"segmentation_layers": [1, 1, 1, 1]}
+    else:
+        sizes, changes = [(32, 16), (48, 48), (64, 16), (16, 80)], {}
+    model = build(kind, num_hidden_layers=1 if gradients or kind == MAPS else 2, **changes)
     with torch.set_grad_enabled(gradients):
-        for size in ((32, 16), (48, 48), (64, 16), (16, 80)):
-            given = arguments(model, size)
-            torch.testing.assert_close(compiled(**given).logits, model(**given).logits, atol=2e-5, rtol=1e-5)
-    torch.compiler.reset()
+        same_when_compiled(compiler(model), model, sizes)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_compile_without_graph_breaks_where_a_pyramid_ends_at_one_patch(compiler: Any) -> None:
+    """The coarsest maps are one patch wide, or high, or neither: each is a program of its own."""
+    model = build(MAPS, num_hidden_layers=1, segmentation_layers=[1, 1, 1, 1])
+    with torch.no_grad():
+        same_when_compiled(compiler(model, backend="eager"), model, [(32, 16), (48, 48), (64, 16), (16, 80)])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -33,7 +33,7 @@ from beit import (
 )
 from beit.checkpoints import flax_layout, hub
 from beit.checkpoints import msgpack as msgpack_file
-from beit.checkpoints import names as weights
+from beit.checkpoints.names import to_disk
 from beit.checkpoints.write_weights import write_tensors
 from fixtures_flax import close, pair, pixels, same_outputs
 from golden import make_flax as golden
@@ -522,7 +522,7 @@ def test_layout_round_trip_of_random_models(
             flax_layout.shape_of(flax_layout.name_of(path), path[-1], leaf.shape)
             == memory[flax_layout.name_of(path)].shape
         )
-    disk = weights.to_disk(memory)
+    disk = to_disk(memory)
     same_tensors(flax_layout.from_reference(flax_layout.to_reference(disk)), disk)
 
 

@@ -450,6 +450,7 @@ def test_absolute_positions_fit_other_sizes(tiny: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("grad", [False, True])
 def test_compile_without_graph_breaks(tiny: Any, grad: bool) -> None:
+    torch.compiler.reset()  # of what other tests have compiled
     model = loud(BeitForMaskedImageModeling(tiny(num_hidden_layers=1)))
     x, mask = pixels(model.config), some_mask(model.config)
     labels = torch.ones(int(mask.sum()), dtype=torch.long)
