@@ -66,7 +66,8 @@ class FlaxBeitEmbeddings(nn.Module):
         x = self.patch(self._whole_patches(pixel_values))
         grid = self.config.grid_of(pixel_values.shape[2:])
         positions = self._positions(grid)
-        # Before the positions are added or after: this decides whether a masked patch knows where it is (BeitConfig.mask_keeps_position).
+        # Before the positions are added or after: this decides whether a masked patch knows where it is. See
+        # BeitConfig.mask_keeps_position.
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
