@@ -516,7 +516,10 @@ def test_layout_round_trip_of_random_models(
     wanted = getattr(beit, "Flax" + kind)(config, _do_init=False)
     paths = dict(flax_layout.flatten(wanted._variables(wanted._shapes())))
     found = dict(flax_layout.flatten(tree))
-    assert {path: leaf.shape for path, leaf in found.items()} == {path: leaf.shape for path, leaf in paths.items()}
+    # Segmentation reads layers before the encoder's last norm: PyTorch's model has that norm all the same, as the reference's.
+    unread = ("params", "beit", "layernorm") if kind == "BeitForSemanticSegmentation" else ()
+    shapes = {path: leaf.shape for path, leaf in found.items() if not unread or path[:3] != unread}
+    assert shapes == {path: leaf.shape for path, leaf in paths.items()}
     for path, leaf in found.items():
         assert (
             flax_layout.shape_of(flax_layout.name_of(path), path[-1], leaf.shape)

@@ -97,7 +97,7 @@ def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
 def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int]) -> None:
     settings = run.settings
     warmup = round(settings.warmup * job.steps)
-    # To look at the loss is to wait for it. On an accelerator that is done once per log line, so that it never idles.
+    # Looking at the loss means waiting for it. With an accelerator this is done only once per log line, so that it never idles.
     look_every = 1 if engine.immediate else settings.log_every
     good = run.first  # the last step whose loss and gradient were seen to be finite
     batches = job.loader.batches(run.first, job.steps)
@@ -187,7 +187,7 @@ def _data(run: Run[Any], job: Job) -> str:
 
 
 def _check_data(run: Run[Any], job: Job) -> None:
-    """On a resume: raises TrainingError for other data; a stream goes on from its position."""
+    """On a resume: raises TrainingError for other data; a stream continues from its position."""
     before = run.state.get("data")
     if before not in (None, _data(run, job)):
         raise TrainingError(

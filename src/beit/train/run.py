@@ -77,7 +77,7 @@ def open_run(
     check: Callable[[Path], None],
     read: Callable[[Path], Any] = checkpoint.read_model,
 ) -> Run[SettingsT]:
-    """Look at the output folder: start in it, or find where to go on. Nothing is written yet.
+    """Look into the output folder: start a run in it, or find where to continue. Nothing is written yet.
 
     Args:
         settings: what the run does. A learning rate that was left out is filled in.
@@ -87,7 +87,7 @@ def open_run(
 
     Raises:
         DataError: the folder holds a run or a model already and `resume` is "never".
-        TrainingError: the run to go on with has other settings (the message says which), or no readable checkpoint; or
+        TrainingError: the run to continue has other settings (the message says which), or no readable checkpoint; or
             `resume` is "must" and there is none.
     """
     fill_paper_rate(settings)

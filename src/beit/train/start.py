@@ -118,7 +118,7 @@ def _is_narrow(model: str | None) -> bool:
 def with_normalisation(settings: ImageSettingsT, start: Start) -> ImageSettingsT:
     """The settings with the mean and the standard deviation that the run uses.
 
-    A model goes on with pixels as it knows them: where an image processor is stored with it, the settings' own are not used.
+    A model continues with pixels normalised as before: if an image processor is stored with it, the settings' values are ignored.
     """
     if start.processor is None:
         return settings

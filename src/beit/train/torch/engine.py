@@ -97,7 +97,7 @@ class TorchEngine:
             # The encoder takes nearly all of the time. Outside of it shapes depend on masks, which a compiler cannot follow.
             body: Any = getattr(model, "beit", model)
             body.encoder.compile()
-        self.split = settings.shard and run.world > 1  # a single process has nobody to share with
+        self.split = settings.shard and run.world > 1  # a single process holds all of the model anyway
         self._full_model: nn.Module | None = None
         self.module: nn.Module
         if self.split:
