@@ -31,8 +31,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Compiled, exported and traced models, other types than float32, other devices and autocast take `F.linear`.
     """
+    if weight.dtype != x.dtype or not may_choose(x):
+        return F.linear(x, weight, bias)
+    # After `may_choose`: comparing the batch while a program is exported would bind the program to the answer.
     rows = x.numel() // max(x.shape[-1], 1)
-    if rows < _FEWEST_ROWS or weight.dtype != x.dtype or not convolves(x):
+    if rows < _FEWEST_ROWS or not convolves(x):
         return F.linear(x, weight, bias)
     return as_convolution(x.reshape(rows, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
