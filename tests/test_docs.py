@@ -26,8 +26,6 @@ ROOMS = {path.name for path in (ROOT / "src" / "beit").iterdir() if path.is_dir(
 # Where a path in a page may start from.
 BASES = (ROOT, ROOT / "src", ROOT / "src" / "beit")
 GROUPS = ("tokenizer", "segment")  # commands whose first argument is another command
-# The parser takes these before it reads the settings, so they are in no --help.
-BEFORE_SETTINGS = {"--settings", "--recipe"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -116,7 +114,7 @@ def test_commands_and_flags_exist(page: Path) -> None:
         text = help_of(command)
         if words[1] == "plan" and words[2:] and words[2].isalpha():
             text += help_of(words[2])
-        unknown = {flag for flag in flags - BEFORE_SETTINGS if not re.search(rf"{flag}\b", text)}
+        unknown = {flag for flag in flags if not re.search(rf"{flag}\b", text)}
         assert not unknown, words
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pytest
 
-from beit.checkpoints import catalogue as published
+from beit.checkpoints import catalogue
 from beit.checkpoints.catalogue import NOT_PUBLISHED, PUBLISHED, find
 
 BY_NAME = {entry.name: entry for entry in PUBLISHED}
@@ -151,11 +151,11 @@ def test_what_is_not_published_is_said():
 
 
 def test_table_and_pages_show_the_facts():
-    lines = published.table(PUBLISHED).splitlines()
+    lines = catalogue.table(PUBLISHED).splitlines()
     assert len(lines) == 1 + len(PUBLISHED)
     assert max(map(len, lines)) <= 120
     assert lines[1].split()[:4] == ["beit-base-patch16-224-pt22k", "pretrained", "85.7", "224"]
-    text = published.page(BY_NAME["beit-base-patch16-640-pt22k-ft22k-ade20k"])
+    text = catalogue.page(BY_NAME["beit-base-patch16-640-pt22k-ft22k-ade20k"])
     for part in ("163 million", "150 classes", "mIoU 53.6", "54.2", "ImageNet's mean", "ade-640-640", "Apache-2.0"):
         assert part in text
     json.dumps([asdict(entry) for entry in PUBLISHED])  # as `beit models --json` prints it

@@ -19,11 +19,8 @@ import torch
 
 import beit
 from beit import BeitConfig, BeitForImageClassification, BeitImageProcessor, CheckpointError
-from beit.checkpoints import Checkpoint, dialects, infer
-from beit.checkpoints import catalogue as published
-from beit.checkpoints import locate as places
-from beit.checkpoints import names as weights
-from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints import Checkpoint, catalogue, dialects, infer, locate, read_weights
+from beit.checkpoints.names import to_disk, to_state_dict
 from beit.checkpoints.write_weights import write_tensors
 from beit.cli import main
 from beit.export.layouts import write
@@ -44,7 +41,7 @@ def tiny_classifier(**overrides: Any) -> BeitForImageClassification:
 
 
 def memory_of(model: Any) -> dict[str, np.ndarray]:
-    return weights.to_state_dict(model.disk_tensors())[0]
+    return to_state_dict(model.disk_tensors())[0]
 
 
 @pytest.fixture
@@ -69,7 +66,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(places.MIRRORS, raising=False)
+    monkeypatch.delenv(locate.MIRRORS, raising=False)
 
 
 # --- whose names -----------------------------------------------------------------------------------------------------
@@ -89,18 +86,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_wrappers_come_off(wrapper: str, dialect: Any, kind: str) -> None:
     memory = memory_of(tiny_classifier())
-    disk = weights.to_disk(memory, dialect)
+    disk = to_disk(memory, dialect)
     found = dialects.recognise({wrapper + name: array for name, array in disk.items()}, "file")
     assert found.dialect == kind
-    assert weights.to_state_dict(found.tensors, found.dialect)[0].keys() == memory.keys()
+    assert to_state_dict(found.tensors, found.dialect)[0].keys() == memory.keys()
 
 
 def test_a_bare_backbone_of_openmmlab() -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "openmmlab")
+    disk = to_disk(memory_of(tiny_classifier()), "openmmlab")
     bare = {name.removeprefix("backbone."): array for name, array in disk.items() if name.startswith("backbone.")}
     found = dialects.recognise(bare, "file")
     assert found.dialect == "openmmlab"
-    assert "beit.pooler.layernorm.weight" in weights.to_state_dict(found.tensors, "openmmlab")[0]
+    assert "beit.pooler.layernorm.weight" in to_state_dict(found.tensors, "openmmlab")[0]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +117,7 @@ def test_relatives_are_named(names: list[str], what: str, tmp_path: Path) -> Non
 
 
 def test_eva_is_not_taken_for_beit(tmp_path: Path) -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk = to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.0.mlp.norm.weight"] = np.ones(4, "f4")
     write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match=r"blocks.0.mlp.norm.weight.*EVA"):
@@ -166,7 +163,7 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
     model = tiny_classifier(image_size=(8, 24))
     write(tmp_path / "with_index.pth", "unilm", memory_of(model), model.config, None)
     assert BeitConfig.from_pretrained(tmp_path / "with_index.pth").image_size == (8, 24)
-    write_tensors(tmp_path / "without.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "without.safetensors", to_disk(memory_of(model), "unilm"))
     with pytest.raises(CheckpointError, match=r"image_size=\(height, width\)"):
         BeitConfig.from_pretrained(tmp_path / "without.safetensors")
     assert BeitConfig.from_pretrained(tmp_path / "without.safetensors", image_size=(8, 24)).grid == model.config.grid
@@ -176,7 +173,7 @@ def test_rectangles_need_an_index_or_a_word(tmp_path: Path) -> None:
 
 
 def test_two_norms_are_refused(tmp_path: Path) -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "openmmlab")
+    disk = to_disk(memory_of(tiny_classifier()), "openmmlab")
     disk |= {f"backbone.ln1.{kind}": np.ones(16, "f4") for kind in ("weight", "bias")}
     write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match="another after pooling"):
@@ -185,7 +182,7 @@ def test_two_norms_are_refused(tmp_path: Path) -> None:
 
 def test_no_positions_no_size(tmp_path: Path) -> None:
     model = BeitForImageClassification(tiny_config(use_shared_relative_position_bias=False))
-    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", to_disk(memory_of(model), "unilm"))
     assert BeitConfig.from_pretrained(tmp_path / "x.safetensors", num_attention_heads=2).image_size == 224
 
 
@@ -235,7 +232,7 @@ def test_names_of_classes_with_gaps_are_renumbered() -> None:
 
 def test_features_are_not_taken_for_tokens(tmp_path: Path) -> None:
     model = beit.BeitForMaskedImageModeling(tiny_config(use_shared_relative_position_bias=True, vocab_size=16))
-    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", to_disk(memory_of(model), "unilm"))
     guesses = {guess.name: guess.why for guess in Checkpoint(tmp_path / "x.safetensors").guesses}
     assert "data2vec" in guesses["vocab_size"]
 
@@ -279,10 +276,10 @@ NAME = "beit-base-patch16-224-pt22k-ft22k-ft1k"
 def test_a_name_of_the_catalogue_in_a_local_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror = tmp_path / "mirror"
     tiny_classifier().save_pretrained(mirror / "microsoft" / "beit-base-patch16-224")
-    monkeypatch.setenv(places.MIRRORS, f"{tmp_path / 'empty'} {mirror}")
+    monkeypatch.setenv(locate.MIRRORS, f"{tmp_path / 'empty'} {mirror}")
     for name in (NAME, "beit-base-patch16-224", "BEiT-base-patch16-224"):
         assert beit.load(name).config.hidden_size == 16
-    assert Checkpoint(NAME).published is published.find(NAME)
+    assert Checkpoint(NAME).published is catalogue.find(NAME)
 
 
 def test_a_name_of_the_catalogue_in_a_mirror_behind_http(
@@ -290,12 +287,12 @@ def test_a_name_of_the_catalogue_in_a_mirror_behind_http(
 ) -> None:
     address, folder = served
     (folder / "beit_base_patch16_224_pt22k_ft22kto1k.pth").write_bytes(UNILM.read_bytes())
-    monkeypatch.setenv(places.MIRRORS, address)
+    monkeypatch.setenv(locate.MIRRORS, address)
     assert beit.load(NAME).config.num_labels == golden.CLASSES
 
 
 def test_everything_tried_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(places.MIRRORS, str(tmp_path))
+    monkeypatch.setenv(locate.MIRRORS, str(tmp_path))
     with pytest.raises(CheckpointError, match=r"is published, but could not be fetched") as caught:
         beit.load(NAME, local_files_only=True)
     told = str(caught.value)
@@ -392,7 +389,7 @@ def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tensors = dict(weight_files.read_file(UNILM).tensors)
+    tensors = dict(read_weights.read_file(UNILM).tensors)
     del tensors["blocks.1.norm2.bias"]
     tensors["ema.decay"] = np.ones(1, "f4")
     write_tensors(tmp_path / "odd-abcdef01.safetensors", tensors)
@@ -469,7 +466,7 @@ def test_settings_that_contradict_the_tensors_are_said(
 
 
 def test_integers_are_no_weights(tmp_path: Path) -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk = to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.0.attn.qkv.weight"] = (disk["blocks.0.attn.qkv.weight"] * 100).astype(np.int8)
     write_tensors(tmp_path / "x.safetensors", disk)
     with pytest.raises(CheckpointError, match=r"qkv.weight is int8.*quantised"):
@@ -477,7 +474,7 @@ def test_integers_are_no_weights(tmp_path: Path) -> None:
 
 
 def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk = to_disk(memory_of(tiny_classifier()), "unilm")
     disk["blocks.1.norm2.bias"][0] = np.nan
     write_tensors(tmp_path / "x.safetensors", disk)
     assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "new"), "--to", "hf"]) == 1
@@ -487,7 +484,7 @@ def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFi
 
 @pytest.mark.parametrize("prefixes", [("student.", "teacher."), ("module.", "")])
 def test_two_models_in_one_table(prefixes: tuple[str, str], tmp_path: Path) -> None:
-    disk = weights.to_disk(memory_of(tiny_classifier()), "unilm")
+    disk = to_disk(memory_of(tiny_classifier()), "unilm")
     both = {prefix + name: array for prefix in prefixes for name, array in disk.items()}
     write_tensors(tmp_path / "x.safetensors", both)
     with pytest.raises(CheckpointError, match="holds 2 models"):
@@ -497,7 +494,7 @@ def test_two_models_in_one_table(prefixes: tuple[str, str], tmp_path: Path) -> N
 def test_a_rectangle_whose_table_is_a_squares(tmp_path: Path) -> None:
     """5x13 patches have as many displacements as 8x8."""
     model = tiny_classifier(image_size=(20, 52), use_shared_relative_position_bias=False)
-    write_tensors(tmp_path / "x.safetensors", weights.to_disk(memory_of(model), "unilm"))
+    write_tensors(tmp_path / "x.safetensors", to_disk(memory_of(model), "unilm"))
     assert "rectangle" in {g.name: g.why for g in Checkpoint(tmp_path / "x.safetensors").guesses}["image_size"]
     again = beit.load(tmp_path / "x.safetensors", image_size=(20, 52))
     x = torch.randn(1, 3, 20, 52)

@@ -23,8 +23,8 @@ import torch
 
 from beit import BeitConfig, BeitForImageClassification
 from beit.checkpoints import Checkpoint
-from beit.checkpoints import names as weights
 from beit.checkpoints.msgpack import write_msgpack
+from beit.checkpoints.names import to_disk, to_state_dict
 from beit.checkpoints.write_weights import write_tensors
 from beit.core.errors import BeitError
 from beit.export.layouts import write
@@ -41,9 +41,9 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("sound")
     model = BeitForImageClassification(tiny_config(use_relative_position_bias=True, num_labels=3))
     disk = model.disk_tensors()
-    memory, _ = weights.to_state_dict(disk)
+    memory, _ = to_state_dict(disk)
     write_tensors(folder / KINDS[0], disk)
-    write_tensors(folder / KINDS[1], weights.to_disk(memory, "unilm"))
+    write_tensors(folder / KINDS[1], to_disk(memory, "unilm"))
     write(folder / KINDS[2], "unilm", memory, model.config, None)
     content = torch.load(folder / KINDS[2], weights_only=True)
     content["args"] = argparse.Namespace(model="beit_base", input_size=16)

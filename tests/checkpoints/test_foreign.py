@@ -18,7 +18,7 @@ import torch
 import beit
 from beit import BeitConfig, BeitImageProcessor
 from beit.checkpoints import Checkpoint, dialects
-from beit.checkpoints import names as weights
+from beit.checkpoints.names import _lookup_key
 from beit.cli import main
 from beit.export.layouts import write
 from beit.export.parity import compare
@@ -250,7 +250,7 @@ def test_every_row_of_the_table_is_met_by_a_real_file() -> None:
     met: dict[str, set[str]] = {"hf": set(), "unilm": set(), "openmmlab": set()}
     for name, path in FILES.items():
         checkpoint = Checkpoint(path, given(name))
-        met[checkpoint.dialect] |= {weights._lookup_key(key)[0] for key in checkpoint.tensors}
+        met[checkpoint.dialect] |= {_lookup_key(key)[0] for key in checkpoint.tensors}
     for dialect, names in met.items():
         in_table = {key for row in dialects.DIALECTS[dialect].rows.values() for key in row}
         lacking = {key for key in in_table - names if key.removeprefix("beit.") not in names}

@@ -184,10 +184,10 @@ def test_wrong_labels_are_found_before_the_first_step(tmp_path, folders, trainin
 def test_an_ignore_index_that_is_a_class_too(tmp_path, folders, training, capsys):
     names = write_names(tmp_path / "many.txt", tuple(f"class {i}" for i in range(300)))
     arguments = [*training, "--classes", names]
-    refused(capsys, arguments, "ignore_index 255 is the number of one of the 300 classes too", "--ignore-index 65535")
+    refused(capsys, arguments, "ignore_index 255 is also the number of one of the 300 classes", "--ignore-index 65535")
     assert run(*arguments, "--ignore-index", "65535") == 0
     lost = [*training, "--output", tmp_path / "x", "--reduce-labels", "--ignore-index", "0"]
-    refused(capsys, lost, "ignore_index 0 is the number of one of the 3 classes too")
+    refused(capsys, lost, "ignore_index 0 is also the number of one of the 3 classes")
 
 
 def test_reports_bear_odd_shapes_and_names(tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_maps_of_another_size_or_kind(folders, training, capsys):
     refused(capsys, training, "a/00.png has shape (12, 16) and its image (16, 16)", "at the size of the image")
     refused(capsys, training, "already holds a run. Go on with it by --resume")
     Image.new("RGB", (16, 16)).save(maps / "a/00.png")
-    refused(capsys, [*training, "--resume"], "mode RGB; save class numbers, one a pixel, as grey or palette PNG")
+    refused(capsys, [*training, "--resume"], "mode RGB; save class numbers, one per pixel, as grey or palette PNG")
     Image.new("RGB", (16, 16)).save(maps / "a/00.jpg")
     (maps / "a/00.png").unlink()
     refused(capsys, [*training, "--resume"], "00.jpg is a JPEG file")

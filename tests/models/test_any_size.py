@@ -24,8 +24,7 @@ from beit.core import geometry
 from beit.core import resampling as resize
 from beit.models.torch import beit as pytorch_beit
 from beit.models.torch.kernels import attention as pytorch_attention
-from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels import position_bias
+from beit.models.torch.kernels import choice, position_bias
 from fixtures_flax import close, pair, same_gradients, same_outputs, small
 from golden import make_segmentation as golden
 
@@ -219,7 +218,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
 def test_head_by_head(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, calls = build(MODEL, **TABLES[tables]), []
     wanted = {size: model(images(size)).last_hidden_state for size in (*SIZES, (24, 32))}
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
+    monkeypatch.setattr(choice, "_decided", dict(choice.FAST))
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
     attend = pytorch_attention.attend_head_by_head
     monkeypatch.setattr(

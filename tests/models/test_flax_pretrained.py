@@ -33,7 +33,7 @@ from beit import (
 )
 from beit.checkpoints import flax_layout, hub
 from beit.checkpoints import msgpack as msgpack_file
-from beit.checkpoints import names as weights
+from beit.checkpoints.names import to_disk
 from beit.checkpoints.write_weights import write_tensors
 from fixtures_flax import close, pair, pixels, same_outputs
 from golden import make_flax as golden
@@ -516,13 +516,16 @@ def test_layout_round_trip_of_random_models(
     wanted = getattr(beit, "Flax" + kind)(config, _do_init=False)
     paths = dict(flax_layout.flatten(wanted._variables(wanted._shapes())))
     found = dict(flax_layout.flatten(tree))
-    assert {path: leaf.shape for path, leaf in found.items()} == {path: leaf.shape for path, leaf in paths.items()}
+    # Segmentation reads layers before the encoder's last norm: PyTorch's model has that norm all the same, as the reference's.
+    unread = ("params", "beit", "layernorm") if kind == "BeitForSemanticSegmentation" else ()
+    shapes = {path: leaf.shape for path, leaf in found.items() if not unread or path[:3] != unread}
+    assert shapes == {path: leaf.shape for path, leaf in paths.items()}
     for path, leaf in found.items():
         assert (
             flax_layout.shape_of(flax_layout.name_of(path), path[-1], leaf.shape)
             == memory[flax_layout.name_of(path)].shape
         )
-    disk = weights.to_disk(memory)
+    disk = to_disk(memory)
     same_tensors(flax_layout.from_reference(flax_layout.to_reference(disk)), disk)
 
 

@@ -22,6 +22,7 @@ import beit
 from beit import BeitConfig, FlaxBeitForSemanticSegmentation, InputError
 from beit.checkpoints import flax_layout
 from beit.models.flax import segmentation as flax_segmentation
+from beit.models.flax.kernels import maps as flax_maps
 from fixtures_flax import (
     as_torch,
     close,
@@ -86,7 +87,7 @@ def test_resizing_is_that_of_pytorch(height: int, width: int, rows: int, columns
 def test_pooling_is_that_of_pytorch(side: int, count: int) -> None:
     x = image(1, 1, side)
     wanted = F.adaptive_avg_pool1d(torch.from_numpy(x), count)
-    close(np.einsum("ys,bcs->bcy", flax_segmentation._parts(side, count), x), wanted, 2e-6)
+    close(np.einsum("ys,bcs->bcy", flax_maps._parts(side, count), x), wanted, 2e-6)
 
 
 def test_upsampling_is_a_transposed_convolution() -> None:
@@ -95,7 +96,7 @@ def test_upsampling_is_a_transposed_convolution() -> None:
     tree = flax_layout.to_tree(memory)["params"]["fpn1_0"]
     x = image(2, 2, 5, 3)
     wanted = theirs(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    close(flax_segmentation.Upsample().apply({"params": tree}, x), wanted, 1e-6)
+    close(flax_maps.Upsample().apply({"params": tree}, x), wanted, 1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 1, 3), (2, 3, 4, 3), (1, 2, 2, 3)])
@@ -112,8 +113,8 @@ def test_batch_norm_is_that_of_pytorch(shape: tuple[int, ...]) -> None:
     }
     x = 3 + 2 * image(*shape)
     y = torch.from_numpy(x).permute(0, 3, 1, 2)
-    close(flax_segmentation.BatchNorm().apply(variables, x, False), theirs.eval()(y).permute(0, 2, 3, 1))
-    got, moved = flax_segmentation.BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
+    close(flax_maps.BatchNorm().apply(variables, x, False), theirs.eval()(y).permute(0, 2, 3, 1))
+    got, moved = flax_maps.BatchNorm().apply(variables, x, True, mutable=["batch_stats"])
     close(got, theirs.train()(y).permute(0, 2, 3, 1))
     close(moved["batch_stats"]["mean"], theirs.running_mean, 1e-6)
     close(moved["batch_stats"]["var"], theirs.running_var, 1e-6)

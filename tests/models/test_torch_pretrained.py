@@ -21,7 +21,7 @@ from beit import (
     CheckpointError,
     ConfigError,
 )
-from beit.checkpoints import read_weights as weight_files
+from beit.checkpoints import read_weights
 from beit.checkpoints.write_weights import write_tensors
 from beit.core.files import write_json
 
@@ -70,7 +70,7 @@ def test_round_trip(kind: Any, settings: dict[str, Any], shard: str, tmp_path: P
 
 def test_names_on_disk_are_those_of_the_reference(saved: Any) -> None:
     _, folder = saved
-    names = weight_files.read_tensors(folder / "model.safetensors").keys()
+    names = read_weights.read_tensors(folder / "model.safetensors").keys()
     assert "beit.encoder.layer.1.attention.attention.query.weight" in names
     assert "beit.pooler.layernorm.weight" in names
     assert "classifier.bias" in names

@@ -585,11 +585,11 @@ def test_add_fpn_needs_four_maps() -> None:
 @pytest.mark.parametrize(
     ("labels", "words"),
     [
-        (torch.zeros(2, 24, dtype=torch.long), "one map an image"),
-        (torch.zeros(1, 24, 24, dtype=torch.long), "one map an image"),
+        (torch.zeros(2, 24, dtype=torch.long), "one map per image"),
+        (torch.zeros(1, 24, 24, dtype=torch.long), "one map per image"),
         (torch.zeros(2, 24, 24), "class numbers"),
         (torch.zeros(2, 24, 24, dtype=torch.bool), "class numbers"),
-        (torch.zeros(2, 0, 0, dtype=torch.long), "one map an image"),
+        (torch.zeros(2, 0, 0, dtype=torch.long), "one map per image"),
         (torch.full((2, 24, 24), 3), "has 3, which is outside the 3 classes"),
         (np.zeros((2, 24, 24), np.int64), r"torch\.Tensor"),
     ],

@@ -251,7 +251,7 @@ def test_two_runs_in_one_folder(parts):
 
 
 def test_resume_must_and_auto(parts):
-    with pytest.raises(TrainingError, match="no checkpoint to go on from"):
+    with pytest.raises(TrainingError, match="no checkpoint to continue from"):
         run(parts, "run", resume="must")
     assert not (parts["images"] / "run").exists()
     run(parts, "run", resume="auto")

@@ -53,7 +53,7 @@ def flax_mean_colour() -> type[Target]:
     """The same in JAX."""
     import jax.numpy as jnp
 
-    from beit.models.flax.beit import masked_first
+    from beit.models.flax.losses import masked_first
     from beit.train.targets.flax import FlaxTarget
 
     class FlaxMeanColour(FlaxTarget):

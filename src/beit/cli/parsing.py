@@ -28,9 +28,27 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
     import tyro
 
     rest, default = _default(kind, name, _with_resume(arguments), devices)
-    description = inspect.cleandoc(kind.__doc__ or "")
+    description = inspect.cleandoc(kind.__doc__ or "") + _STARTS.get(_start_of(kind), "")
     start = {} if default is None else {"default": default}
     return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, **start)
+
+
+# `_default` takes these flags before tyro sees the arguments, so they are not among the fields that --help lists.
+_STARTS = {
+    "run": """
+--settings FILE  start from the settings.json of an earlier run; flags override it
+--recipe NAME    start from a recipe (see beit recipes); flags override it""",
+    "probe": """
+--recipe NAME    start from a recipe (see beit recipes); flags override it""",
+}
+
+
+def _start_of(kind: Any) -> str:
+    """What the settings may start from: a key of `_STARTS`, or "" for nothing."""
+    from beit.evaluation.settings import Probe
+    from beit.train.settings import RunSettings
+
+    return "run" if issubclass(kind, RunSettings) else "probe" if kind is Probe else ""
 
 
 def _default(kind: Any, name: str, arguments: list[str], devices: int | None) -> tuple[list[str], Any]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from beit.config import BeitConfig
 
 _TRIES = 10  # for one block, as in the authors' code
-_MOST_MASKS = 1000  # empty masks in a row; after so many, no block fits
+_MOST_MASKS = 1000  # empty masks in a row, after which no block is said to fit
 _PAPER_MIN_BLOCK = 16 / 196  # of the patches
 
 

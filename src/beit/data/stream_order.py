@@ -18,7 +18,7 @@ from beit.core.errors import DataError
 from beit.data.sources.shards import EncodedSample, Shards, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream
 
-_EMPTY_PASSES = 10  # per reader: after so many passes without an image in its shards, the stream is said to have none
+_EMPTY_PASSES = 10  # per reader: after this many passes without an image in its shards, the stream counts as empty
 
 
 class Cursor(NamedTuple):

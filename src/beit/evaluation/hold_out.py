@@ -16,7 +16,7 @@ def hold_out(images: Images, seed: int = 0, most: int | None = None) -> tuple[Im
     Args:
         images: labelled images.
         seed: of the choice.
-        most: use only about so many images, in proportion from each class, but at least two of each.
+        most: use only about this many images, in proportion from each class, but at least two of each.
 
     Returns:
         Images to learn from, and images to measure on.

@@ -250,7 +250,7 @@ def live_probe(
         processor: of this model.
         images: labelled images. Call `hold_out` before the training to see whether they can be used.
         seed: of what is held out and of the linear probe.
-        most: use about so many images at most.
+        most: use about this many images at most.
         k: number of neighbours; all images, if there are fewer.
         epochs: of the linear probe.
         batch_size: images per forward pass.

@@ -53,8 +53,8 @@ def batch_logits(
         pictures: n images in any form that the processor takes: PIL images, arrays, paths.
         device: where a PyTorch model computes; where its parameters are, if not given. A Flax
             model always computes where its parameters are.
-        pad_to: a Flax model gets at least so many images, blank ones behind the others: it would be compiled again for
-            another number.
+        pad_to: smallest batch that a Flax model gets. Smaller ones are filled with blank images, because JAX compiles
+            again for each batch size.
 
     Returns:
         float32 `(n, classes)`.

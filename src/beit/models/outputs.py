@@ -1,7 +1,7 @@
-"""What models return: attribute, key and index access; `to_tuple()`. Loads neither torch nor jax.
+"""What models return: dataclasses with access by attribute, key and index. Loads neither torch nor jax.
 
-Fields that were not asked for are None; keys, indices and `to_tuple()` pass over them, as in the reference. `Array`
-stands for `torch.Tensor` or `jax.Array`.
+Fields that were not asked for are None. Keys, indices and `to_tuple()` skip them, as in the reference. `Array` stands for
+`torch.Tensor` or `jax.Array`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Array = Any
 
 @dataclass
 class ModelOutput:
-    """Base of all outputs: a dataclass that also answers to `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`."""
+    """Base of all outputs: a dataclass that also has `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`."""
 
     def keys(self) -> tuple[str, ...]:
         """Names of the fields that are set."""
@@ -34,7 +34,7 @@ class ModelOutput:
         return self.values()
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The field `key`, or `default` when it is not set."""
+        """The field `key`, or `default` where it is not set."""
         return getattr(self, key) if key in self.keys() else default
 
     def __getitem__(self, key: str | int | slice) -> Any:
@@ -92,7 +92,7 @@ class MaskedLMOutput(ModelOutput):
 
     Attributes:
         loss: scalar, when labels were given.
-        logits: `(B, N, vocab)`; `(M, vocab)` for the M masked patches when asked for these only.
+        logits: `(B, N, vocab)`; with `masked_logits_only`, `(M, vocab)` for the M masked patches.
         hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
         attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.
     """
@@ -127,8 +127,8 @@ class SemanticSegmenterOutput(ModelOutput):
     Attributes:
         loss: scalar, when labels were given.
         logits: `(B, num_labels, 4·h, 4·w)` for a patch grid `(h, w)`: a quarter of the image's sides for patches of 16.
-            `BeitImageProcessor.post_process_semantic_segmentation` brings them to the size of the image. With
-            `BeitConfig.pad_to_patch` they cover the padded image: cut them first.
+            `BeitImageProcessor.post_process_semantic_segmentation` resizes them to the image. With
+            `BeitConfig.pad_to_patch` they cover the padded image: crop them first.
         hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
         attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.
     """
@@ -144,7 +144,7 @@ class BackboneOutput(ModelOutput):
     """What the backbone returns.
 
     Attributes:
-        feature_maps: one a stage, in the order of the stages: `(B, C, h, w)`, with `add_fpn` at 4, 2, 1 and 1/2 times the
+        feature_maps: one per stage, in the order of the stages: `(B, C, h, w)`, with `add_fpn` at 4, 2, 1 and 1/2 times the
             patch grid; or tokens `(B, 1+N, C)` with `reshape_hidden_states=False`.
         hidden_states: embeddings and the output of each layer, L+1 times `(B, 1+N, C)`.
         attentions: after the softmax, L times `(B, heads, 1+N, 1+N)`.

@@ -51,7 +51,7 @@ class Row(NamedTuple):
     """One parameter, or one statistic of a batch norm.
 
     Attributes:
-        name: in memory, of a model with a head; `BeitModel` and `BeitBackbone` have it without `beit.`.
+        name: as in `state_dict()` of a model with a head; `BeitModel` and `BeitBackbone` have it without `beit.`.
         shape: in PyTorch; Flax's follows by `checkpoints/flax_layout.py`.
         paper: how it starts under the scheme `paper`.
         reference: the same under `reference`.
@@ -66,7 +66,15 @@ class Row(NamedTuple):
 
 
 def shapes_of(config: BeitConfig, architecture: str) -> dict[str, Shape]:
-    """The shape of every parameter and statistic of the class `architecture`, by name with `beit.`; batch counters left out."""
+    """The shape of every parameter and statistic of the class `architecture`, without the counters of batch norms.
+
+    Args:
+        config: the architecture's sizes and switches.
+        architecture: a class, such as `BeitForImageClassification`.
+
+    Returns:
+        Shapes by the names of `state_dict()`, with `beit.` in front of the body's also where the class has none.
+    """
     rows = _table(config, architecture)
     return {row.name: row.shape for row in rows if row.exists and not row.name.endswith("num_batches_tracked")}
 
@@ -85,7 +93,7 @@ class Starts:
         self._known: dict[str, Start] = {row.name: getattr(row, scheme) for row in _table(config)}
 
     def __call__(self, name: str, ndim: int) -> Start:
-        """How the parameter of this name in memory starts; one that a user's subclass adds, as others of its kind do."""
+        """By the name in `state_dict()`. A parameter that a user's subclass adds starts as others of its kind do."""
         parts = name.split(".")
         # A body has its parameters without `beit.`, or under whatever a subclass calls it.
         for known in (name, *("beit." + ".".join(parts[i:]) for i in range(len(parts)))):
@@ -111,7 +119,7 @@ def _table(config: BeitConfig, architecture: str = "") -> list[Row]:
     """All rows; `exists` is right for `architecture`."""
     width, heads, classes, tokens = config.hidden_size, config.num_attention_heads, config.num_labels, config.vocab_size
     distances, cut, normal = geometry.num_relative_distances(config.grid), _cut(config), _normal(config)
-    backbone, guesses, classifies, segments = (architecture == f"Beit{kind}" for kind in (
+    backbone, predicts, classifies, segments = (architecture == f"Beit{kind}" for kind in (
         "Backbone", "ForMaskedImageModeling", "ForImageClassification", "ForSemanticSegmentation"))
     pools = classifies or architecture == "BeitModel"
     return [
@@ -125,9 +133,9 @@ def _table(config: BeitConfig, architecture: str = "") -> list[Row]:
         *(row for i in range(config.num_hidden_layers) for row in _layer(config, i, f"beit.encoder.layers.{i}.")),
         *_norm("beit.layernorm", width,                                                                    not backbone and not config.use_mean_pooling),
         *_norm("beit.pooler.layernorm", width,                                                             pools and config.use_mean_pooling),
-        *_norm("layernorm", width,                                                                         guesses),
-        Row("lm_head.weight",                        (tokens, width),                   cut,    normal,    guesses),
-        Row("lm_head.bias",                          (tokens,),                         ZERO,   ZERO,      guesses),
+        *_norm("layernorm", width,                                                                         predicts),
+        Row("lm_head.weight",                        (tokens, width),                   cut,    normal,    predicts),
+        Row("lm_head.bias",                          (tokens,),                         ZERO,   ZERO,      predicts),
         Row("classifier.weight",                     (classes, width),                  cut._replace(scale=0.001), normal, classifies and classes > 0),
         Row("classifier.bias",                       (classes,),                        ZERO,   ZERO,      classifies and classes > 0),
         *_only_if(segments or (backbone and config.add_fpn), _pyramid(config)),

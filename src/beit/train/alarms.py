@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 Line = dict[str, float]
-_PATIENCE = 5  # so many lines of the log in a row must show it: a single one may be chance
+_PATIENCE = 5  # lines of the log in a row that must show the trouble: a single one may be chance
 
 
 @dataclass

@@ -23,7 +23,7 @@ STATE_FILE = "state.json"
 
 
 class Saved(NamedTuple):
-    """A checkpoint to go on from.
+    """A checkpoint to continue from.
 
     Attributes:
         folder: of the checkpoint.
@@ -77,7 +77,7 @@ def save(
         wait()
         if main:
             shutil.rmtree(final, ignore_errors=True)  # the same step from before a resume
-            os.replace(unfinished, final)
+            os.replace(unfinished, final)  # atomic: from here on the checkpoint exists, and is complete
             sync_folder(output)
     except OSError as error:
         raise CheckpointError(

@@ -58,7 +58,7 @@ def finetune(
     config = classifier_config(settings, start, source.classes)
     processor = _processor(settings, start, config)
 
-    if isinstance(source, FolderImages | Stream):
+    if isinstance(source, FolderImages | Stream):  # a smaller image has no full patch, and counts as damaged
         source.smallest_side = max(geometry.pair(config.patch_size))
     bad = BadImages(count_of(source))
     size = geometry.pair(config.image_size)
@@ -91,6 +91,7 @@ def finetune(
 def mix(batch: Batch, step: int, run: Run[FinetuneSettings], classes: int) -> Batch:
     """Images and labels `(B,)` → images and `targets (B, classes)`, mixed by mixup or cutmix where the settings say so."""
     settings = run.settings
+    # A stream of its own (the 1): the seed and step of other draws must not give the same numbers.
     rng = np.random.default_rng((settings.seed, step, run.rank, 1))
     labels = np.asarray(batch["labels"])
     targets = np.zeros((len(labels), classes), np.float32)
@@ -154,7 +155,7 @@ def classifier_config(settings: FinetuneSettings, start: Start, classes: list[st
         "drop_path_rate": settings.drop_path,
         **one_table_per_layer(start.config),
     }
-    if start.checkpoint is None:
+    if start.checkpoint is None:  # as in the paper; a checkpoint says itself which positions it has
         changes["use_relative_position_bias"] = True
     return start.config.replace(**changes)
 

@@ -127,7 +127,7 @@ class TokenizerTraining(Framework[TokenizerSettings], Protocol[ModelT, CountsT])
         ...
 
     def engine(self, run: Run[TokenizerSettings], model: ModelT, counts: CountsT, steps: int) -> Engine:
-        """Trains the model on batches of `images (B, 3, H, W)`, for so many steps in all."""
+        """Trains the model on batches of `images (B, 3, H, W)`, for this many steps in all."""
         ...
 
     def tensor(self, images: np.ndarray) -> Any:

@@ -91,13 +91,13 @@ class Log:
         line.update(learning_rate=rate, images_per_second=float(f"{self.images / seconds:.4g}"))
         line.update({"data_wait": round(self.waited / seconds, 3), **more})
         self.sums, self.count, self.images, self.waited, self.since = {}, 0, 0, 0.0, now
-        self.run.history.append(line)
+        self.run.history.append(line)  # in all processes: each of them returns it
         if not self.run.main:
             return
         alarms = self.watch.look(self.run.history)
         try:
             self.file.write(json.dumps(line) + "\n")
-            self.file.flush()
+            self.file.flush()  # who watches the file sees the line now, and a kill loses none
             for alarm in alarms:
                 with open(self.run.settings.output / ALARMS_FILE, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, "alarm": alarm}) + "\n")

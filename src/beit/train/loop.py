@@ -97,7 +97,7 @@ def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
 def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int]) -> None:
     settings = run.settings
     warmup = round(settings.warmup * job.steps)
-    # To look at the loss is to wait for it. On an accelerator that is done once per log line, so that it never idles.
+    # Looking at the loss means waiting for it. With an accelerator this is done only once per log line, so that it never idles.
     look_every = 1 if engine.immediate else settings.log_every
     good = run.first  # the last step whose loss and gradient were seen to be finite
     batches = job.loader.batches(run.first, job.steps)
@@ -105,13 +105,13 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
     for step in range(run.first, job.steps):
         began = time.perf_counter()
         batch = next(batches)
-        waited = time.perf_counter() - began
+        waited = time.perf_counter() - began  # "data_wait" of the log
         if job.prepare is not None:
             batch = job.prepare(batch, step)
         rate = learning_rate(
             step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule
         )
-        decay = None
+        decay = None  # leaves it as it is
         if settings.weight_decay_end is not None:
             decay = cosine(step / job.steps, settings.weight_decay, settings.weight_decay_end)
 
@@ -139,7 +139,7 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
                 raise _not_finite(run, done - 1, done, rate, metrics)
             _save_checkpoint(run, job, engine, done)
         if stop and not last:
-            number = received[0] if received else signal.SIGTERM
+            number = received[0] if received else signal.SIGTERM  # another process received it
             name = signal.Signals(number).name
             raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
 
@@ -152,6 +152,7 @@ def _save_checkpoint(run: Run[Any], job: Job, engine: Engine, step: int) -> None
     positions = None if position is None else run.processes.gather(position)
 
     def write(folder: Path) -> None:
+        # All processes take part, since of a split model each has only a piece; only the main one writes the model.
         model = engine.full_model()
         if model is not None:
             job.save(model, folder)
@@ -186,7 +187,7 @@ def _data(run: Run[Any], job: Job) -> str:
 
 
 def _check_data(run: Run[Any], job: Job) -> None:
-    """On a resume: raises TrainingError for other data; a stream goes on from its position."""
+    """On a resume: raises TrainingError for other data; a stream continues from its position."""
     before = run.state.get("data")
     if before not in (None, _data(run, job)):
         raise TrainingError(
@@ -206,7 +207,7 @@ def _probe(run: Run[Any], job: Job, engine: Engine, step: int) -> dict[str, floa
     found: dict[str, float] = {}
     if model is not None and job.probe is not None:
         found = job.probe(model, step)
-        engine.train_mode()
+        engine.train_mode()  # the probe has put the model into evaluation mode
     run.processes.wait()
     return found
 

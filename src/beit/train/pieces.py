@@ -89,7 +89,7 @@ class CropWork:
         size: (height, width) of a crop.
         seed: of the crops.
         count: crops per image.
-        images: so many images make a batch.
+        images: images per batch.
     """
 
     piece: Piece
@@ -124,6 +124,7 @@ class CropWork:
         return WorkerBatch(batch, reasons)
 
     def _crops_of(self, image: Image.Image, row: int) -> np.ndarray:
+        # The draws are those of pre-training: by seed, pass and image. Crop k stands for pass k.
         seed = SampleSeed(self.seed, 0, int(self.piece.keys[row]))
         views = []
         for crop in range(self.count):
@@ -144,7 +145,7 @@ def array_crops(
         size: (height, width) of a crop.
         seed: of the crops.
         count: crops per image.
-        batch_size: at most so many crops make a batch.
+        batch_size: the most crops in a batch.
     """
     for rows in np.array_split(np.arange(len(keys)), -(-len(keys) // batch_size)):
         pixels = planes(images.array[keys[rows]])

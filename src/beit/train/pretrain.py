@@ -44,6 +44,7 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     run = open_run(settings, framework.processes(settings), framework.check)
     start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
+    # The target needs the model's patches, and the model's head the target's width: hence target before config.
     target = make_target(settings, start.config)
     config = model_config(settings, start, target.width)
     processor = make_processor(config, settings.mean, settings.std)
@@ -98,6 +99,6 @@ def model_config(settings: PretrainSettings, start: Start, width: int) -> BeitCo
         changes["drop_path_rate"] = settings.drop_path
     if settings.layer_scale is not None:
         changes["layer_scale_init_value"] = settings.layer_scale
-    if start.checkpoint is None:
+    if start.checkpoint is None:  # as in the paper: one table for all layers, and masked patches keep their position
         changes |= {"use_shared_relative_position_bias": True, "mask_keeps_position": True}
     return start.config.replace(**changes)

@@ -1,4 +1,4 @@
-"""A run's folder: begin in it, or go on from where it stopped; one run at a time."""
+"""A run's folder: begin a run in it, or continue one where it stopped; one run at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Run(Generic[SettingsT_co]):
         settings: what the run does; settings.json.
         requested: the settings as they were given, with which those of a resume are compared; in each state.json.
         first: how many steps are finished.
-        checkpoint: the folder to go on from, or None.
+        checkpoint: the folder to continue from, or None.
         state: what the checkpoint's state.json says.
         opened: the weights in the checkpoint, read: a `Checkpoint`, or a tokenizer.
         history: lines of the log so far.
@@ -77,7 +77,7 @@ def open_run(
     check: Callable[[Path], None],
     read: Callable[[Path], Any] = checkpoint.read_model,
 ) -> Run[SettingsT]:
-    """Look at the output folder: start in it, or find where to go on. Nothing is written yet.
+    """Look into the output folder: start a run in it, or find where to continue. Nothing is written yet.
 
     Args:
         settings: what the run does. A learning rate that was left out is filled in.
@@ -87,7 +87,7 @@ def open_run(
 
     Raises:
         DataError: the folder holds a run or a model already and `resume` is "never".
-        TrainingError: the run to go on with has other settings (the message says which), or no readable checkpoint; or
+        TrainingError: the run to continue has other settings (the message says which), or no readable checkpoint; or
             `resume` is "must" and there is none.
     """
     fill_paper_rate(settings)
@@ -102,7 +102,9 @@ def open_run(
             run.first = found.state["step"]
             return run
         if settings.resume == "must":
-            raise TrainingError(f"{output} has no checkpoint to go on from. Start with --resume auto, or without it.")
+            raise TrainingError(
+                f"{output} has no checkpoint to continue from. Start with --resume auto, or without it."
+            )
         if (output / SETTINGS_FILE).exists() and not (output / "config.json").exists():
             logger.info("%s has no checkpoint yet; starting at step 0", output)
             return run
@@ -116,7 +118,7 @@ def open_run(
 def _last_checkpoint(
     settings: RunSettings, check: Callable[[Path], None], read: Callable[[Path], Any]
 ) -> checkpoint.Saved | None:
-    """The checkpoint to go on from. Raises TrainingError when it belongs to a run with other settings."""
+    """The checkpoint to continue from. Raises TrainingError when it belongs to a run with other settings."""
 
     def of_this_kind(folder: Path) -> bool:
         # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the
@@ -173,13 +175,15 @@ def only_run(run: Run) -> Iterator[None]:
         return
     output = run.settings.output
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / LOCK_FILE, "a+", encoding="utf-8") as file:
+    with open(
+        output / LOCK_FILE, "a+", encoding="utf-8"
+    ) as file:  # "a+": must not empty the file of a run that holds it
         _lock(file, output)
         if run.settings.resume == "never" and (output / SETTINGS_FILE).exists():
             raise _holds_a_run(output)
         file.seek(0)
         file.truncate()
-        json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
+        json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)  # whom the error message names
         file.flush()
         try:
             yield

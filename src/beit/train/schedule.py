@@ -20,6 +20,7 @@ def decays(name: str, ndim: int) -> bool:
         name: of the parameter.
         ndim: number of its axes.
     """
+    # A cls token and absolute positions have more than one axis, but act like biases.
     return ndim > 1 and not name.endswith(("cls_token", "embeddings.position", "bias"))
 
 
@@ -29,6 +30,11 @@ def layer_number(name: str, depth: int) -> int:
     if found:
         return int(found.group(1)) + 1
     return 0 if "embeddings." in name else depth + 1
+
+
+def layer_scale(name: str, depth: int, layer_decay: float) -> float:
+    """What a parameter's learning rate is multiplied by: layer_decay^(depth + 1 - layer number), so 1 for the head."""
+    return layer_decay ** (depth + 1 - layer_number(name, depth))
 
 
 def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float, schedule: str = "cosine") -> float:

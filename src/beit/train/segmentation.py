@@ -115,10 +115,11 @@ def _images_and_classes(
     if len(images) < 2:
         raise DataError("There is only one image; batch norm needs at least two in a step.")
     named = _named_classes(settings, start, images)
-    classes = numbered_classes(images) if named is None else named
+    classes = numbered_classes(images) if named is None else named  # the former looks at all maps
     images, validation = _with_classes(images, classes), _with_classes(validation, classes)
     if not start.resumed and run.main:
-        # Numbered classes follow from a look at all maps, so maps that are learned from fit them already.
+        # Before the first step, so that a wrong number costs seconds and not hours. If classes are numbered, the maps to learn
+        # from were looked at already, to find out how many classes there are.
         for part in (validation,) if named is None else (images, validation):
             if isinstance(part, LabelledFolders):
                 check_maps(part)

@@ -1,6 +1,8 @@
 """What a run begins from, opened once and passed on: a checkpoint, its config and its image processor.
 
 settings, and the run's own checkpoint on a resume → `open_start` → `Start` → config, processor and model of the run
+
+Which checkpoint a resumed run continues from is decided in `run.py`.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
 
     Args:
         settings: name a preset, or a checkpoint, and sizes that override its own.
-        resumed: the checkpoint of this run to go on from; then the settings' model is not looked at.
+        resumed: the checkpoint of this run to continue from; the model in the settings is then ignored.
 
     Raises:
         ConfigError: a patch size for a checkpoint, whose patches are fixed; or sizes that do not fit.
@@ -76,6 +78,7 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
         raise ConfigError(
             f"patch_size is for training from scratch; {settings.model} has patches of its own. Leave it out."
         )
+    # The sizes are given to the checkpoint too: a file without a config.json may not show which grid its positions are of.
     checkpoint = Checkpoint(settings.model, given=sizes)
     return Start(checkpoint, BeitConfig.from_pretrained(checkpoint), BeitImageProcessor.stored_in(checkpoint))
 
@@ -115,7 +118,7 @@ def _is_narrow(model: str | None) -> bool:
 def with_normalisation(settings: ImageSettingsT, start: Start) -> ImageSettingsT:
     """The settings with the mean and the standard deviation that the run uses.
 
-    A model goes on with pixels as it knows them: where an image processor is stored with it, the settings' own are not used.
+    A model continues with pixels normalised as before: if an image processor is stored with it, the settings' values are ignored.
     """
     if start.processor is None:
         return settings

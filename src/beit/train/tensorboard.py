@@ -35,7 +35,7 @@ class Board:
         self.hook = threading.excepthook
         threading.excepthook = _without_disk_errors(self.hook)
         self.writer = EventFileWriter(str(folder))
-        begins = SessionLog(status=SessionLog.START)
+        begins = SessionLog(status=SessionLog.START)  # TensorBoard hides earlier points from this step on
         self.writer.add_event(Event(step=first + 1, wall_time=time.time(), session_log=begins))
 
     @classmethod

@@ -77,12 +77,14 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
         "seed": settings.seed,
         **{name: getattr(settings, name) for name in CROP_SETTINGS},
     }
-    about = {name: list(value) if isinstance(value, tuple) else value for name, value in about.items()}
+    about = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in about.items()
+    }  # as JSON has them
     _check_folder(settings.output, about)
     bad = BadImages(count_of(images))
     images = hold_in_memory(images, bad, smallest_view(config, size))
     count = len(images.shards.names) if isinstance(images, Stream) else -(-len(images) // _PIECE)
-    if processes.main:
+    if processes.main:  # until cache.json says that all shards are there
         write_json(settings.output / _UNFINISHED, about)
     done = finished_shards(settings.output)
     shown = None if processes.main else True  # None: tqdm shows a bar where there is a terminal

@@ -92,6 +92,7 @@ def evaluate_tokenizer(folder: str | Path, images: Images, size: int) -> dict[st
         DataError: more than a tenth of them cannot be read.
         CheckpointError, InputError: there is no such tokenizer, or it does not take this size.
     """
+    # Evenly over the folder, whose order may be by class or by date.
     chosen = np.linspace(0, len(images) - 1, min(len(images), _MOST_EVALUATED)).astype(int)
     bad = BadImages(len(chosen))
     views = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from beit import BeitConfig, BeitModel
 from beit.core import geometry
 from beit.models.torch.kernels import attention as pytorch_attention
-from beit.models.torch.kernels import linear as pytorch_linear
+from beit.models.torch.kernels import choice
 from beit.models.torch.kernels.attention import attend_head_by_head
 
 
@@ -25,8 +25,9 @@ from beit.models.torch.kernels.attention import attend_head_by_head
     batch=st.integers(1, 2),
     heads=st.integers(1, 3),
     with_table=st.booleans(),
+    way=st.sampled_from(["heads", "fused"]),
 )
-def test_it_is_the_plain_formula(height: int, width: int, batch: int, heads: int, with_table: bool) -> None:
+def test_it_is_the_plain_formula(height: int, width: int, batch: int, heads: int, with_table: bool, way: str) -> None:
     torch.manual_seed(height * 7 + width)
     tokens, dim = 1 + height * width, 4
     qkv = torch.randn(batch, tokens, 3, heads, dim, dtype=torch.float64)
@@ -37,7 +38,8 @@ def test_it_is_the_plain_formula(height: int, width: int, batch: int, heads: int
     if with_table:
         scores = scores + table[index].permute(2, 0, 1)
     wanted = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-    with torch.no_grad():
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "_decided", {**choice.FAST, "attention": way})
         found = attend_head_by_head(qkv, table if with_table else None, (height, width))
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
 
@@ -58,8 +60,8 @@ def model(**changes: Any) -> BeitModel:
     return made
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@pytest.fixture(params=["heads", "fused"])
+def calls(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Calls of `attend_head_by_head`, on any machine and with any number of tokens."""
     noted: list[int] = []
 
@@ -67,8 +69,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         noted.append(1)
         return attend_head_by_head(*arguments)
 
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
+    monkeypatch.setattr(choice, "_decided", {**choice.FAST, "attention": request.param})
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
+    monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS_FUSED", 2)
     monkeypatch.setattr(pytorch_attention, "attend_head_by_head", counted)
     return noted
 
@@ -103,3 +106,12 @@ def test_only_where_it_may(calls: list[int]) -> None:
     with torch.no_grad():
         beit(x, output_hidden_states=True)
     assert calls == [1, 1]
+
+
+def test_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = {"plain": (False, False), "heads": (True, True), "fused": (False, True)}
+    for way, answers in expected.items():
+        monkeypatch.setattr(choice, "_decided", {**choice.FAST, "attention": way})
+        with torch.no_grad():
+            assert tuple(pytorch_attention.head_by_head(torch.empty(1, tokens, 8)) for tokens in (577, 1601)) == answers
+            assert not pytorch_attention.head_by_head(torch.empty(1, 197, 8))

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from beit.models.torch.kernels import choice
 from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels.linear import Linear, linear, product
+from beit.models.torch.kernels.linear import Linear, as_convolution, linear, product
 
 
 @pytest.mark.parametrize("shape", [(64, 8), (3, 40, 8), (2, 5, 13, 8)])
@@ -18,7 +19,7 @@ def test_convolution_is_the_product(shape: tuple[int, ...], with_bias: bool) -> 
     x = x.transpose(0, -2).contiguous().transpose(0, -2)  # as attention gives it: not in rows
     given = [t.requires_grad_() for t in (x, weight, bias) if t is not None]
     plain = F.linear(x, weight, bias)
-    fast = product(x.reshape(-1, 8), weight, bias).reshape(plain.shape)
+    fast = as_convolution(x.reshape(-1, 8), weight, bias).reshape(plain.shape)
     assert fast.shape == plain.shape
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     towards = torch.randn_like(plain)
@@ -31,14 +32,15 @@ def test_convolution_is_the_product(shape: tuple[int, ...], with_bias: bool) -> 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Row counts of the calls that take the convolution, on any machine."""
     calls: list[int] = []
-    real = product
+    real = as_convolution
 
     def noted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
         calls.append(len(x))
         return real(x, weight, bias)
 
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
-    monkeypatch.setattr(pytorch_linear, "product", noted)
+    monkeypatch.setattr(choice, "_decided", dict(choice.FAST))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(pytorch_linear, "as_convolution", noted)
     return calls
 
 
@@ -68,6 +70,26 @@ def test_an_exported_layer_has_the_plain_product(monkeypatch: pytest.MonkeyPatch
 
 def test_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = taken(monkeypatch)
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", False)
+    monkeypatch.setattr(choice, "_decided", dict(choice.PLAIN))
     Linear(8, 12)(torch.randn(100, 8))
+    product(torch.randn(100, 8), torch.randn(12, 8))
     assert calls == []
+
+
+def test_a_single_thread_has_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = taken(monkeypatch)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    Linear(8, 12)(torch.randn(100, 8))
+    product(torch.randn(100, 8), torch.randn(12, 8))
+    assert calls == []
+
+
+@pytest.mark.parametrize("ways", [choice.PLAIN, choice.FAST])
+def test_product(ways: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = taken(monkeypatch)
+    monkeypatch.setattr(choice, "_decided", dict(ways))
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(70, 8), torch.randn(12, 8), torch.randn(12)
+    torch.testing.assert_close(product(x, weight), x @ weight.t(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias, rtol=1e-5, atol=1e-5)
+    assert calls == ([70, 70] if ways["linear"] == "conv" else [])

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beit.models.torch.kernels import linear as pytorch_linear
+from beit.models.torch.kernels import choice
 from beit.models.torch.kernels import winograd as pytorch_winograd
 from beit.models.torch.kernels.winograd import WinogradConv3x3, pays
 
@@ -41,7 +41,11 @@ def test_it_is_the_plain_convolution_exactly(
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
 
 
-def test_rounding_in_float32_is_small() -> None:
+@pytest.mark.parametrize("ways", [choice.PLAIN, choice.FAST])
+def test_rounding_in_float32_is_small(ways: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With products by either way."""
+    monkeypatch.setattr(choice, "_decided", dict(ways))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     torch.manual_seed(0)
     x, weight, bias = torch.randn(1, 16, 16, 128).relu(), torch.randn(128, 128, 3, 3) / 34, torch.zeros(128)
     wanted = plain(x.double(), weight.double(), bias.double())
@@ -51,10 +55,10 @@ def test_rounding_in_float32_is_small() -> None:
 
 
 def test_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", True)
+    monkeypatch.setattr(choice, "_decided", dict(choice.FAST))
     assert pays(torch.empty(1, 160, 160, 768), 768)
     assert not pays(torch.empty(1, 160, 160, 128), 768)  # few channels
     assert not pays(torch.empty(1, 16, 16, 768), 768)  # few tiles
     assert not pays(torch.empty(1, 160, 160, 768, dtype=torch.float64), 768)
-    monkeypatch.setattr(pytorch_linear, "_CONVOLVES", False)
+    monkeypatch.setattr(choice, "_decided", dict(choice.PLAIN))
     assert not pays(torch.empty(1, 160, 160, 768), 768)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK = 1 << 24  # at most so many resized scores are in memory at once (64 MiB of float32)
+CHUNK = 1 << 24  # resized scores that are in memory at once, at most (64 MiB of float32)
 
 
 def best_class(scores: Tensor, size: tuple[int, int]) -> Tensor:

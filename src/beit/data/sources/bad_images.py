@@ -6,7 +6,7 @@ from beit.core.errors import DataError
 
 # More than this fraction means that the folder is not what its user takes it for.
 _MOST_BAD = 0.1
-# A stream is judged while it is read. Before so many images, a few bad ones say little about the rest.
+# A stream is judged while it is read. Among fewer images, a few bad ones say little about the rest.
 _FEWEST_TO_JUDGE = 100
 _SHOWN = 10  # reasons in a message
 

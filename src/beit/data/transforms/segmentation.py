@@ -17,7 +17,7 @@ from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch
 
 _TRIES = 10  # for a crop in which no class fills too much
-_LONGEST = 4  # the long side is at most so many times `short_side`
+_LONGEST = 4  # the long side is at most 4 times `short_side`
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch, Views
 from beit.data.workers.protocol import WorkerBatch
 
-_MOST_UNUSABLE_IN_A_ROW = 200  # images of a stream; after so many the run ends
+_MOST_UNUSABLE_IN_A_ROW = 200  # images of a stream, after which the run ends
 
 
 @dataclass(frozen=True)

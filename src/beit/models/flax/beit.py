@@ -27,7 +27,7 @@ from beit.config import BeitConfig
 from beit.core import geometry, resampling
 from beit.models import validation
 from beit.models.flax.kernels.attention import fused_attention, fuses
-from beit.models.flax.kernels.layers import QKV, Patches, dense, layer_norm, start
+from beit.models.flax.kernels.layers import QKV, Patches, dense, layer_norm, zeros
 from beit.models.flax.kernels.position_bias import Grid, PositionBias, gather, resize_table
 from beit.models.flax.losses import cross_entropy
 from beit.models.flax.pretrained import FlaxPretrained, check_classes, whole_numbers
@@ -52,10 +52,10 @@ class FlaxBeitEmbeddings(nn.Module):
         config = self.config
         width = config.hidden_size
         self.patch = Patches(config, self.dtype)
-        self.cls_token = self.param("cls_token", start, (1, 1, width))
-        self.mask_token = self.param("mask_token", start, (1, 1, width)) if config.use_mask_token else None
+        self.cls_token = self.param("cls_token", zeros, (1, 1, width))
+        self.mask_token = self.param("mask_token", zeros, (1, 1, width)) if config.use_mask_token else None
         self.position = (
-            self.param("position", start, (1, 1 + config.num_patches, width))
+            self.param("position", zeros, (1, 1 + config.num_patches, width))
             if config.use_absolute_position_embeddings
             else None
         )
@@ -66,7 +66,8 @@ class FlaxBeitEmbeddings(nn.Module):
         x = self.patch(self._whole_patches(pixel_values))
         grid = self.config.grid_of(pixel_values.shape[2:])
         positions = self._positions(grid)
-        # Before the positions are added or after: this decides whether a masked patch knows where it is (BeitConfig.mask_keeps_position).
+        # Before the positions are added or after: this decides whether a masked patch knows where it is. See
+        # BeitConfig.mask_keeps_position.
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
@@ -117,7 +118,7 @@ class FlaxBeitRelativePosition(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.table = self.param(
-            "table", start, (geometry.num_relative_distances(config.grid), config.num_attention_heads)
+            "table", zeros, (geometry.num_relative_distances(config.grid), config.num_attention_heads)
         )
 
     def __call__(self, grid: Grid | None = None) -> Array:
@@ -176,8 +177,8 @@ class FlaxBeitAttention(nn.Module):
     def setup(self) -> None:
         config = self.config
         self.qkv = QKV(config, self.dtype)
-        self.q_bias = self.param("q_bias", start, (config.hidden_size,))
-        self.v_bias = self.param("v_bias", start, (config.hidden_size,))
+        self.q_bias = self.param("q_bias", zeros, (config.hidden_size,))
+        self.v_bias = self.param("v_bias", zeros, (config.hidden_size,))
         self.relative_position = FlaxBeitRelativePosition(config) if config.use_relative_position_bias else None
         self.proj = dense(config.hidden_size, self.dtype)
 
@@ -227,8 +228,8 @@ class FlaxBeitLayer(nn.Module):
         self.norm2 = layer_norm(config, self.dtype)
         self.mlp = FlaxBeitMLP(config, self.dtype)
         scaled = config.layer_scale_init_value > 0
-        self.gamma1 = self.param("gamma1", start, (config.hidden_size,)) if scaled else None
-        self.gamma2 = self.param("gamma2", start, (config.hidden_size,)) if scaled else None
+        self.gamma1 = self.param("gamma1", zeros, (config.hidden_size,)) if scaled else None
+        self.gamma2 = self.param("gamma2", zeros, (config.hidden_size,)) if scaled else None
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def __call__(self, x: Array, bias: PositionBias, options: AttentionOptions) -> tuple[Array, Array | None]:
@@ -289,7 +290,7 @@ class FlaxBeitEncoder(nn.Module):
         hidden_states, attentions = [x], []
         for layer in self.layers[:depth]:
             x, weights = layer(x, bias, options)
-            hidden_states.append(x)
+            hidden_states.append(x)  # under jit, what is not returned is not kept
             attentions.append(weights)
         return BaseModelOutput(
             last_hidden_state=x,
@@ -392,9 +393,9 @@ class FlaxBeitForMaskedImageModelingModule(nn.Module):
     ) -> MaskedLMOutput:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → logits `(B, N, vocab)`.
 
-        With `patches_wanted (B, M)`, numbers of patches: logits of these only, `(B, M, vocab)`. The head costs as much as a
-        layer, and training does not need the other logits. Images differ in how many patches are masked; M is the largest
-        number, because under `jit` it must not differ.
+        With `patches_wanted (B, M)`, numbers of patches, the logits are of these only, `(B, M, vocab)`: the head costs as much
+        as a layer, and training does not need the other logits. Under `jit` M must not depend on the mask, so it is the
+        largest number of masked patches of any image: see `losses.masked_first`.
         """
         encoded = self.beit(pixel_values, mask, train, output_attentions, output_hidden_states)
         patches = encoded.last_hidden_state[:, 1:]

@@ -4,24 +4,23 @@
     (B, num_labels, 4h, 4w); in training a second, small head on the third map adds to the loss
 
 Papers: Bao et al., BEiT, 2021 (arXiv 2106.08254, section 3.2); Xiao et al., Unified Perceptual Parsing (UPerNet), 2018
-(arXiv 1807.10221). The reference has no such model in Flax. Maps have their channels last inside, logits have them first.
+(arXiv 1807.10221). The reference has no such model in Flax. Inside, maps have their channels last; logits have them first.
 """
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from beit.config import BeitConfig
 from beit.models import validation
 from beit.models.flax.beit import AttentionOptions, FlaxBeitModule, FlaxBeitPreTrainedModel
-from beit.models.flax.kernels.layers import start
+from beit.models.flax.kernels.layers import zeros
+from beit.models.flax.kernels.maps import AdaptivePool, BatchNorm, Upsample
 from beit.models.flax.losses import cross_entropy
 from beit.models.flax.pretrained import check_classes, warn_all_ignored, whole_numbers
 from beit.models.outputs import SemanticSegmenterOutput
@@ -39,45 +38,6 @@ def as_map(tokens: Array, grid: tuple[int, int]) -> Array:
     return tokens[:, 1:].reshape(tokens.shape[0], *grid, tokens.shape[2])
 
 
-class BatchNorm(nn.Module):
-    """Batch norm as PyTorch has it: statistics move by a tenth, towards the unbiased variance.
-
-    Flax's own takes the biased one, which after pooling to 1x1 is half as large for two images.
-    """
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool) -> Array:
-        """`(B, h, w, C)` → the same shape."""
-        channels = x.shape[-1]
-        scale, bias = self.param("scale", start, (channels,)), self.param("bias", start, (channels,))
-        kept = {name: self.variable("batch_stats", name, jnp.zeros, (channels,)) for name in ("mean", "var")}
-        values = x.astype(jnp.float32)
-        mean, var = kept["mean"].value, kept["var"].value
-        if train:
-            mean, var = values.mean((0, 1, 2)), values.var((0, 1, 2))
-            count = values.size // channels
-            if not self.is_initializing():
-                unbiased = var * (count / max(count - 1, 1))
-                kept["mean"].value += 0.1 * (mean - kept["mean"].value)
-                kept["var"].value += 0.1 * (unbiased - kept["var"].value)
-        return ((values - mean) * (jax.lax.rsqrt(var + 1e-5) * scale) + bias).astype(x.dtype)
-
-
-class Upsample(nn.Module):
-    """Transposed convolution of size and stride 2: each pixel becomes 2x2 pixels by one product."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """`(B, h, w, C)` → `(B, 2h, 2w, C)`."""
-        batch, height, width, channels = x.shape
-        kernel = self.param("kernel", start, (2, 2, channels, channels))
-        bias = self.param("bias", start, (channels,))
-        y = jnp.einsum("bhwi,pqio->bhpwqo", x, kernel.astype(self.dtype))
-        return y.reshape(batch, 2 * height, 2 * width, channels) + bias.astype(self.dtype)
-
-
 # --- heads ---------------------------------------------------------------------------------------------------------
 
 
@@ -90,31 +50,11 @@ class ConvModule(nn.Module):
 
     def setup(self) -> None:
         size = (self.kernel_size, self.kernel_size)
-        self.conv = nn.Conv(self.channels, size, use_bias=False, dtype=self.dtype, kernel_init=start)
+        self.conv = nn.Conv(self.channels, size, use_bias=False, dtype=self.dtype, kernel_init=zeros)
         self.bn = BatchNorm()
 
     def __call__(self, x: Array, train: bool) -> Array:
         return nn.relu(self.bn(self.conv(x), train))
-
-
-class _Pooled(nn.Module):
-    """Adaptive average pooling to `scale` x `scale`: the mean over the pixels that each part touches."""
-
-    scale: int
-
-    def __call__(self, x: Array, train: bool) -> Array:
-        rows, columns = (jnp.asarray(_parts(side, self.scale), x.dtype) for side in x.shape[1:3])
-        return jnp.einsum("yh,xw,bhwc->byxc", rows, columns, x)
-
-
-@functools.lru_cache(maxsize=64)
-def _parts(side: int, count: int) -> np.ndarray:
-    """Weights `(count, side)` of the mean over each of `count` parts of a row."""
-    weights = np.zeros((count, side), np.float32)
-    for part in range(count):
-        first, last = part * side // count, -(-(part + 1) * side // count)
-        weights[part, first:last] = 1 / (last - first)
-    return weights
 
 
 class FlaxBeitUperHead(nn.Module):
@@ -126,14 +66,14 @@ class FlaxBeitUperHead(nn.Module):
     def setup(self) -> None:
         config, dtype = self.config, self.dtype
         width, scales = config.hidden_size, config.pool_scales
-        # Pairs, so that the second has the number that PyTorch gives it.
-        self.psp_modules = [(_Pooled(scale), ConvModule(width, 1, dtype)) for scale in scales]
+        # Pairs, so that the convolution has number 1, as in PyTorch's sequences.
+        self.psp_modules = [(AdaptivePool(scale), ConvModule(width, 1, dtype)) for scale in scales]
         self.bottleneck = ConvModule(width, 3, dtype)
         self.lateral_convs = [ConvModule(width, 1, dtype) for _ in range(3)]
         self.fpn_convs = [ConvModule(width, 3, dtype) for _ in range(3)]
         self.fpn_bottleneck = ConvModule(width, 3, dtype)
         self.dropout = nn.Dropout(config.decode_dropout_prob, broadcast_dims=(1, 2))
-        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=start)
+        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=zeros)
 
     def __call__(self, maps: list[Array], train: bool) -> Array:
         """Four maps from fine to coarse, the finest `(B, H, W, C)` → logits `(B, H, W, num_labels)`."""
@@ -163,7 +103,7 @@ class FlaxBeitFCNHead(nn.Module):
         self.convs = [ConvModule(channels, 3, dtype) for _ in range(config.auxiliary_num_convs)]
         self.conv_cat = ConvModule(channels, 3, dtype) if config.auxiliary_concat_input else None
         self.dropout = nn.Dropout(config.decode_dropout_prob, broadcast_dims=(1, 2))
-        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=start)
+        self.classifier = nn.Conv(config.num_labels, (1, 1), dtype=dtype, kernel_init=zeros)
 
     def __call__(self, maps: list[Array], train: bool) -> Array:
         """The pyramid's maps → logits `(B, h, w, num_labels)` of the third."""
@@ -208,7 +148,7 @@ class FlaxBeitForSemanticSegmentationModule(nn.Module):
     def setup(self) -> None:
         config, dtype = self.config, self.dtype
         self.beit = FlaxBeitModule(config, dtype, self.gradient_checkpointing, add_pooling_layer=False)
-        # Steps of the pyramid, numbered as PyTorch's sequences number them.
+        # The steps of the pyramid have the numbers of PyTorch's sequences; 2 is GELU, without parameters.
         self.fpn1 = (Upsample(dtype), BatchNorm(), None, Upsample(dtype))
         self.fpn2 = (Upsample(dtype),)
         self.decode_head = FlaxBeitUperHead(config, dtype)

@@ -67,7 +67,8 @@ class BeitEmbeddings(nn.Module):
         grid = x.shape[2], x.shape[3]
         x = x.flatten(2).transpose(1, 2)  # (B, N, C)
         positions = self._positions(grid)
-        # Before the positions are added or after: this decides whether a masked patch knows where it is (BeitConfig.mask_keeps_position).
+        # Before the positions are added or after: this decides whether a masked patch knows where it is. See
+        # BeitConfig.mask_keeps_position.
         if mask is not None and self.config.mask_keeps_position:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:

@@ -94,6 +94,7 @@ class FlaxEngine:
             "finite": jax.device_put(jnp.bool_(True), everywhere),
         }
         self.constants = jax.device_put(constants, everywhere)
+        # Donating the state halves the memory of the step: new parameters and moments are written over the old ones.
         self._step = jax.jit(self._compiled, donate_argnums=0, out_shardings=(self.places, everywhere, everywhere))
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -110,13 +111,14 @@ class FlaxEngine:
         key = jax.random.fold_in(jax.random.key(self.settings.seed), step)
         decay = self.settings.weight_decay if weight_decay is None else weight_decay
         pace = min(self.settings.ema, (1 + step) / (10 + step))  # as in torch/ema.py
+        # As arrays and not as Python numbers, for each of which the step would be compiled anew.
         numbers = [np.float32(value) for value in (rate, decay, pace)]
         self.state, metrics, counts = self._step(self.state, on_devices, self.constants, key, *numbers)
         self.count(counts)
         return metrics
 
     def _in_parts(self, value: np.ndarray) -> np.ndarray:
-        value = value.astype(np.int32) if value.dtype == np.int64 else value
+        value = value.astype(np.int32) if value.dtype == np.int64 else value  # JAX has no int64 unless told to
         return value.reshape(self.settings.accumulate, -1, *value.shape[1:])
 
     def _compiled(
@@ -139,7 +141,7 @@ class FlaxEngine:
         total = sum(self.weight(part) for part in self._parts(batch))
 
         def one(part: Batch, number: Any) -> tuple[Any, Metrics, Any]:
-            share = self.weight(part) / total
+            share = self.weight(part) / total  # parts with more masked patches count more
 
             def shared_loss(params: Any) -> tuple[jax.Array, Any]:
                 loss, (metrics, counts) = self.loss(params, part, jax.random.fold_in(key, number), constants)
@@ -154,6 +156,7 @@ class FlaxEngine:
         def add(sums: Any, item: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, sums, one(*item)), None
 
+        # A scan compiles the part once; unrolled, compiling would take as many times as long.
         items = (batch, jnp.arange(self.settings.accumulate))
         shapes = jax.eval_shape(one, *jax.tree.map(lambda value: value[0], items))
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)

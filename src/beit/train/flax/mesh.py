@@ -66,6 +66,7 @@ def _split_axis(names: list[str]) -> int | None:
         return -1
     if leaf == "kernel":
         return _SPLIT.get(module)
+    # A bias belongs to the outputs. Those of proj and fc2 are complete on each device, so their biases are too.
     return -1 if leaf == "bias" and _SPLIT.get(module) == -1 else None
 
 

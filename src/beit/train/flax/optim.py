@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from beit.checkpoints import flax_layout
-from beit.train.schedule import decays, layer_number
+from beit.train.schedule import decays, layer_scale
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class AdamW:
         def group(path: tuple[Any, ...], leaf: Any) -> tuple[float, bool]:
             steps = ("params", *(str(step.key) for step in path))
             name = flax_layout.name_of(steps)
-            scale = self.layer_decay ** (self.depth + 1 - layer_number(name, self.depth))
+            scale = layer_scale(name, self.depth, self.layer_decay)
             return scale, decays(name, len(flax_layout.shape_of(name, steps[-1], leaf.shape)))
 
         return jax.tree_util.tree_map_with_path(group, params)
@@ -65,6 +65,7 @@ class AdamW:
             )  # with PyTorch's ε, both frameworks take the same steps
             gradients = jax.tree.map(lambda gradient: gradient * factor, gradients)
         updates, moments = self.adam.update(gradients, moments, params)
+        # Adam's moments are the same for all groups; what differs comes after it: decay and scale. So only that is grouped.
         labels = jax.tree.map(str, self.groups(params), is_leaf=_is_group)
         steps = {
             str((scale, decaying)): optax.chain(
@@ -73,6 +74,7 @@ class AdamW:
             for scale, decaying in set(jax.tree.leaves(self.groups(params), is_leaf=_is_group))
         }
         grouped = optax.multi_transform(steps, labels)
+        # These transformations have no state, so it is made anew in each step and thrown away.
         updates, _ = grouped.update(updates, grouped.init(params), params)
         return optax.apply_updates(params, updates), moments, norm
 

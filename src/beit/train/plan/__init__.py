@@ -121,6 +121,7 @@ def forecast(
     mean = sum(seconds) / len(seconds) if seconds else None
     whole: list[float | None] = [None] * 3
     if seconds and mean is not None:
+        # Beside the steps: the start, and the checkpoints.
         more = 0.0 if found is None else found.start + saves * found.save
         whole = [steps * step + more for step in (min(seconds), mean, max(seconds))]
     end = None if whole[1] is None else _now() + timedelta(seconds=whole[1])

@@ -73,15 +73,16 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
     """
     skipped = _SETTLING + _QUEUED * settings.workers
     changes: dict[str, Any] = {
-        "batch_size": settings.batch_size // devices,
+        "batch_size": settings.batch_size // devices,  # one device's share
         "steps": skipped + steps,
         "log_every": 1,
-        "save_every": 10**9,
+        "save_every": 10**9,  # only at the end
         "learning_rate": settings.learning_rate * 1e-6,
         "min_learning_rate": 0.0,
         "resume": "never",
     }
     known = {item.name for item in dataclasses.fields(settings)}
+    # Evaluation and probes are left out; the forecast's notes say so.
     changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
     with _folder_beside(settings.output) as folder, _Memory() as memory:
         output = folder / settings.output.name
@@ -93,13 +94,14 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
         checkpoint = sum(map(bytes_of, output.glob("checkpoint-*")))
         logged = bytes_of(log) + bytes_of(output / "tensorboard")
         model = bytes_of(output) - checkpoint - logged
+    # The log has images per second; with fewer images than a batch, a step has all of them.
     images = min(changes["batch_size"], images_in_epoch(settings) or changes["batch_size"])
     seconds = [images / line["images_per_second"] for line in lines]
     return Measurement(
         seconds=seconds[skipped:],
         skipped=skipped,
         start=max(written - began - sum(seconds), 0.0),
-        save=max(ended - written, 0.0) * checkpoint / max(checkpoint + model, 1),
+        save=max(ended - written, 0.0) * checkpoint / max(checkpoint + model, 1),  # the rest wrote the model
         data_wait=sum(line.get("data_wait", 0.0) for line in lines[skipped:]) / steps,
         checkpoint=checkpoint,
         model=model,

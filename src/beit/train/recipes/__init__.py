@@ -91,6 +91,7 @@ def facts(recipe: Callable[..., Any]) -> dict[str, list[str]]:
     """What a recipe's docstring says: `About` (its first line) and the entries that the module names, each a list of texts."""
     text = inspect.getdoc(recipe) or ""
     found: dict[str, list[str]] = {"About": [text.partition("\n")[0]]}
+    # An entry may continue on further lines, which are indented.
     for match in re.finditer(r"^(Command|Hardware|Time|Published|Needs): (.*(?:\n    .*)*)", text, re.MULTILINE):
         found.setdefault(match[1], []).append(" ".join(match[2].split()))
     return found

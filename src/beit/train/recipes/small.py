@@ -147,7 +147,7 @@ def small_images(
         images: training images, one subfolder per class (pre-training ignores the classes).
         output: folder for the four runs.
         target: what is predicted; for pixels no tokenizer is needed.
-        labels_per_class: fine-tune, and train from scratch, on only so many images of each class, the first ones.
+        labels_per_class: fine-tune, and train from scratch, on only the first N images of each class.
         seed: of everything random.
         length: factor by which all numbers of steps are multiplied.
     """

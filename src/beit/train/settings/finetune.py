@@ -29,7 +29,7 @@ class FinetuneSettings(RunSettings):
     """Text file with the names of the classes, one per line, from class 0 on: for tar shards, whose labels are numbers. If not
     given, the classes of a folder are its subfolders, in alphabetical order."""
     labels_per_class: int | None = None
-    """Use only so many images of each class, the first ones."""
+    """Use only the first N images of each class."""
     image_size: int | None = None
     """Side of the images in pixels; the model's own if not given. The positions of a trained model are resized."""
     patch_size: int | None = None
@@ -37,7 +37,7 @@ class FinetuneSettings(RunSettings):
     framework: Literal["torch", "flax"] = "torch"
     """Framework that trains: PyTorch, or JAX with the models in Flax."""
     model_parallel: int = 1
-    """Number of devices over which each matrix of a Flax model is split. Groups of so many devices share the batch."""
+    """Number of devices over which each matrix of a Flax model is split. The batch is shared among the groups of this many devices."""
     layer_decay: float = 0.65
     """Learning rate of a layer as a fraction of the next layer's."""
     label_smoothing: float = 0.1

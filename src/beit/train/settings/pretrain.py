@@ -48,7 +48,7 @@ class PretrainSettings(RunSettings):
     framework: Literal["torch", "flax"] = "torch"
     """Framework that trains: PyTorch, or JAX with the models in Flax."""
     model_parallel: int = 1
-    """Number of devices over which each matrix of a Flax model is split. Groups of so many devices share the batch."""
+    """Number of devices over which each matrix of a Flax model is split. The batch is shared among the groups of this many devices."""
     mask: Literal["block", "random"] = "block"
     """Masks of rectangular blocks, as in the paper, or of patches chosen at random."""
     mask_ratio: float = 75 / 196

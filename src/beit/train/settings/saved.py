@@ -50,6 +50,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for name in _PATHS:  # the same folder may be written in several ways
             if isinstance(values.get(name), str) and os.path.exists(values[name]):
                 values[name] = os.path.abspath(values[name])
+    # JSON has lists where the settings have tuples.
     old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} for values in (old, new))
     return [
         f"{name}: {old.get(name)} then, {new.get(name)} now"

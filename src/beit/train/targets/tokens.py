@@ -73,6 +73,7 @@ class Tokens(Target):
 
     def log_metrics(self, processes: Processes) -> dict[str, float]:
         """Frequencies of the tokens to guess and of the guesses: see `token_metrics`."""
+        # Counts are added up and not metrics averaged: the entropy of all processes' tokens is not the mean of their entropies.
         both = sum(processes.gather(np.stack(self.counts())))
         return token_metrics(both[0], both[1])
 
@@ -120,7 +121,7 @@ def token_view_size(tokenizer: Any, grid: tuple[int, int]) -> tuple[int, int]:
     Raises:
         ConfigError: no size does.
     """
-    for factor in (2**i for i in range(8)):
+    for factor in (2**i for i in range(8)):  # a token covers 1, 2, 4, … pixels per side
         size = grid[0] * factor, grid[1] * factor
         try:
             found = tuple(tokenizer.grid(size))

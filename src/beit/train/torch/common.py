@@ -12,5 +12,5 @@ pool = in_torch_workers
 
 
 def processes(settings: object) -> Accelerated:
-    """The processes that torchrun or Accelerate has started; this one alone where nobody started more."""
+    """The processes that torchrun or Accelerate has started; only this one if there are no others."""
     return Accelerated()

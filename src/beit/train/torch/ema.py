@@ -30,6 +30,7 @@ class Average:
         learned = dict(self.model.named_parameters())
         averaged = [local(self.weights[name]) for name in learned]
         decay = min(self.decay, (1 + step) / (10 + step))
+        # One kernel for all parameters instead of one for each.
         torch._foreach_lerp_(averaged, [local(value) for value in learned.values()], 1 - decay)
         for name, value in self.model.named_buffers():
             if name in self.weights:
@@ -49,7 +50,7 @@ class Average:
         for name, value in self.model.state_dict().items():
             own, averaged = local(value), local(self.weights[name])
             kept = own.clone()
-            own.copy_(averaged)
+            own.copy_(averaged)  # in place: the optimiser and the compiled model hold these very tensors
             averaged.copy_(kept)
 
 

@@ -97,17 +97,20 @@ class TorchEngine:
             # The encoder takes nearly all of the time. Outside of it shapes depend on masks, which a compiler cannot follow.
             body: Any = getattr(model, "beit", model)
             body.encoder.compile()
-        self.split = settings.shard and run.world > 1
+        self.split = settings.shard and run.world > 1  # a single process holds all of the model anyway
         self._full_model: nn.Module | None = None
         self.module: nn.Module
         if self.split:
+            # A split model cannot be saved or probed. The main process keeps a copy, filled in when it is asked for.
             self._full_model = copy.deepcopy(model) if run.main else None
             self.module = shard(model.to(self.device))
         else:
             self.module = self.accelerator.prepare(model)
+        # Only now: `fully_shard` replaces the parameters, and the optimiser must hold the new ones.
         self.optimizer = optimizer()
         self.scaler = torch.amp.GradScaler(self.device.type) if self.dtype == torch.float16 else None
         self.average = Average(model, settings.ema) if settings.ema else None
+        # Stays on the device, so that no step waits for it; `finite` looks at it.
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -117,6 +120,7 @@ class TorchEngine:
         settings = self.run.settings
         # Dropout and drop path depend on the step's number alone, so a resumed run draws the same.
         torch.manual_seed(hash((settings.seed, step, self.run.rank)) % 2**63)
+        # Set by hand and not by a scheduler: the rate follows from the step, so a checkpoint need not keep it.
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
             if weight_decay is not None and group["decays"]:
@@ -146,7 +150,7 @@ class TorchEngine:
             total = self.accelerator.reduce(total, reduction="mean")  # DDP and FSDP average gradients over processes
         sums: Metrics = {}
         for number, part in enumerate(parts):
-            share = weights[number] / total
+            share = weights[number] / total  # parts with more masked patches count more
             with self._autocast():
                 loss, metrics = self.loss(self.module, part, step)
             self._backward(loss * share, last=number == len(parts) - 1)
@@ -163,16 +167,16 @@ class TorchEngine:
         """Add up the gradients. Processes exchange them after the `last` part of a batch only."""
         loss = self.scaler.scale(loss) if self.scaler is not None else loss
         if self.split:
-            self.module.set_requires_gradient_sync(last)  # type: ignore[operator]
+            self.module.set_requires_gradient_sync(last)  # type: ignore[operator]  # FSDP's `no_sync`
         with contextlib.nullcontext() if last or self.split else self.accelerator.no_sync(self.module):
             loss.backward()
 
     def _clip(self, most: float) -> Tensor:
         """Scale the gradient down to the norm `most` (inf: leave it as it is). Returns its norm before that, ()."""
         if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.optimizer)  # the limit is for the real gradient
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), most)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of a split model a DTensor
 
     def _update(self, step: int) -> None:
         """One step of the optimiser, which fp16 skips where a gradient overflowed, and of the average."""
@@ -187,11 +191,13 @@ class TorchEngine:
 
     def finite(self) -> bool:
         """Whether all losses and gradients so far were finite, and fp16 has found a scale for them."""
+        # A scale that has fallen below 1 means that gradients overflow however small the loss is made.
         return bool(self._finite) and (self.scaler is None or self.scaler.get_scale() >= 1)
 
     def finite_weights(self) -> bool:
         """Whether all weights are finite, in all processes."""
         finite = all(bool(torch.isfinite(local(parameter)).all()) for parameter in self.model.parameters())
+        # Copies are equal in all processes; of a split model, each process has seen its part only.
         return not (self.run.processes.any(not finite) if self.split else not finite)
 
     def train_mode(self) -> None:

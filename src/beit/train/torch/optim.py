@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from beit.train.schedule import decays, layer_number
+from beit.train.schedule import decays, layer_scale
 
 
 def parameter_groups(
@@ -18,7 +18,7 @@ def parameter_groups(
     Args:
         model: with the parameter names of this library's models; any other module works with `layer_decay=1`.
         weight_decay: of the parameters that decay (`schedule.decays`).
-        layer_decay: each group's `scale` is layer_decay^(depth + 1 - layer number).
+        layer_decay: what the rate of a layer is to that of the layer above: see `schedule.layer_scale`.
         depth: number of layers of the model.
 
     Returns:
@@ -28,7 +28,7 @@ def parameter_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        scale = layer_decay ** (depth + 1 - layer_number(name, depth)) if layer_decay != 1 else 1.0
+        scale = layer_scale(name, depth, layer_decay) if layer_decay != 1 else 1.0
         decaying = decays(name, parameter.ndim)
         empty = {"params": [], "scale": scale, "weight_decay": weight_decay if decaying else 0.0, "decays": decaying}
         groups.setdefault((scale, decaying), empty)["params"].append(parameter)

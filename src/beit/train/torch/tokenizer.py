@@ -58,7 +58,7 @@ class CodeCounts:
         """`codes_used` and `perplexity` since the last call. All processes must call it together."""
         found = self.processes.accelerator.reduce(self.counts, reduction="sum").cpu()
         p = found.double() / found.sum()
-        entropy = -(p * p.clamp(min=1e-12).log()).sum()
+        entropy = -(p * p.clamp(min=1e-12).log()).sum()  # codes that do not occur add 0 · log 1e-12
         line = {"codes_used": float((found > 0).double().mean()), "perplexity": float(entropy.exp())}
         self.counts.zero_()
         return line
@@ -70,7 +70,7 @@ def code_counts(run: Run[TokenizerSettings], model: DalleTokenizer) -> CodeCount
 
 
 def engine(run: Run[TokenizerSettings], model: DalleTokenizer, counts: CodeCounts, steps: int) -> TorchEngine:
-    """AdamW on the tokenizer's own loss, with a temperature that falls over the first 4/5 of so many steps."""
+    """AdamW on the tokenizer's own loss, with a temperature that falls over the first 4/5 of the steps."""
     settings = run.settings
     weights = DalleLoss(usage_weight=settings.usage_weight)
 

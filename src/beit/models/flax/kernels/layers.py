@@ -16,12 +16,12 @@ from beit.config import BeitConfig
 from beit.core import geometry
 
 Array = jax.Array
-start = nn.initializers.zeros
+zeros = nn.initializers.zeros
 
 
 def dense(features: int, dtype: Any) -> nn.Dense:
     """A linear layer with bias."""
-    return nn.Dense(features, dtype=dtype, kernel_init=start)
+    return nn.Dense(features, dtype=dtype, kernel_init=zeros)
 
 
 def layer_norm(config: BeitConfig, dtype: Any) -> nn.LayerNorm:
@@ -40,8 +40,8 @@ class Patches(nn.Module):
         """`(B, channels, H, W)` → `(B, N, C)`."""
         height, width = geometry.pair(self.config.patch_size)
         batch, channels, rows, columns = pixel_values.shape
-        kernel = self.param("kernel", start, (height, width, channels, self.config.hidden_size))
-        bias = self.param("bias", start, (self.config.hidden_size,))
+        kernel = self.param("kernel", zeros, (height, width, channels, self.config.hidden_size))
+        bias = self.param("bias", zeros, (self.config.hidden_size,))
         x = pixel_values.reshape(batch, channels, rows // height, height, columns // width, width)
         x = jnp.einsum("bchpwq,pqcd->bhwd", x.astype(self.dtype), kernel.astype(self.dtype))
         return x.reshape(batch, -1, self.config.hidden_size) + bias.astype(self.dtype)
@@ -57,5 +57,5 @@ class QKV(nn.Module):
     def __call__(self, x: Array) -> Array:
         """`(B, T, C)` → `(B, T, 3, C)`."""
         width = self.config.hidden_size
-        kernel = self.param("kernel", start, (width, 3, width))
+        kernel = self.param("kernel", zeros, (width, 3, width))
         return jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=1)

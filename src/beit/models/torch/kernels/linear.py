@@ -1,52 +1,73 @@
-"""A linear layer that is as fast as the processor: `F.linear`, or the same product as a 1x1 convolution.
+"""A linear layer by the faster of two ways: `F.linear`, or the same product as a 1x1 convolution.
 
 PyTorch gives float32 matrix products on a CPU to MKL, which does not use the AVX-512 units of every processor that has
-them; convolutions go to oneDNN, which does. Measured on an AMD EPYC of the Zen 5 generation, two cores: 160 to 200
-GFLOP/s for `F.linear`, 360 to 460 for the convolution, forward; 160 to 200 and 270 to 410 with the backward pass. A
-product of matrices is a 1x1 convolution over the rows, and with channels last no number has to be moved for it.
+them. It gives convolutions to oneDNN, which does. A product of matrices is a 1x1 convolution over the rows, and with
+channels last no number has to be moved for it. GFLOP/s on two cores, at the shapes of BEiT-B:
+
+                                       forward      forward and backward
+    AMD EPYC, Zen 5      F.linear    160 to 200          160 to 200
+                         convolution 360 to 460          270 to 410
+    Intel Xeon with AMX  F.linear    255 to 290          250 to 275
+                         convolution 265 to 300          160 to 240
+
+So the processor decides: see `choice.py`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_CONVOLVES = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.mkl.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-)
-_FEWEST_ROWS = 64  # below, laying out the weights for the convolution costs more than it saves
+from beit.models.torch.kernels.choice import chosen
 
-
-def convolves(x: Tensor) -> bool:
-    """Whether products with `x` are faster as convolutions: float32 on such a processor, outside compiling and autocast."""
-    return (
-        _CONVOLVES
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-    )
+_FEWEST_ROWS = 64  # with fewer, laying out the weights for the convolution costs more than it saves
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`x (…, in)`, `weight (out, in)`, `bias (out)` → `x·weightᵀ + bias (…, out)`, by the faster way.
 
-    Compiled and exported models, other types, devices and autocast take `F.linear`.
+    Compiled, exported and traced models, other types than float32, other devices and autocast take `F.linear`.
     """
     rows = x.numel() // max(x.shape[-1], 1)
-    if not convolves(x) or weight.dtype != x.dtype or rows < _FEWEST_ROWS:
+    if rows < _FEWEST_ROWS or weight.dtype != x.dtype or not convolves(x):
         return F.linear(x, weight, bias)
-    return product(x.reshape(rows, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
+    return as_convolution(x.reshape(rows, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x (rows, in)`, `weight (out, in)`, `bias (out)` → `x·weightᵀ + bias (rows, out)`, as a 1x1 convolution."""
+    """`x (rows, in)`, `weight (out, in)`, `bias (out)` → `x·weightᵀ + bias (rows, out)`, by the faster way for many rows."""
+    return as_convolution(x, weight, bias) if convolves(x) else F.linear(x, weight, bias)
+
+
+def as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The same product as a 1x1 convolution."""
     # x seen as one picture of 1 x rows pixels with `in` channels, channels last: the memory is the same.
     picture = x[None, None].permute(0, 3, 1, 2)
     return F.conv2d(picture, weight[:, :, None, None], bias).permute(0, 2, 3, 1)[0, 0]
+
+
+def convolves(x: Tensor) -> bool:
+    """Whether products with `x` are faster as convolutions."""
+    # With a single thread PyTorch gives 1x1 convolutions to MKL as well; they would only cost more.
+    return may_choose(x) and torch.get_num_threads() > 1 and chosen("linear", _trial) == "conv"
+
+
+def may_choose(x: Tensor) -> bool:
+    """Whether kernels of this package may replace PyTorch's own for `x`.
+
+    Float32 on a CPU, outside autocast; and not while a model is compiled, exported or traced, because the program may run
+    on another processor.
+    """
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 class Linear(nn.Linear):
@@ -54,3 +75,18 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+def _trial() -> Mapping[str, Callable[[], object]]:
+    """A product of BEiT-B with its gradients, by both ways."""
+    # Numbers do not matter to the speed, and drawing them would change what the caller's generator gives next.
+    with torch.inference_mode(False):
+        x, weight, bias = torch.ones(256, 768), torch.ones(768, 768), torch.ones(768)
+    given = [tensor.requires_grad_() for tensor in (x, weight, bias)]
+
+    def once(way: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            y = way(x, weight, bias)
+            torch.autograd.grad(y, given, y.detach())
+
+    return {"plain": lambda: once(F.linear), "conv": lambda: once(as_convolution)}

@@ -67,9 +67,8 @@ def gather(table: Tensor, index: Tensor, dtype: torch.dtype | None = None) -> Te
     """
     # Gathering from the transposed table puts the heads in front without a second copy.
     bias = table.t().index_select(1, index.view(-1)).view(1, -1, *index.shape)
-    bias = bias.to(
-        dtype or table.dtype
-    )  # before the padding is cut off: casting the rest would close the gaps between rows
+    # Cast before the padding is cut off: casting what is left would close the gaps between rows.
+    bias = bias.to(dtype or table.dtype)
     return bias[..., : index.shape[0]]
 
 

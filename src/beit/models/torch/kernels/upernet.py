@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit.models.torch.kernels import winograd as winograd
+from beit.models.torch.kernels import winograd
 from beit.models.torch.kernels.linear import linear
 from beit.models.torch.kernels.winograd import WinogradConv3x3
 
@@ -222,6 +222,10 @@ class Conv3x3:
 class EnlargingConv3x3:
     """A 3x3 convolution over maps side by side, all but the first enlarged to the size of the first.
 
+    For a map x and the matrices U (along y) and V (along x) of enlarging and shifting, its part of the sum is
+
+        Σ over (dy, dx) of U[dy] · (taps[dy, dx] · x) · V[dx]ᵀ
+
     Args:
         module: the convolution with its batch norm.
         maps: how many maps, with the same number of channels each.
@@ -235,10 +239,11 @@ class EnlargingConv3x3:
 
     def __call__(self, maps: list[Tensor]) -> Tensor:
         """Maps `(B, h_i, w_i, in)`, the first `(B, H, W, in)`, which may be overwritten → `(B, H, W, out)`."""
-        y = self.first(maps[0]).contiguous()
+        y = self.first(maps[0]).contiguous()  # with the bias; the other maps are added to it
         batch, height, width, channels = y.shape
         down = _down(tuple(x.shape[1] for x in maps[1:]), height, y.dtype)
         rows = 3 * sum(x.shape[1] for x in maps[1:])
+        # Channels at once: as many as fit the buffer, in steps that vector units like.
         at_once = min(channels, max(_MOST_AT_ONCE // (rows * width) // 64 * 64, 64))
         buffer = y.new_empty(rows * width * at_once)
         for image in range(batch):
@@ -252,15 +257,15 @@ class EnlargingConv3x3:
 
     def _enlarge_rows(self, maps: list[Tensor], part: slice, out: Tensor) -> None:
         """Mix channels and enlarge along x: for each dy and each map, `out` gets the rows `(h_i, W, channels)`."""
-        at = 0
+        row = 0
         for dy in range(3):
             for x, taps in zip(maps, self.taps, strict=True):
                 height, width, channels = x.shape
                 weight = taps[dy, :, part].reshape(-1, channels)  # (dx, out) rows
                 mixed = linear(x, weight, None).view(height, 3 * width, -1)  # (h, w·dx, out)
                 for there, here, matrix in _across(width, out.shape[1], x.dtype):
-                    out[at : at + height, there] = torch.matmul(matrix, mixed[:, here])
-                at += height
+                    out[row : row + height, there] = torch.matmul(matrix, mixed[:, here])
+                row += height
 
 
 Band = tuple[slice, Any, Tensor]  # rows, the columns that are not zero there, the numbers

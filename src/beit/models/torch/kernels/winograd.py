@@ -14,11 +14,15 @@ and 8e-6 with the usual points 0, 1, -1, 2, -2, ∞.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from beit.models.torch.kernels.linear import convolves, product
+from beit.models.torch.kernels.choice import chosen
+from beit.models.torch.kernels.linear import as_convolution, convolves, may_choose
 
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)  # and infinity
 _TILES_AT_ONCE = 256  # so that transforms stay in the processor's cache, and products have rows enough
@@ -42,9 +46,10 @@ def _matrices(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pays(x: Tensor, channels: int) -> bool:
-    """Whether a convolution of `x (B, H, W, in)` to so many channels is faster this way."""
+    """Whether a convolution of `x (B, H, W, in)` to that number of channels is faster this way."""
     tiles = -(-x.shape[1] // 4) * -(-x.shape[2] // 4)
-    return convolves(x) and min(x.shape[3], channels) >= _FEWEST_CHANNELS and tiles >= _FEWEST_TILES
+    large = min(x.shape[3], channels) >= _FEWEST_CHANNELS and tiles >= _FEWEST_TILES
+    return large and may_choose(x) and chosen("winograd", _trial) == "on"
 
 
 class WinogradConv3x3:
@@ -90,14 +95,22 @@ class WinogradConv3x3:
                 point = points[: 36 * size * inputs].view(36, -1)
                 torch.mm(self.inputs, tile.view(36, -1), out=point)
                 multiplied = products[: 36 * size * channels].view(36, size, channels)
-                for k in range(36):
-                    multiplied[k] = product(point[k].view(size, inputs), self.weight[k])
+                _multiply(point.view(36, size, inputs), self.weight, out=multiplied)
                 result = results[: 16 * size * channels].view(16, -1)
                 torch.mm(self.outputs, multiplied.view(36, -1), out=result)
                 result = result.view(4, 4, count, columns, channels).add_(self.bias)
                 place = y[image].view(rows, 4, columns, 4, channels)[begin : begin + count]
                 place.permute(1, 3, 0, 2, 4).copy_(result)
         return y[:, :height, :width]
+
+
+def _multiply(x: Tensor, weight: Tensor, out: Tensor) -> None:
+    """36 products: `x (36, rows, in)`, `weight (36, out, in)` → `out (36, rows, out)`."""
+    if not convolves(x):
+        torch.bmm(x, weight.transpose(1, 2), out=out)  # up to 1.3 times as fast as one by one
+        return
+    for k in range(36):
+        out[k] = as_convolution(x[k], weight[k])
 
 
 def _copy_with_border(x: Tensor, first: int, above: Tensor | None, out: Tensor) -> None:
@@ -112,3 +125,13 @@ def _copy_with_border(x: Tensor, first: int, above: Tensor | None, out: Tensor) 
         out[0, 1 : 1 + width] = above
     out[1 : 1 + count, 1 : 1 + width] = x[first : first + count]
     out[1 + count :] = 0
+
+
+def _trial() -> Mapping[str, Callable[[], object]]:
+    """A convolution of the smallest size worth it, by both ways."""
+    with torch.inference_mode(False):
+        x = torch.ones(1, 40, 40, _FEWEST_CHANNELS)
+        weight, bias = torch.ones(_FEWEST_CHANNELS, _FEWEST_CHANNELS, 3, 3), torch.zeros(_FEWEST_CHANNELS)
+        winograd, direct = WinogradConv3x3(weight, bias), weight.contiguous(memory_format=torch.channels_last)
+    picture = x.permute(0, 3, 1, 2)
+    return {"off": lambda: F.conv2d(picture, direct, bias, padding=1), "on": lambda: winograd(torch.ones_like(x))}

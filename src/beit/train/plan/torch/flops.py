@@ -63,7 +63,7 @@ def count(settings: RunSettings) -> Work:
     both = counter.get_total_flops()
     forward, backward = forward // counted.images, (both - forward) // counted.images
     forward, backward = forward + counted.head, backward + 2 * counted.head
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing:  # the backward pass computes the forward pass again
         backward += forward
     parameters = sum(parameter.numel() for parameter in counted.model.parameters())
     return Work(parameters, forward, backward, counted.tokenizer)

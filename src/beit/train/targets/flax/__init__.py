@@ -38,7 +38,7 @@ class FlaxTarget(Target):
             predict: the model.
             batch: `pixel_values (B, 3, H, W)`, `mask (B, N)`, and `token_pixels (B, 3, h, w)` or `tokens (B, N)` where the
                 target has them.
-            most: at most so many patches of an image are masked.
+            most: the highest number of masked patches in an image.
             constants: the attribute of this name.
         """
 

@@ -38,7 +38,7 @@ class PixelTarget(FlaxTarget):
         weight, count = counted[..., None], counted.sum() * self.width
         loss = jnp.sum((logits - labels) ** 2, where=weight) / count
         mean = jnp.sum(labels, where=weight) / count
-        variance = jnp.sum((labels - mean) ** 2, where=weight) / (count - 1)
+        variance = jnp.sum((labels - mean) ** 2, where=weight) / (count - 1)  # as torch's `var`
         return loss, ({"explained": 1 - jax.lax.stop_gradient(loss) / jnp.maximum(variance, 1e-6)}, None)
 
     @staticmethod

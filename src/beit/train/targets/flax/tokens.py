@@ -37,6 +37,7 @@ class TokenTarget(Tokens, FlaxTarget):
         logits = predict(batch["pixel_values"], mask, at)
         loss = jnp.sum(cross_entropy(logits, labels), where=counted) / counted.sum()
         guesses = logits.argmax(-1)
+        # Some of the fixed number of patches are not masked; `counted` adds 0 for them.
         counts = [jnp.zeros(self.width, jnp.int32).at[found].add(counted) for found in (labels, guesses)]
         right = jnp.sum(guesses == labels, where=counted) / counted.sum()
         return loss, ({"masked_accuracy": right}, jnp.stack(counts))

@@ -39,6 +39,7 @@ class PixelTarget(TorchTarget):
         """(mean squared error, `explained`: fraction of the pixels' variance that is predicted)."""
         mask = batch["mask"]
         labels = self.labels(batch)[mask]
+        # float(): under autocast the head computes in bfloat16, whose squares would be coarse.
         logits = module(batch["pixel_values"], mask, masked_logits_only=True).logits.float()
         loss = F.mse_loss(logits, labels)
         return loss, {"explained": 1 - loss.detach() / labels.var().clamp(min=1e-6)}

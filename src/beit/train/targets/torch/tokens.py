@@ -37,11 +37,15 @@ class TokenTarget(Tokens, TorchTarget):
             return self.tokenizer.tokens(pixels)
 
     def loss(self, module: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Metrics]:
-        """(cross-entropy, `masked_accuracy`); the tokens are counted for the log."""
+        """(cross-entropy, `masked_accuracy`); the tokens are counted for the log.
+
+        The model computes the cross-entropy, as the API promises: `BeitForMaskedImageModeling` in models/torch/beit.py.
+        """
         mask = batch["mask"]
         labels = self.labels(batch)[mask]
         output = module(batch["pixel_values"], mask, labels=labels, masked_logits_only=True)
         guesses = output.logits.argmax(-1)
+        # Added up on the device: the log fetches them once per line, so that no step waits.
         self.wanted += torch.bincount(labels, minlength=self.width)
         self.guessed += torch.bincount(guesses, minlength=self.width)
         return output.loss, {"masked_accuracy": (guesses == labels).float().mean()}
