@@ -77,8 +77,16 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
         self.failing = self.dropping = 0
+        self.lock = threading.Lock()
         self.ranges = True
         self.requests: list[tuple[str, str | None]] = []
+
+    def take(self, name: str) -> bool:
+        """Whether `failing` or `dropping` says that this request goes wrong; it counts as one. Requests come from threads."""
+        with self.lock:
+            left: int = getattr(self, name)
+            setattr(self, name, left - bool(left))
+        return bool(left)
 
     @property
     def address(self) -> str:
@@ -92,8 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.requests.append((self.path, asked))
-        if self.server.failing:
-            self.server.failing -= 1
+        if self.server.take("failing"):
             self.send_error(503)
             return
         path = self.server.folder / self.path.strip("/")
@@ -108,8 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - first))
         self.end_headers()
         part = data[first:]
-        if self.server.dropping:
-            self.server.dropping -= 1
+        if self.server.take("dropping"):
             part = part[: len(part) // 2]
         self.wfile.write(part)
 
