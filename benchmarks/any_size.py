@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -146,8 +145,8 @@ def main() -> None:
         return
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    name = platform.processor() or platform.machine()
-    print(f"{name}, {options.threads} threads, float32, {options.rounds} rounds; differences of the largest logit\n")
+    name = paired.processor()
+    print(f"{name}; {options.threads} threads, float32, {options.rounds} rounds; differences of the largest logit\n")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_model(folder, options.model)
@@ -156,7 +155,8 @@ def main() -> None:
                 print(f"{options.model}, {size[0]}x{size[1]}, batch {batch}")
                 print(HEADER)
                 found = compare(folder, size, batch, options.transformers5, options.rounds, options.threads)
-                print("\n".join(map(as_line, found)) + "\n", flush=True)
+                print("\n".join(map(as_line, found)))
+                print(paired.kernels_of(found) + "\n", flush=True)
                 rows += found
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

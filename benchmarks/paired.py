@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -16,6 +17,30 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")
+
+
+def processor() -> str:
+    """The processor's name and the units for matrix products that it has, as Linux tells; elsewhere the name alone."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        found.setdefault(name.strip(), value.strip())
+    name = found.get("model name", platform.machine())
+    family = f"family {found['cpu family']} model {found['model']}" if "model" in found else ""
+    flags = [flag for flag in _FLAGS if flag in found.get("flags", "").split()]
+    return ", ".join(filter(None, (name, family, " ".join(flags))))
+
+
+def _kernels() -> dict[str, str]:
+    """What a worker says of the kernels that beit has chosen in its process; nothing for other engines."""
+    choice = sys.modules.get("beit.models.torch.kernels.choice")
+    return {"kernels": choice.describe()} if choice else {}
 
 
 def serve(step: Callable[[], Any], about: dict[str, Any]) -> None:
@@ -26,8 +51,8 @@ def serve(step: Callable[[], Any], about: dict[str, Any]) -> None:
 
 
 def turns(about: dict[str, Any]) -> Iterator[None]:
-    """Say `about`, then yield once for each line of standard input; what is done until the next is timed."""
-    print(json.dumps(about), flush=True)
+    """Say `about` and the kernels, then yield once for each line of standard input; what is done until the next is timed."""
+    print(json.dumps({**about, **_kernels()}), flush=True)
     for _ in sys.stdin:
         began = time.perf_counter()
         yield
@@ -112,6 +137,7 @@ def compared(running: list[Engine]) -> list[dict[str, Any]]:
             {
                 "engine": engine.about["ready"],
                 "torch": engine.about["torch"],
+                "kernels": engine.about.get("kernels"),
                 "seconds": statistics.median(engine.seconds),
                 "fastest": min(engine.seconds),
                 "slowest": max(engine.seconds),
@@ -122,6 +148,11 @@ def compared(running: list[Engine]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def kernels_of(rows: list[dict[str, Any]]) -> str:
+    """The kernels of all engines that have a choice, as text."""
+    return "\n".join(f"  kernels of {row['engine']}: {row['kernels']}" for row in rows if row["kernels"])
 
 
 HEADER = (

@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
 import sys
 import tempfile
 import time
@@ -175,7 +174,7 @@ def main() -> None:
 
     by_product, by_convolution = paired.matrix_peak(arguments.threads)
     peak = max(by_product, by_convolution)
-    print(f"{platform.machine()}, {arguments.threads} threads, float32, {arguments.rounds} rounds")
+    print(f"{paired.processor()}; {arguments.threads} threads, float32, {arguments.rounds} rounds")
     print(f"large matrix product: {by_product:.0f} GFLOP/s by torch.mm, {by_convolution:.0f} as a convolution\n")
     engines = [("beit", "beit", sys.executable)]
     if importlib.util.find_spec("transformers"):
@@ -203,6 +202,7 @@ def main() -> None:
             difference = np.abs(np.load(folder / f"{name}.npy") - wanted).max() / np.abs(wanted).max()
             row["difference"] = float(difference)
             print(f"{paired.as_line(row, None)}  {difference:.1e}", flush=True)
+        print(paired.kernels_of(rows))
         tables = {}
         for title, authors in (
             ("the reference's layers 2, 4, 6, 10", False),
@@ -220,7 +220,7 @@ def main() -> None:
                     f"  {row['part']:42} {row['seconds']:7.3f} {row['done']:7.0f} {row['written']:7.0f} {row['share']:6.0%}"
                 )
     if arguments.json:
-        content = {"matrix_peak_gflops": peak, "rows": rows, "breakdown": tables}
+        content = {"processor": paired.processor(), "matrix_peak_gflops": peak, "rows": rows, "breakdown": tables}
         arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 

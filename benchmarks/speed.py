@@ -5,7 +5,8 @@
 
 Every engine lives in a process of its own. In each round every engine does the same task once, one after the other and
 the first of the round rotating, so that a drift of the machine's speed meets all alike; what counts is the median and
-the ratio round by round. `--peer NAME=PYTHON` adds the transformers library of another environment, such as 4.37.2.
+the ratio round by round. `--peer NAME=PYTHON` adds the transformers library of another environment, such as 4.37.2. The
+kernels that beit chose for this processor are printed; `BEIT_CPU_KERNELS` sets others (see `kernels/choice.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -129,22 +129,22 @@ def main() -> None:
         engines.append((name, "transformers", python))
     by_product, by_convolution = paired.matrix_peak(arguments.threads)
     peak = max(by_product, by_convolution)
-    print(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, float32, {arguments.rounds} rounds"
-    )
+    print(f"{paired.processor()}; {arguments.threads} threads, float32, {arguments.rounds} rounds")
     print(f"large matrix product: {by_product:.0f} GFLOP/s by torch.mm, {by_convolution:.0f} as a convolution\n")
     rows = []
     for task in arguments.task or TASKS:
         print(task)
         print(paired.HEADER)
-        for row in run_task(task, engines, arguments.rounds, arguments.threads):
+        found = run_task(task, engines, arguments.rounds, arguments.threads)
+        for row in found:
             kind, batch = TASKS[task]
             share = _FORWARD_GFLOP * batch / row["seconds"] / peak if kind == "forward" else None
             print(paired.as_line(row, share), flush=True)
             rows.append({**row, "share_of_peak": share})
-        print()
+        print(paired.kernels_of(found) + "\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"matrix_peak_gflops": peak, "rows": rows}, indent=2) + "\n")
+        content = {"processor": paired.processor(), "matrix_peak_gflops": peak, "rows": rows}
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":
