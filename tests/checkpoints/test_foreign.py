@@ -107,6 +107,7 @@ def test_every_tensor_has_its_place(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "backbone" not in name and "data2vec" not in name])
+@pytest.mark.usefixtures("quick_compiles")
 def test_flax_opens_them_too(name: str) -> None:
     pytest.importorskip("flax")
     jnp = pytest.importorskip("jax.numpy")

@@ -427,7 +427,8 @@ def test_the_setting_is_a_field_like_others(tmp_path: Any) -> None:
 @pytest.mark.parametrize("kind", [MASKED, CLASSES, MAPS])
 @pytest.mark.parametrize(("gradients", "strict"), [(True, False), (False, False), (False, True)])
 def test_export(kind: str, gradients: bool, strict: bool) -> None:
-    model = build(kind)
+    layers = {} if strict else {"num_hidden_layers": 1, "segmentation_layers": [1, 1, 1, 1]}
+    model = build(kind, **layers)
     size = {MASKED: (56, 8), CLASSES: (8, 64), MAPS: (56, 16)}[kind] if gradients else (64, 24)
     given = arguments(model, size)
     with torch.set_grad_enabled(gradients):  # exported first: what is kept afterwards is no tracer's
@@ -471,10 +472,10 @@ def test_compile_without_graph_breaks_at_one_size_after_the_other(compiler: Any,
 
 @pytest.mark.filterwarnings("ignore")
 def test_compile_without_graph_breaks_where_a_pyramid_ends_at_one_patch(compiler: Any) -> None:
-    """The coarsest maps are one patch wide, or high, or neither: each is a program of its own."""
+    """The coarsest maps are one patch wide, or high: each is a program of its own."""
     model = build(MAPS, num_hidden_layers=1, segmentation_layers=[1, 1, 1, 1])
     with torch.no_grad():
-        same_when_compiled(compiler(model, backend="eager"), model, [(32, 16), (48, 48), (64, 16), (16, 80)])
+        same_when_compiled(compiler(model, backend="eager"), model, [(64, 16), (16, 80)])
 
 
 @pytest.mark.filterwarnings("ignore")

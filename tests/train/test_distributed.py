@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -24,12 +25,26 @@ from beit.cli import main
 SAME = ("loss", "gradient_norm", "masked_accuracy", "commonest_token", "token_entropy", "prediction_entropy")
 
 
-def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "beit.cli"]
+# Several runs one after the other: two processes take much longer to start than to train.
+_RUNS = """
+import json, sys
+from beit.cli import main
+
+for arguments in json.loads(sys.argv[1]):
+    code = main(arguments)
+    if code:
+        sys.exit(code)
+"""
+
+
+def two_processes(folder: Path, *runs: list[str]) -> subprocess.CompletedProcess[str]:
+    script = folder / "runs.py"
+    script.write_text(_RUNS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
     environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     root = Path(__file__).parents[2]
     return subprocess.run(
-        [*launch, *arguments], cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
+        [*launch, json.dumps(runs)], cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
     )
 
 
@@ -42,13 +57,18 @@ def weights_differ(a: Path, b: Path) -> float:
     return max(float(np.abs(first[n] - second[n]).max() / max(np.abs(first[n]).max(), 1e-2)) for n in first)
 
 
-@pytest.fixture
-def arguments(tmp_path) -> list[str]:
-    write_images(tmp_path / "images", 24, spread=2)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture(scope="module")
+def arguments(folder: Path) -> list[str]:
+    write_images(folder / "images", 24, spread=2)
     values: dict[str, Any] = {
-        "images": tmp_path / "images",
-        "tokenizer": save_tokenizer(tmp_path / "tokenizer"),
-        "model": save_small_model(tmp_path / "model"),
+        "images": folder / "images",
+        "tokenizer": save_tokenizer(folder / "tokenizer"),
+        "model": save_small_model(folder / "model"),
         "steps": 4,
         "batch-size": 8,
         "learning-rate": 1e-3,
@@ -63,37 +83,46 @@ def arguments(tmp_path) -> list[str]:
     return ["pretrain", *(text for name, value in values.items() for text in (f"--{name}", str(value)))]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["ddp", "ddp, accumulated", "fsdp"])
-def test_two_processes_equal_one(tmp_path, arguments, way):
-    """Each step the same images, crops and masks, so the same losses, gradients and weights up to rounding."""
-    assert main([*arguments, "--output", str(tmp_path / "one")]) == 0
-    more = {"ddp": [], "ddp, accumulated": ["--accumulate", "2"], "fsdp": ["--shard"]}[way]
-    output = tmp_path / "two"
-    done = two_processes([*arguments, "--output", str(output), *more])
+WAYS = {"ddp": [], "ddp, accumulated": ["--accumulate", "2"], "fsdp": ["--shard"]}
+
+
+@pytest.fixture(scope="module")
+def runs(folder: Path, arguments: list[str]) -> dict[str, Path]:
+    """The outputs of one process, and of two by each way."""
+    found = {name: folder / name for name in ("one", *WAYS)}
+    assert main([*arguments, "--output", str(found["one"])]) == 0
+    done = two_processes(folder, *([*arguments, "--output", str(found[way]), *more] for way, more in WAYS.items()))
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Saved") == 1
-    single, double = log_lines(tmp_path / "one"), log_lines(output)
+    assert done.stdout.count("Saved") == len(WAYS)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_equal_one(runs, way):
+    """Each step the same images, crops and masks, so the same losses, gradients and weights up to rounding."""
+    one, output = runs["one"], runs[way]
+    single, double = log_lines(one), log_lines(output)
     assert len(double) == 4
-    for one, two in zip(single, double, strict=True):
+    for line, other in zip(single, double, strict=True):
         for name in SAME:
-            assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-6), name
-    assert weights_differ(tmp_path / "one", output) < 1e-5
-    assert weights_differ(tmp_path / "one/ema", output / "ema") < 1e-5
+            assert other[name] == pytest.approx(line[name], rel=1e-5, abs=1e-6), name
+    assert weights_differ(one, output) < 1e-5
+    assert weights_differ(one / "ema", output / "ema") < 1e-5
     assert type(beit.load(output)) is beit.BeitForMaskedImageModeling  # an ordinary folder
 
-    if way != "fsdp":
-        return
-    # Of the split run each process has written its part of the optimiser; from there it goes on to the same end.
-    parts = output / "checkpoint-000002/sharded"
-    assert len(list(parts.glob("*.distcp"))) == 2
-    cut = tmp_path / "cut"
+
+@pytest.mark.slow
+def test_a_split_run_resumes_from_its_parts(runs, arguments, tmp_path):
+    """Each process has written its part of the optimiser; from there, other processes go on to the same end."""
+    output, cut = runs["fsdp"], tmp_path / "cut"
+    assert len(list((output / "checkpoint-000002/sharded").glob("*.distcp"))) == 2
     shutil.copytree(output, cut)
     for name in ("checkpoint-000004", "ema"):
         shutil.rmtree(cut / name)
     (cut / "model.safetensors").unlink()
-    done = two_processes([*arguments, "--output", str(cut), *more, "--resume"])
+    done = two_processes(tmp_path, [*arguments, "--output", str(cut), *WAYS["fsdp"], "--resume"])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [line["loss"] for line in log_lines(cut)] == [line["loss"] for line in double]
+    assert [line["loss"] for line in log_lines(cut)] == [line["loss"] for line in log_lines(output)]
     assert weights_differ(output, cut) == 0
     assert weights_differ(output / "ema", cut / "ema") == 0

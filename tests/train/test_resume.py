@@ -114,10 +114,10 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     """SIGKILL at a random moment, --resume, SIGTERM or Ctrl-C, --resume: the same losses and weights."""
     write_images(tmp_path / "images", 40, spread=2 if kind == "folder" else 0)
     arguments = ["pretrain", "--images", str(tmp_path / "images"), "--model", str(save_small_model(tmp_path / "model"))]
-    arguments += ["--tokenizer", str(save_tokenizer(tmp_path / "tokenizer")), "--steps", "90", "--batch-size", "8"]
+    arguments += ["--tokenizer", str(save_tokenizer(tmp_path / "tokenizer")), "--steps", "45", "--batch-size", "8"]
     arguments += [
         "--save-every",
-        "10",
+        "5",
         "--log-every",
         "1",
         "--drop-path",
@@ -131,31 +131,31 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert main([*arguments, "--output", str(expected)]) == 0
     arguments += ["--output", str(output)]
 
-    process = start(arguments, waits_at=60)
-    wait_for_step(process, output, 11 + int(np.random.default_rng().integers(20)))
+    process = start(arguments, waits_at=30)
+    wait_for_step(process, output, 6 + int(np.random.default_rng().integers(20)))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert not (output / "model.safetensors").exists()
     assert checkpoint.list_checkpoints(output)
 
-    process = start([*arguments, "--resume"], waits_at=80)
-    wait_for_step(process, output, 40)
+    process = start([*arguments, "--resume"], waits_at=40)
+    wait_for_step(process, output, 32)
     os.killpg(process.pid, signum)
     out, error = process.communicate(timeout=900)
     assert process.returncode == (130 if signum == signal.SIGINT else 75)  # 75: put it in the queue again
     saved = checkpoint.list_checkpoints(output)[-1]
     step = json.loads((saved / "state.json").read_text())["step"]
-    assert 40 <= step < 90
+    assert 32 <= step < 45
     assert f"Stopped by {signum.name} after step {step}; saved. Go on with --resume." in error
     assert "Traceback" not in error
     assert out == ""
 
     assert main([*arguments, "--resume"]) == 0
     assert trajectory(output) == trajectory(expected)
-    assert len(trajectory(output)) == 90
+    assert len(trajectory(output)) == 45
     assert weights_of(output) == weights_of(expected)
-    assert same_state(output / "checkpoint-000090", expected / "checkpoint-000090")
+    assert same_state(output / "checkpoint-000045", expected / "checkpoint-000045")
     assert not unfinished(output)
 
     # Once more, after the end: nothing changes.
