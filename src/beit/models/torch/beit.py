@@ -29,7 +29,9 @@ from beit.models.torch import inputs
 from beit.models.torch.initialization import initialize
 
 # All faster ways are plugged in here. Each gives the numbers of a formula below, and tests/models/kernels holds it to that:
-# `linear` and `Linear` are `F.linear` and `nn.Linear`, `fused_attention` is `attention`, `gather` is `table[index]`.
+# `activated` is `activation(layer(x))`, `linear` and `Linear` are `F.linear` and `nn.Linear`, `fused_attention` is
+# `attention`, `gather` is `table[index]`.
+from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
 from beit.models.torch.kernels.linear import Linear, linear
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
@@ -226,7 +228,7 @@ class BeitMLP(nn.Module):
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return self.fc2(activated(self.fc1, x, self.act))
 
 
 class BeitLayer(nn.Module):
