@@ -4,11 +4,11 @@ Three operations on a CPU have other ways besides PyTorch's own. Which way is fa
 relative to PyTorch's own way, in float32, at the shapes of BEiT-B:
 
                                                                Intel Xeon, AMX    AMD EPYC, Zen 5
-    linear=conv      products as 1x1 convolutions, forward         0.9 to 1.05         1.9 to 2.3
+    linear=conv      products as 1x1 convolutions, forward          0.9 to 1.2         1.9 to 2.3
                      the same with gradients                        0.6 to 0.9           1.4 to 2
     winograd=on      3x3 convolutions of 512 to 768 channels        1.6 to 2.9                1.8
     attention=heads  1,601 tokens, head by head, plain formula             1.3         2.4 to 3.5
-    attention=fused  1,601 tokens, head by head, fused kernel              1.6       not measured
+    attention=fused  1,601 tokens, head by head, fused kernel              1.5       not measured
 
 The first rows differ because PyTorch gives matrix products to MKL, which uses AVX-512 on Intel's processors only, and
 convolutions to oneDNN, which uses it on all processors that have it.
@@ -23,7 +23,7 @@ unless the variable asks for a measurement.
     auto      what is known to be fast on this processor (the default)
     plain     PyTorch's own ways
     fast      linear=conv,winograd=on,attention=heads
-    measure   time the ways of an operation when it is first needed: 0.05 s for linear, 0.5 s for the others
+    measure   time the ways of an operation when it is first needed: some tenths of a second each
     linear=plain|conv|measure,winograd=off|on|measure,attention=plain|heads|fused|measure
               one by one; an operation that is not listed is chosen as by `auto`
 """

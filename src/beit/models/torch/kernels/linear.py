@@ -2,13 +2,14 @@
 
 PyTorch gives float32 matrix products on a CPU to MKL, which does not use the AVX-512 units of every processor that has
 them. It gives convolutions to oneDNN, which does. A product of matrices is a 1x1 convolution over the rows, and with
-channels last no number has to be moved for it. GFLOP/s on two cores, at the shapes of BEiT-B:
+channels last no number has to be moved for it. With two threads, at the shapes of BEiT-B for 8 images of 224 pixels or one
+of 640:
 
                                        forward      forward and backward
-    AMD EPYC, Zen 5      F.linear    160 to 200          160 to 200
+    AMD EPYC, Zen 5      F.linear    160 to 200          160 to 200         GFLOP/s on two cores
                          convolution 360 to 460          270 to 410
-    Intel Xeon with AMX  F.linear    255 to 290          250 to 275
-                         convolution 265 to 300          160 to 240
+    Intel Xeon with AMX  F.linear    127 to 158          126 to 150         GFLOP per second of one core
+                         convolution 134 to 151           78 to 122
 
 So the processor decides: see `choice.py`.
 """
