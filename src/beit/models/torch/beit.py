@@ -177,7 +177,8 @@ def attention(
     Returns:
         `(B, T, heads·D)`, and the weights `(B, heads, T, T)`.
     """
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+    # Each (B, heads, T, D). One copy here saves each of the products below one of its own.
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
     dense = bias.dense(q.dtype)
     if dense is not None:
