@@ -51,6 +51,7 @@ from beit.models.torch.beit import BeitForImageClassification, BeitForMaskedImag
 from beit.train import checkpoint
 from beit.train.distributed import Alone
 from beit.train.finetune import finetune
+from beit.train.flax import engine as flax_engine
 from beit.train.flax import pretrain as flax_pretrain
 from beit.train.flax import state as flax_state
 from beit.train.flax.engine import FlaxEngine
@@ -466,24 +467,24 @@ def test_a_run_that_diverges_stops_and_spoils_nothing(long, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_leaves_earlier_checkpoints(long, whole, tmp_path, monkeypatch):
-    """The real thing: from step 4 on the kernel lets no file grow beyond the size of the weights, and a bit."""
-    output, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    limit = len(weights_of(whole)) + 1000
-    assert biggest(whole / "checkpoint-000004/flax_state").stat().st_size > limit
-    save = checkpoint.save
+    """The real thing: the kernel lets no file of the second state grow beyond 1,000 bytes, less than one array has."""
+    output, before, writes = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE), []
+    write = flax_engine.write
 
-    def filling(folder: Path, step: int, *rest: Any) -> Path:
-        if step == 4:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-        return save(folder, step, *rest)
+    def filling(*arguments: Any) -> None:
+        writes.append(arguments)
+        if len(writes) < 2:
+            return write(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            return write(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    monkeypatch.setattr(checkpoint, "save", filling)
-    try:
-        with pytest.raises(CheckpointError, match=r"checkpoint-000004 could not be written.*free some space"):
-            pretrain(PretrainSettings(**long, output=output), IMAGES)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        monkeypatch.undo()
+    monkeypatch.setattr(flax_engine, "write", filling)
+    with pytest.raises(CheckpointError, match=r"checkpoint-000004 could not be written.*free some space"):
+        pretrain(PretrainSettings(**long, output=output), IMAGES)
+    monkeypatch.undo()
     assert [path.name for path in checkpoint.list_checkpoints(output)] == ["checkpoint-000002"]
     assert not list(output.glob(".checkpoint*"))
     coroutines = [thing for thing in gc.get_objects() if type(thing) is CoroutineType]
