@@ -79,7 +79,9 @@ def write_model(folder: str, model: str) -> None:
     written = BeitForImageClassification(BeitConfig(use_relative_position_bias=True, num_labels=1000, **MODELS[model]))
     with torch.no_grad():
         for name, parameter in written.named_parameters():
-            parameter.add_(torch.randn_like(parameter) * (1.0 if name.endswith("relative_position.table") else 0.02))
+            parameter.add_(
+                torch.randn_like(parameter) * (1.0 if name.endswith("relative_position_bias_table") else 0.02)
+            )
     written.save_pretrained(folder)
 
 

@@ -105,6 +105,7 @@ def prepare(folder: Path, s: Sizes, arguments: argparse.Namespace) -> dict[str, 
     import torch
 
     from beit import BeitConfig, BeitForMaskedImageModeling
+    from beit.checkpoints import names
     from beit.data.order import Order
     from beit.tokenizers import DalleConfig, DalleTokenizer
 
@@ -140,8 +141,9 @@ def prepare(folder: Path, s: Sizes, arguments: argparse.Namespace) -> dict[str, 
     mask = torch.zeros(4, s.grid**2, dtype=torch.bool)
     for row in mask:
         row[torch.randperm(s.grid**2)[: s.masked]] = True
+    authors = names.to_disk({name: tensor.numpy() for name, tensor in model.state_dict().items()}, "unilm")
     shared = {
-        "model": {authors_name(name): tensor for name, tensor in model.state_dict().items()},
+        "model": {name: torch.from_numpy(array) for name, array in authors.items()},
         "encoder": {
             name.replace(".weight", ".w").replace(".bias", ".b"): tensor.contiguous()
             for name, tensor in tokenizer.encoder.state_dict().items()
@@ -186,22 +188,6 @@ def link_images(folder: Path, source: Path | None, count: int) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
         (folder / f"{number:06}.jpg").symlink_to(files[number * len(files) // count])
-
-
-def authors_name(name: str) -> str:
-    """The authors' name of one of our parameters."""
-    for ours, theirs in (
-        ("beit.", ""),
-        ("embeddings.patch.", "patch_embed.proj."),
-        ("embeddings.position", "pos_embed"),
-        ("embeddings.", ""),
-        ("encoder.relative_position.table", "rel_pos_bias.relative_position_bias_table"),
-        ("encoder.layers.", "blocks."),
-        ("gamma", "gamma_"),
-        ("layernorm.", "norm."),
-    ):
-        name = name.replace(ours, theirs)
-    return name
 
 
 # --- all engines, in turn ---------------------------------------------------------------------------------------------

@@ -53,7 +53,9 @@ def main() -> None:
         theirs = BeitForImageClassification.from_pretrained(options.model, image_size=size)
         original = BeitForImageClassification.from_pretrained(options.model)
         tables = {
-            name: value for name, value in original.state_dict().items() if name.endswith("relative_position.table")
+            name: value
+            for name, value in original.state_dict().items()
+            if name.endswith("relative_position_bias_table")
         }
         grids = original.config.grid, theirs.config.grid
         with torch.no_grad():

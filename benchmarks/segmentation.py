@@ -96,10 +96,11 @@ def breakdown(folder: Path, threads: int, rounds: int, peak: float) -> list[dict
 
     with torch.inference_mode():
         model(x)
-        head = model._evaluating.kept[1]
-        for layer in model.beit.encoder.layers:
-            layer.attn.forward = timed("attention", layer.attn.forward)
-            layer.mlp.forward = timed("MLP", layer.mlp.forward)
+        head = model.folded.kept[1]
+        for layer in model.beit.encoder.layer:
+            layer.attention.forward = timed("attention", layer.attention.forward)
+            layer.intermediate.forward = timed("MLP", layer.intermediate.forward)
+            layer.output.forward = timed("MLP", layer.output.forward)
         for name in ("first", "fine", "middle", "coarse", "top", "fuse", "classifier"):
             setattr(head, name, timed(name, getattr(head, name)))
         head.outputs = [timed(f"output {4 // 2**i}", conv) for i, conv in enumerate(head.outputs)]

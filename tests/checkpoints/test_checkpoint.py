@@ -395,7 +395,7 @@ def test_inspect_says_what_is_missing_and_left_over(tmp_path: Path, capsys: pyte
     write_tensors(tmp_path / "odd-abcdef01.safetensors", tensors)
     assert main(["inspect", str(tmp_path / "odd-abcdef01.safetensors")]) == 0
     text = capsys.readouterr().out
-    assert "Missing: 1 tensors\n  beit.encoder.layers.1.norm2.bias" in text
+    assert "Missing: 1 tensors\n  beit.encoder.layer.1.layernorm_after.bias" in text
     assert "Left over: 1 tensors\n  ema.decay" in text
     assert "WARNING" in text  # its name promises another hash
 
@@ -478,7 +478,7 @@ def test_nan_is_named_and_not_converted(tmp_path: Path, capsys: pytest.CaptureFi
     disk["blocks.1.norm2.bias"][0] = np.nan
     write_tensors(tmp_path / "x.safetensors", disk)
     assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "new"), "--to", "hf"]) == 1
-    assert "layers.1.norm2.bias holds NaN" in capsys.readouterr().err
+    assert "layer.1.layernorm_after.bias holds NaN" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -77,11 +77,16 @@ def test_shared_table_is_copied_into_layers() -> None:
     disk = {n: a for n, a in some_disk(3).items() if "attention.attention.relative_position_bias" not in n}
     shared = disk["beit.encoder.relative_position_bias.relative_position_bias_table"]
     memory, _ = names.to_state_dict(some_disk(3))
-    found, report = fit(disk, wanted(memory, "encoder.relative_position.table"))
+    found, report = fit(disk, wanted(memory, "encoder.relative_position_bias.relative_position_bias_table"))
     for i in range(3):
-        np.testing.assert_array_equal(found[f"beit.encoder.layers.{i}.attn.relative_position.table"], shared)
-    found["beit.encoder.layers.0.attn.relative_position.table"][:] = 9
-    assert (found["beit.encoder.layers.1.attn.relative_position.table"] != 9).all(), "copies, not one array"
+        np.testing.assert_array_equal(
+            found[f"beit.encoder.layer.{i}.attention.attention.relative_position_bias.relative_position_bias_table"],
+            shared,
+        )
+    found["beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_bias_table"][:] = 9
+    assert (
+        found["beit.encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table"] != 9
+    ).all(), "copies, not one array"
     assert (shared != 9).all()
     assert "copied into each of the 3 layers" in str(report)
     assert report

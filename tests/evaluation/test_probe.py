@@ -363,7 +363,7 @@ def test_images_that_cannot_be_probed(model):
 
 def test_live_probe_leaves_training_as_it_was(model):
     model.train()
-    model.beit.encoder.layers[0].eval()  # a frozen part
+    model.beit.encoder.layer[0].eval()  # a frozen part
     modes = [part.training for part in model.modules()]
     model(torch.zeros(1, 3, 16, 16), torch.ones(1, 16, dtype=torch.bool)).logits.sum().backward()
     gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]

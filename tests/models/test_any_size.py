@@ -92,9 +92,9 @@ def built_for(model: Any, size: tuple[int, int]) -> Any:
     other = type(model)(model.config.replace(image_size=size)).eval().to(next(model.parameters()).dtype)
     state = {}
     for name, tensor in model.state_dict().items():
-        if name.endswith("relative_position.table"):
+        if name.endswith("relative_position_bias_table"):
             tensor = torch.from_numpy(resize.resize_table(tensor.numpy(), old, other.config.grid))
-        elif name.endswith("embeddings.position"):
+        elif name.endswith("embeddings.position_embeddings"):
             tensor = torch.from_numpy(resize.resize_positions(tensor.numpy(), old, other.config.grid))
         state[name] = tensor
     other.load_state_dict(state)
@@ -126,7 +126,7 @@ def test_tables_matter() -> None:
     model = build(CLASSES)
     before = model(images(GROWN)).logits
     with torch.no_grad():
-        model.beit.encoder.layers[0].attn.relative_position.table[:4] += 1
+        model.beit.encoder.layer[0].attention.attention.relative_position_bias.relative_position_bias_table[:4] += 1
     assert not torch.allclose(model(images(GROWN)).logits, before, atol=1e-3)
 
 
@@ -143,7 +143,7 @@ def test_gradients_reach_the_tables() -> None:
     tables = 0
     for name, parameter in model.named_parameters():
         wanted = theirs[name].grad
-        if name.endswith("relative_position.table"):
+        if name.endswith("relative_position_bias_table"):
             tables += 1
             rows, columns = (
                 torch.from_numpy(resize.table_weights(have, want).astype(np.float64))
@@ -152,7 +152,7 @@ def test_gradients_reach_the_tables() -> None:
             near = torch.einsum("yh,xw,yxc->hwc", rows, columns, wanted[:-3].view(11, 3, 2)).flatten(0, 1)
             wanted = torch.cat((near, wanted[-3:]))
             assert wanted.abs().max() > 1e-4
-        if not name.endswith("position"):
+        if not name.endswith("position_embeddings"):
             torch.testing.assert_close(parameter.grad, wanted, atol=1e-8, rtol=0, msg=name)
     assert tables == 3
 
@@ -175,11 +175,11 @@ def test_other_precisions(how: str) -> None:
     model = build(CLASSES)
     x = images(GROWN)
     wanted = model(x).logits
-    table = model.beit.encoder.relative_position
+    table = model.beit.encoder.relative_position_bias
     if how == "autocast":
-        exact = table.resized((5, 7))
+        exact = table((5, 7), as_table=True)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(table.resized((5, 7)), exact)
+            assert torch.equal(table((5, 7), as_table=True), exact)
             got = model(x).logits
     elif how == "meta":
         with torch.device("meta"):  # as a run's cost is counted; what is kept between models stays sound
@@ -191,9 +191,9 @@ def test_other_precisions(how: str) -> None:
     else:
         kind = getattr(torch, how)
         got = copy.deepcopy(model).to(kind)(x).logits
-        exact = table.resized((5, 7))
+        exact = table((5, 7), as_table=True)
         assert got.dtype == kind
-        torch.testing.assert_close(table.to(kind).resized((5, 7)).float(), exact, rtol=0.02, atol=0.02)
+        torch.testing.assert_close(table.to(kind)((5, 7), as_table=True).float(), exact, rtol=0.02, atol=0.02)
     assert (got.float() - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
@@ -206,7 +206,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
         model.zero_grad()
         losses.append(model(images(GROWN), labels=labels).loss)
         losses[-1].backward()
-        gradients.append(model.beit.encoder.relative_position.table.grad)
+        gradients.append(model.beit.encoder.relative_position_bias.relative_position_bias_table.grad)
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients)
 
@@ -222,7 +222,7 @@ def test_head_by_head(tables: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pytorch_attention, "_FEWEST_TOKENS", 2)
     attend = pytorch_attention.attend_head_by_head
     monkeypatch.setattr(
-        pytorch_attention, "attend_head_by_head", lambda *given: calls.append(given[2]) or attend(*given)
+        pytorch_attention, "attend_head_by_head", lambda *given: calls.append(given[4]) or attend(*given)
     )
     with torch.no_grad():
         for size, output in wanted.items():
@@ -247,9 +247,9 @@ def test_upernet_of_another_size(size: tuple[int, int]) -> None:
 def built(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Grids for which a bias was built."""
     noted: list[tuple[int, int]] = []
-    build_ = pytorch_beit.BeitRelativePosition.build
+    build_ = pytorch_beit.BeitRelativePositionBias.build
     monkeypatch.setattr(
-        pytorch_beit.BeitRelativePosition,
+        pytorch_beit.BeitRelativePositionBias,
         "build",
         lambda self, grid, dtype=None: noted.append(grid) or build_(self, grid, dtype),
     )
@@ -265,17 +265,17 @@ def test_bias_is_kept_for_each_size(built: list[tuple[int, int]]) -> None:
                 first = model(images(size)).last_hidden_state
     assert built == grids
     with torch.no_grad():
-        model.encoder.relative_position.table.data[10:] *= -2  # raises no version
+        model.encoder.relative_position_bias.relative_position_bias_table.data[10:] *= -2  # raises no version
         assert not torch.allclose(model(images(MIXED)).last_hidden_state, first, atol=1e-3)
         model(images(GROWN))
         model(images(MIXED))
     assert built == [*grids, (6, 2), (5, 7)]
     model.train()(images(MIXED)).last_hidden_state.sum().backward()  # what inference mode made is not in the way
-    assert model.encoder.relative_position.table.grad is not None
+    assert model.encoder.relative_position_bias.relative_position_bias_table.grad is not None
 
 
 def test_few_biases_are_kept(built: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    part = build(MODEL, **TABLES["shared"]).encoder.relative_position
+    part = build(MODEL, **TABLES["shared"]).encoder.relative_position_bias
     with torch.no_grad():
         for rows in (1, 2, 4, 5, 6):
             part((rows, 4))
@@ -293,9 +293,9 @@ def test_copies_and_pickles_build_their_own() -> None:
     with torch.no_grad():
         wanted = model(images(GROWN)).last_hidden_state
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert twin.encoder.relative_position.biases.kept is None
+            assert twin.encoder.relative_position_bias.biases.kept is None
             torch.testing.assert_close(twin(images(GROWN)).last_hidden_state, wanted)
-            twin.encoder.relative_position.table[3:] *= -2
+            twin.encoder.relative_position_bias.relative_position_bias_table[3:] *= -2
             assert not torch.allclose(twin(images(GROWN)).last_hidden_state, wanted, atol=1e-3)
         torch.testing.assert_close(model(images(GROWN)).last_hidden_state, wanted)
 
@@ -321,13 +321,13 @@ def test_flax_tables_are_resized_as_in_pytorch() -> None:
     model, _, params = pair(MODEL, settings(MODEL))
     part, table = flax_beit.FlaxBeitRelativePosition(model.config), params["encoder"]["relative_position"]
     for grid in ((5, 7), (2, 3), (6, 2), (3, 4)):
-        wanted = model.encoder.relative_position(grid).detach()
+        wanted = model.encoder.relative_position_bias(grid).detach()
         scale = float(wanted.abs().max())  # splines through random numbers overshoot
         close(part.apply({"params": table}, grid) / scale, wanted / scale, 1e-6)
     half = jax.tree.map(lambda x: x.astype(jax.numpy.bfloat16), table)
     got = part.apply({"params": half}, (5, 7))
     assert got.dtype == jax.numpy.bfloat16
-    close(got.astype(np.float32), model.encoder.relative_position((5, 7)), 0.1)
+    close(got.astype(np.float32), model.encoder.relative_position_bias((5, 7)), 0.1)
 
 
 def test_flax_gradients_of_another_size() -> None:

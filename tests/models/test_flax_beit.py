@@ -25,7 +25,7 @@ from beit import (
     FlaxBeitModel,
     InputError,
 )
-from beit.checkpoints import flax_layout
+from beit.checkpoints import flax_layout, names
 from beit.models.flax import beit as flax_beit
 from beit.models.flax import losses as flax_losses
 from beit.models.flax.beit import AttentionOptions
@@ -85,18 +85,18 @@ def test_relative_position_bias_and_its_gradient(image_size: Any) -> None:
     config = small(image_size=image_size)
     model, _, params = pair("BeitModel", config)
     part, table = flax_beit.FlaxBeitRelativePosition(config), params["encoder"]["relative_position"]
-    close(part.apply({"params": table}), model.encoder.relative_position(), 0)
-    weight = torch.randn(model.encoder.relative_position().shape, generator=torch.Generator().manual_seed(0))
-    (model.encoder.relative_position() * weight).sum().backward()
+    close(part.apply({"params": table}), model.encoder.relative_position_bias(), 0)
+    weight = torch.randn(model.encoder.relative_position_bias().shape, generator=torch.Generator().manual_seed(0))
+    (model.encoder.relative_position_bias() * weight).sum().backward()
     gradient = jax.grad(lambda p: (part.apply({"params": p}) * weight.numpy()).sum())(table)
-    close(gradient["table"], model.encoder.relative_position.table.grad)
+    close(gradient["table"], model.encoder.relative_position_bias.relative_position_bias_table.grad)
 
 
 @pytest.mark.parametrize(("bias", "scale"), [("none", 0), ("shared", 0.1), ("own", 0.1), ("both", 0)])
 def test_one_layer(bias: str, scale: float) -> None:
     config = small(**BIASES[bias], layer_scale_init_value=scale)
     model, _, params = pair("BeitModel", config)
-    shared = model.encoder.relative_position
+    shared = model.encoder.relative_position_bias
     outside = None if shared is None else shared().detach()
     theirs = pytorch_position_bias.PositionBias(config.grid, total=outside)
     ours = PositionBias(config.grid, None if outside is None else outside.numpy())
@@ -105,7 +105,7 @@ def test_one_layer(bias: str, scale: float) -> None:
     given = ({"params": params["encoder"]["layers_1"]}, x.numpy(), ours)
     for weights_too in (False, True):  # the fused attention, and the explicit one
         got, attention = layer(*given, AttentionOptions(weights_too))
-        wanted, wanted_attention = model.encoder.layers[1](x, theirs, pytorch_beit.AttentionOptions(True))
+        wanted, wanted_attention = model.encoder.layer[1](x, theirs, pytorch_beit.AttentionOptions(True))
         close(got, wanted)
         assert (attention is None) == (not weights_too)
     close(attention, wanted_attention)
@@ -478,7 +478,7 @@ def test_attention_dropout_keeps_the_mean() -> None:
     attention = flax_beit.FlaxBeitAttention(config)
     variables = {"params": params["encoder"]["layers_0"]["attn"]}
     y = np.random.default_rng(0).standard_normal((1, 5, 16)).astype(np.float32)
-    bias = PositionBias(config.grid, model.encoder.relative_position().detach().numpy())
+    bias = PositionBias(config.grid, model.encoder.relative_position_bias().detach().numpy())
     wanted = attention.apply(variables, y, bias, AttentionOptions())[0]
     many = np.broadcast_to(y, (4000, 5, 16))
     got, weights = attention.apply(variables, many, bias, AttentionOptions(True, True), rngs={"dropout": key()})
@@ -637,7 +637,7 @@ def test_initialisation_follows_the_table(scheme: str) -> None:
     drawn, starts = set(), Starts(config, scheme)
     for path, leaf in flax_layout.flatten({"params": flax_model.init_weights(key(), scheme=scheme)}):
         name, values = flax_layout.name_of(path), np.asarray(leaf)
-        start = starts(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)))
+        start = starts(names.from_short_name(name), len(flax_layout.shape_of(name, path[-1], leaf.shape)))
         assert leaf.dtype == jnp.float32
         if start.kind == "constant":
             assert (values == np.float32(start.value)).all(), name

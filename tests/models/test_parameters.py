@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -83,15 +84,15 @@ def test_the_table_is_what_models_have(name: str, architecture: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_table_is_what_flax_models_have(name: str, architecture: str) -> None:
     pytest.importorskip("flax")
-    from beit.checkpoints import flax_layout
+    from beit.checkpoints import flax_layout, names
 
     config = config_of(name, architecture)
     model = getattr(beit, f"Flax{architecture}")(config, _do_init=False)
-    own = {}
+    outline = {}
     for path, leaf in flax_layout.flatten(model._variables(model._shapes())):
         key = flax_layout.name_of(path)
-        shape = flax_layout.shape_of(key, path[-1], leaf.shape)
-        own[f"beit.{key}" if architecture == "BeitModel" else key] = tuple(shape)
+        outline[key] = np.empty(flax_layout.shape_of(key, path[-1], leaf.shape))
+    own = {name: array.shape for name, array in names.to_state_dict(outline, "short")[0].items()}
     wanted = shapes_of(config, architecture)
     if architecture == "BeitForSemanticSegmentation":  # its heads see layers before this norm: Flax makes what it reads
         wanted = {name: shape for name, shape in wanted.items() if not name.startswith("beit.layernorm")}
@@ -121,19 +122,19 @@ def test_how_they_start() -> None:
     wanted = {
         "beit.embeddings.cls_token": (cut, zero),
         "beit.embeddings.mask_token": (cut, zero),
-        "embeddings.position": (cut, zero),  # of a `BeitModel`
-        "beit.embeddings.patch.weight": (cut, normal),
-        "beit.embeddings.patch.bias": (zero, zero),
-        "beit.encoder.relative_position.table": (zero, zero),
-        "beit.encoder.layers.2.norm1.weight": (one, one),
-        "beit.encoder.layers.2.norm1.bias": (zero, zero),
-        "beit.encoder.layers.2.attn.q_bias": (zero, zero),
-        "beit.encoder.layers.2.attn.qkv.weight": (cut, normal),
-        "beit.encoder.layers.2.attn.relative_position.table": (zero, zero),
-        "beit.encoder.layers.2.attn.proj.weight": (Start("cut", 0.05, 1 / math.sqrt(6)), normal),
-        "encoder.layers.0.mlp.fc2.weight": (Start("cut", 0.05, 1 / math.sqrt(2)), normal),
-        "beit.encoder.layers.2.mlp.fc1.weight": (cut, normal),
-        "beit.encoder.layers.2.gamma1": (Start("constant", 0.3), Start("constant", 0.3)),
+        "embeddings.position_embeddings": (cut, zero),  # of a `BeitModel`
+        "beit.embeddings.patch_embeddings.projection.weight": (cut, normal),
+        "beit.embeddings.patch_embeddings.projection.bias": (zero, zero),
+        "beit.encoder.relative_position_bias.relative_position_bias_table": (zero, zero),
+        "beit.encoder.layer.2.layernorm_before.weight": (one, one),
+        "beit.encoder.layer.2.layernorm_before.bias": (zero, zero),
+        "beit.encoder.layer.2.attention.attention.query.bias": (zero, zero),
+        "beit.encoder.layer.2.attention.attention.key.weight": (cut, normal),
+        "beit.encoder.layer.2.attention.attention.relative_position_bias.relative_position_bias_table": (zero, zero),
+        "beit.encoder.layer.2.attention.output.dense.weight": (Start("cut", 0.05, 1 / math.sqrt(6)), normal),
+        "encoder.layer.0.output.dense.weight": (Start("cut", 0.05, 1 / math.sqrt(2)), normal),
+        "beit.encoder.layer.2.intermediate.dense.weight": (cut, normal),
+        "beit.encoder.layer.2.lambda_1": (Start("constant", 0.3), Start("constant", 0.3)),
         "classifier.weight": (Start("cut", 0.05, 0.001), normal),
         "classifier.bias": (zero, zero),
         "lm_head.weight": (cut, normal),
@@ -158,8 +159,8 @@ def test_what_a_subclass_adds_starts_as_others_of_its_kind() -> None:
     assert starts("foo.classifier.weight", 2) == Start("cut", 0.05)
     assert starts("head.bias", 1) == starts("norm.bias", 1) == Start("constant", 0.0)
     assert starts("norm.weight", 1) == starts("bn.running_var", 1) == Start("constant", 1.0)
-    assert starts("backbone.encoder.layers.1.attn.proj.weight", 2) == Start("cut", 0.05, 0.5)
-    assert starts("decoder.layers.7.mlp.fc2.weight", 2) == Start(
+    assert starts("backbone.encoder.layer.1.attention.output.dense.weight", 2) == Start("cut", 0.05, 0.5)
+    assert starts("decoder.layer.7.output.dense.weight", 2) == Start(
         "cut", 0.05, 0.25
     )  # as deep as no layer of the encoder
-    assert starts("decoder.layers.7.gamma2", 1) == Start("constant", 0.3)
+    assert starts("decoder.layer.7.lambda_2", 1) == Start("constant", 0.3)

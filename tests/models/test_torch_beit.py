@@ -183,10 +183,10 @@ def plain_bias(table: Any, grid: tuple[int, int]) -> Any:
 @pytest.mark.parametrize("image_size", [16, (8, 20)])
 def test_bias_is_its_definition(tiny: Any, image_size: Any) -> None:
     config = tiny(image_size=image_size)
-    part = pytorch_beit.BeitRelativePosition(config)
-    torch.nn.init.normal_(part.table)
+    part = pytorch_beit.BeitRelativePositionBias(config)
+    torch.nn.init.normal_(part.relative_position_bias_table)
     with torch.no_grad():
-        wanted = plain_bias(part.table, config.grid)
+        wanted = plain_bias(part.relative_position_bias_table, config.grid)
         for _ in range(2):
             torch.testing.assert_close(part()[0], wanted, rtol=0, atol=0)
     torch.testing.assert_close(part()[0], wanted, rtol=0, atol=0)
@@ -197,7 +197,7 @@ def test_bias_is_its_definition(tiny: Any, image_size: Any) -> None:
         if gradients:  # what is kept for a CPU is as it was kept
             assert bias.stride(2) % 8 == 0, "GPUs read rows that begin anywhere half as fast"
     part().sum().backward()
-    assert part.table.grad.sum() == (1 + config.num_patches) ** 2 * config.num_attention_heads
+    assert part.relative_position_bias_table.grad.sum() == (1 + config.num_patches) ** 2 * config.num_attention_heads
 
 
 BIASES = [
@@ -234,7 +234,7 @@ def test_gradients_of_fused_and_explicit_attention(
     x = pixels(model.config)
     gradients = []
     for explicit in (False, True):
-        monkeypatch.setattr(pytorch_beit, "plain_is_faster", lambda qkv, bias, explicit=explicit: explicit)
+        monkeypatch.setattr(pytorch_beit, "plain_is_faster", lambda q, bias, explicit=explicit: explicit)
         model.zero_grad()
         model(x).pooler_output.square().sum().backward()
         gradients.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
@@ -250,7 +250,7 @@ def test_head_mask_switches_heads_off(tiny: Any) -> None:
         full = model(x).last_hidden_state
         half = model(x, head_mask=torch.tensor([1.0, 0.0])).last_hidden_state
         other = model(x, head_mask=torch.tensor([[1.0, 0.0]]), output_attentions=True)
-        model.encoder.layers[0].attn.proj.weight[:, 8:] = 0  # the second head's half of the output
+        model.encoder.layer[0].attention.output.dense.weight[:, 8:] = 0  # the second head's half of the output
         wanted = model(x).last_hidden_state
     assert not torch.allclose(full, half)
     torch.testing.assert_close(half, wanted, rtol=1e-5, atol=1e-5)
@@ -333,7 +333,7 @@ def test_kept_bias_survives_inference_mode(tiny: Any) -> None:
     x = pixels(model.config)
     with torch.inference_mode():
         first = model(x).last_hidden_state
-    assert model.encoder.relative_position.biases.kept is not None
+    assert model.encoder.relative_position_bias.biases.kept is not None
     model.train()(x).last_hidden_state.sum().backward()
     model.eval()
     with torch.no_grad():
@@ -343,9 +343,9 @@ def test_kept_bias_survives_inference_mode(tiny: Any) -> None:
 def test_bias_is_kept_when_not_training(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = loud(BeitModel(tiny()))
     built = []
-    build_ = pytorch_beit.BeitRelativePosition.build
+    build_ = pytorch_beit.BeitRelativePositionBias.build
     monkeypatch.setattr(
-        pytorch_beit.BeitRelativePosition,
+        pytorch_beit.BeitRelativePositionBias,
         "build",
         lambda self, grid, dtype=None: built.append(1) or build_(self, grid, dtype),
     )
@@ -368,8 +368,8 @@ def test_copies_and_pickles_are_independent(tiny: Any) -> None:
             twins.append(torch.load(buffer, weights_only=False))
             for twin in twins:
                 torch.testing.assert_close(twin(x).last_hidden_state, wanted)
-                twin.encoder.relative_position.table.add_(1.0)
-                twin.encoder.relative_position.table[3:].mul_(-2)
+                twin.encoder.relative_position_bias.relative_position_bias_table.add_(1.0)
+                twin.encoder.relative_position_bias.relative_position_bias_table[3:].mul_(-2)
                 assert not torch.allclose(twin(x).last_hidden_state, wanted)
             torch.testing.assert_close(model(x).last_hidden_state, wanted)
 
@@ -432,7 +432,7 @@ def test_mask_keeps_position(tiny: Any, keeps: bool) -> None:
         tokens = model.embeddings(pixels(config, 1), everything)[0, 1:]
     wanted = model.embeddings.mask_token[0].detach().expand(16, -1)
     if keeps:
-        wanted = wanted + model.embeddings.position[0, 1:].detach()
+        wanted = wanted + model.embeddings.position_embeddings[0, 1:].detach()
     torch.testing.assert_close(tokens, wanted)
 
 
@@ -441,9 +441,9 @@ def test_absolute_positions_fit_other_sizes(tiny: Any) -> None:
     model = loud(BeitModel(config))
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 16, 24)).last_hidden_state.shape == (1, 25, 16)
-        model.embeddings.position[:, 1:] = 3.0  # flat stays flat
+        model.embeddings.position_embeddings[:, 1:] = 3.0  # flat stays flat
         tokens = model.embeddings(torch.zeros(1, 3, 16, 24))[0, 1:]
-        torch.testing.assert_close(tokens, (model.embeddings.patch.bias + 3.0).expand(24, -1))
+        torch.testing.assert_close(tokens, (model.embeddings.patch_embeddings.projection.bias + 3.0).expand(24, -1))
 
 
 @pytest.mark.filterwarnings("ignore")  # what the compiler warns of is not ours
@@ -515,19 +515,23 @@ def test_other_precisions_are_near(tiny: Any, kind: str, how: str) -> None:
 @pytest.mark.parametrize("scale", [0, 0.1])
 def test_layer_is_its_formula(tiny: Any, scale: float) -> None:
     model = loud(BeitModel(tiny(layer_scale_init_value=scale)))
-    layer = model.encoder.layers[1]
+    layer = model.encoder.layer[1]
     x = torch.randn(2, 17, 16)
     with torch.no_grad():
-        bias = model.encoder.relative_position()
+        bias = model.encoder.relative_position_bias()
         got, _ = layer(x, PositionBias(model.config.grid, total=bias), AttentionOptions())
-        q_bias = torch.cat((layer.attn.q_bias, torch.zeros(16), layer.attn.v_bias))
-        q, k, v = (layer.norm1(x) @ layer.attn.qkv.weight.T + q_bias).view(2, 17, 3, 2, 8).unbind(2)
+        q_bias = torch.cat(
+            (layer.attention.attention.query.bias, torch.zeros(16), layer.attention.attention.value.bias)
+        )
+        q, k, v = (
+            (layer.layernorm_before(x) @ layer.attention.attention.qkv.weight.T + q_bias).view(2, 17, 3, 2, 8).unbind(2)
+        )
         scores = torch.einsum("bqhd,bkhd->bhqk", q, k) / math.sqrt(8) + bias
         y = torch.einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(2, 17, 16)
-        y = layer.attn.proj(y)
-        after = x + (y if scale == 0 else layer.gamma1 * y)
-        y = layer.mlp.fc2(F.gelu(layer.mlp.fc1(layer.norm2(after))))
-        wanted = after + (y if scale == 0 else layer.gamma2 * y)
+        y = layer.attention.output.dense(y)
+        after = x + (y if scale == 0 else layer.lambda_1 * y)
+        y = layer.output.dense(F.gelu(layer.intermediate.dense(layer.layernorm_after(after))))
+        wanted = after + (y if scale == 0 else layer.lambda_2 * y)
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
@@ -536,9 +540,9 @@ def test_drop_path_drops_whole_samples(tiny: Any, scale: float) -> None:
     torch.manual_seed(0)
     config = tiny(num_hidden_layers=3, drop_path_rate=0.4, layer_scale_init_value=scale)
     model = loud(BeitModel(config)).train()
-    assert [layer.drop_path for layer in model.encoder.layers] == pytest.approx([0.0, 0.2, 0.4])
-    layer = model.encoder.layers[2]
-    x, branch, gamma = torch.zeros(4000, 2, 16), torch.ones(4000, 2, 16), layer.gamma1
+    assert [layer.drop_path for layer in model.encoder.layer] == pytest.approx([0.0, 0.2, 0.4])
+    layer = model.encoder.layer[2]
+    x, branch, gamma = torch.zeros(4000, 2, 16), torch.ones(4000, 2, 16), layer.lambda_1
     if gamma is not None:
         gamma.data.fill_(1.0)
     out = layer._add(x, branch, gamma).detach()
@@ -548,7 +552,7 @@ def test_drop_path_drops_whole_samples(tiny: Any, scale: float) -> None:
     assert dropped == pytest.approx(0.4, abs=0.04)
     torch.testing.assert_close(out.mean(), torch.tensor(1.0), atol=0.07, rtol=0)  # the expectation stays
     torch.testing.assert_close(out.max(), torch.tensor(1 / 0.6))
-    first = model.encoder.layers[0]
+    first = model.encoder.layer[0]
     assert (first._add(x, branch, None) == 1).all()
     layer.eval()
     assert (layer._add(x, branch, None) == 1).all()
@@ -556,7 +560,7 @@ def test_drop_path_drops_whole_samples(tiny: Any, scale: float) -> None:
 
 def test_depth_one_has_no_drop_path(tiny: Any) -> None:
     model = BeitModel(tiny(num_hidden_layers=1, drop_path_rate=0.5))
-    assert model.encoder.layers[0].drop_path == 0
+    assert model.encoder.layer[0].drop_path == 0
 
 
 def test_training_is_random_and_evaluation_is_not(tiny: Any) -> None:
@@ -581,10 +585,10 @@ def test_attention_dropout_keeps_the_mean(tiny: Any) -> None:
     torch.manual_seed(0)
     model = loud(BeitModel(tiny(attention_probs_dropout_prob=0.5, num_hidden_layers=1, drop_path_rate=0.0)))
     x = pixels(model.config, 1)
-    attention = model.encoder.layers[0].attn
+    attention = model.encoder.layer[0].attention
     with torch.no_grad():
         y = torch.randn(1, 17, 16).expand(3000, -1, -1)
-        bias = PositionBias(model.config.grid, total=model.encoder.relative_position())
+        bias = PositionBias(model.config.grid, total=model.encoder.relative_position_bias())
         wanted = attention(y[:1], bias, AttentionOptions())[0]
         attention.train()
         for weights_too in (False, True):
@@ -742,14 +746,14 @@ def test_initialisation_schemes(tiny: Any) -> None:
     )
     model = BeitForImageClassification(config)
     state = dict(model.named_parameters())
-    first, second = (state[f"beit.encoder.layers.{i}.mlp.fc2.weight"] for i in (0, 1))
-    plain = state["beit.encoder.layers.1.mlp.fc1.weight"]
+    first, second = (state[f"beit.encoder.layer.{i}.output.dense.weight"] for i in (0, 1))
+    plain = state["beit.encoder.layer.1.intermediate.dense.weight"]
     assert plain.abs().max() <= 0.05
     cut = 0.05 * 0.5396  # of a normal cut at one standard deviation
     assert plain.std().item() == pytest.approx(cut, rel=0.05)
     assert first.std().item() == pytest.approx(cut / math.sqrt(2), rel=0.05)
     assert second.std().item() == pytest.approx(cut / 2, rel=0.05)
-    assert state["beit.encoder.layers.1.attn.proj.weight"].std().item() == pytest.approx(cut / 2, rel=0.08)
+    assert state["beit.encoder.layer.1.attention.output.dense.weight"].std().item() == pytest.approx(cut / 2, rel=0.08)
     assert state["classifier.weight"].abs().max() <= 0.05 * 0.001
     assert state["beit.embeddings.cls_token"].abs().max() > 0
     model.init_weights("reference")
@@ -759,13 +763,13 @@ def test_initialisation_schemes(tiny: Any) -> None:
     for scheme in ("reference", "paper"):
         model.init_weights(scheme)
         for name, value in state.items():
-            if name.endswith(("gamma1", "gamma2")):
+            if name.endswith(("lambda_1", "lambda_2")):
                 assert (value == 0.3).all(), name
             elif name.endswith(("bias", "table")):
                 assert (value == 0).all(), name
             elif "norm" in name:
                 assert (value == 1).all(), name
-            elif name.endswith(("token", "position")):
+            elif name.endswith(("token", "position_embeddings")):
                 assert (value == 0).all() == (scheme == "reference"), name
             else:
                 assert value.std() > 0, name

@@ -140,9 +140,9 @@ def test_heads_come_and_go(tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureF
     assert classifier.classifier.weight.shape == (7, 16)
     assert classifier.classifier.weight.abs().max() > 0
     assert (classifier.beit.pooler.layernorm.weight == 1).all()
-    table = pretrained.beit.encoder.relative_position.table
-    for layer in classifier.beit.encoder.layers:
-        torch.testing.assert_close(layer.attn.relative_position.table, table)
+    table = pretrained.beit.encoder.relative_position_bias.relative_position_bias_table
+    for layer in classifier.beit.encoder.layer:
+        torch.testing.assert_close(layer.attention.attention.relative_position_bias.relative_position_bias_table, table)
     caplog.clear()
     with caplog.at_level(logging.INFO, "beit"):
         body = BeitModel.from_pretrained(tmp_path, add_pooling_layer=False)
@@ -155,7 +155,7 @@ def test_heads_come_and_go(tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureF
 
 def test_shared_table_means_the_same_in_each_layer(tmp_path: Path, tiny: Any) -> None:
     shared = BeitModel(tiny())
-    torch.nn.init.normal_(shared.encoder.relative_position.table)
+    torch.nn.init.normal_(shared.encoder.relative_position_bias.relative_position_bias_table)
     shared.eval().save_pretrained(tmp_path)
     own = BeitModel.from_pretrained(tmp_path, use_shared_relative_position_bias=False, use_relative_position_bias=True)
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_mismatched_sizes(saved: Any) -> None:
     assert model.load_report.needs_training
     assert model.config.id2label[4] == "LABEL_4"
     torch.testing.assert_close(
-        model.beit.encoder.layers[0].mlp.fc1.weight, saved[0].beit.encoder.layers[0].mlp.fc1.weight
+        model.beit.encoder.layer[0].intermediate.dense.weight, saved[0].beit.encoder.layer[0].intermediate.dense.weight
     )
 
 
@@ -261,5 +261,5 @@ def test_properties(tiny: Any) -> None:
     assert model.num_parameters() == embeddings + layer + 52 * 2 + 16
     assert model.device.type == "cpu"
     assert model.dtype == torch.float32
-    assert model.get_input_embeddings().weight.shape == (8, 3, 4, 4)
+    assert model.get_input_embeddings().projection.weight.shape == (8, 3, 4, 4)
     assert model.load_report is None

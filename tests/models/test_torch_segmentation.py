@@ -166,7 +166,7 @@ def test_another_depth_than_the_files_has_another_last_stage(tmp_path: Path) -> 
 def test_layers_that_nobody_reads_are_not_computed() -> None:
     model = loud(BeitForSemanticSegmentation(small(out_indices=[1, 2, 3, 4])))  # layers 0, 1, 2, 3 of 4
     ran = []
-    for number, layer in enumerate(model.beit.encoder.layers, 1):
+    for number, layer in enumerate(model.beit.encoder.layer, 1):
         layer.register_forward_hook(lambda *_, number=number: ran.append(number))
     model(pixels(model.config))
     assert ran == [1, 2, 3]
@@ -458,7 +458,7 @@ def test_gradient_checkpointing_changes_nothing() -> None:
             model.gradient_checkpointing_enable()
         loss = model(pixels(model.config), labels=maps(model.config)).loss
         loss.backward()
-        results.append((loss, model.beit.encoder.relative_position.table.grad))
+        results.append((loss, model.beit.encoder.relative_position_bias.relative_position_bias_table.grad))
     torch.testing.assert_close(*results)
 
 

@@ -28,22 +28,27 @@ def test_what_decays():
     model = BeitForMaskedImageModeling(small_config())
     free = {name for name, parameter in model.named_parameters() if not decays(name, parameter.ndim)}
     layer = {
-        *(f"norm{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")),
-        *("attn.q_bias", "attn.v_bias", "attn.proj.bias", "mlp.fc1.bias", "mlp.fc2.bias", "gamma1", "gamma2"),
+        *(f"layernorm_{place}.{kind}" for place in ("before", "after") for kind in ("weight", "bias")),
+        *("attention.attention.query.bias", "attention.attention.value.bias", "attention.output.dense.bias"),
+        *("intermediate.dense.bias", "output.dense.bias", "lambda_1", "lambda_2"),
     }
     assert free == {
         "beit.embeddings.cls_token",
-        "beit.embeddings.position",
-        "beit.embeddings.patch.bias",
-        *(f"beit.encoder.layers.{i}.{name}" for i in (0, 1) for name in layer),
+        "beit.embeddings.position_embeddings",
+        "beit.embeddings.patch_embeddings.projection.bias",
+        *(f"beit.encoder.layer.{i}.{name}" for i in (0, 1) for name in layer),
         *("layernorm.weight", "layernorm.bias", "lm_head.bias"),
     }
     decayed = {name for name, _ in model.named_parameters()} - free
-    assert {"beit.embeddings.mask_token", "beit.encoder.relative_position.table", "lm_head.weight"} <= decayed
+    assert {
+        "beit.embeddings.mask_token",
+        "beit.encoder.relative_position_bias.relative_position_bias_table",
+        "lm_head.weight",
+    } <= decayed
     own = BeitForImageClassification(
         small_config(use_shared_relative_position_bias=False, use_relative_position_bias=True)
     )
-    name = "beit.encoder.layers.1.attn.relative_position.table"
+    name = "beit.encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table"
     assert decays(name, own.get_parameter(name).ndim)
 
     found = by_name(model, parameter_groups(model, 0.05))
@@ -58,23 +63,26 @@ def test_layer_wise_rates_by_hand():
     for model in (BeitForMaskedImageModeling(config), BeitForImageClassification(config)):
         found = by_name(model, parameter_groups(model, 0.05, layer_decay=0.5, depth=4))
         for name, group in found.items():
-            if ".layers." in name:
-                expected = {"0": 1 / 16, "1": 1 / 8, "2": 1 / 4, "3": 1 / 2}[name.split(".layers.")[1][0]]
+            if ".layer." in name:
+                expected = {"0": 1 / 16, "1": 1 / 8, "2": 1 / 4, "3": 1 / 2}[name.split(".layer.")[1][0]]
             elif ".embeddings." in name:
                 expected = 1 / 32
             else:
                 expected = 1.0
             assert group["scale"] == expected, name
-    assert found["beit.encoder.relative_position.table"]["scale"] == 1.0
+    assert found["beit.encoder.relative_position_bias.relative_position_bias_table"]["scale"] == 1.0
     assert found["beit.pooler.layernorm.weight"]["scale"] == 1.0
     assert found["classifier.weight"]["scale"] == 1.0
 
 
 def test_layer_numbers_of_deep_models():
     assert layer_number("beit.embeddings.cls_token", 24) == 0
-    assert layer_number("beit.encoder.layers.0.gamma1", 24) == 1
-    assert layer_number("beit.encoder.layers.23.attn.proj.weight", 24) == 24
-    assert layer_number("beit.encoder.layers.1.attn.relative_position.table", 24) == 2
+    assert layer_number("beit.encoder.layer.0.lambda_1", 24) == 1
+    assert layer_number("beit.encoder.layer.23.attention.output.dense.weight", 24) == 24
+    assert (
+        layer_number("beit.encoder.layer.1.attention.attention.relative_position_bias.relative_position_bias_table", 24)
+        == 2
+    )
     assert layer_number("classifier.weight", 24) == 25
 
 

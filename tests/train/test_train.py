@@ -215,21 +215,24 @@ def test_pretraining_learns_more_than_the_commonest_token(tmp_path, parts):
 
     # What has been learned about relative positions goes into every layer of a classifier.
     pretrained = BeitForMaskedImageModeling.from_pretrained(parts["output"])
-    table = pretrained.beit.encoder.relative_position.table
+    table = pretrained.beit.encoder.relative_position_bias.relative_position_bias_table
     assert float(table.detach().abs().max()) > 0.01
     settings = FinetuneSettings(images=tmp_path, output=tmp_path / "tuned", model=str(parts["output"]))
     start = open_start(settings)
     config = classifier_config(settings, start, ["a", "b", "c"])
     model = torch_finetune.model(Run(Alone(), settings), start, config)
-    assert model.beit.encoder.relative_position is None
+    assert model.beit.encoder.relative_position_bias is None
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.drop_path_rate == 0.1
-    tables = [layer.attn.relative_position.table for layer in model.beit.encoder.layers]
+    tables = [
+        layer.attention.attention.relative_position_bias.relative_position_bias_table
+        for layer in model.beit.encoder.layer
+    ]
     assert len(tables) == 2
     assert all(torch.equal(own, table) for own in tables)
     assert len({own.data_ptr() for own in tables}) == 2  # copies, which then learn on their own
-    layers = zip(model.beit.encoder.layers, pretrained.beit.encoder.layers, strict=True)
-    assert all(torch.equal(a.mlp.fc1.weight, b.mlp.fc1.weight) for a, b in layers)
+    layers = zip(model.beit.encoder.layer, pretrained.beit.encoder.layer, strict=True)
+    assert all(torch.equal(a.intermediate.dense.weight, b.intermediate.dense.weight) for a, b in layers)
 
 
 def test_a_run_in_bfloat16(tmp_path, parts):

@@ -215,14 +215,22 @@ def test_starting_from_every_kind_of_model(tmp_path, parts):
     images = {"images": parts["images"], "output": tmp_path / "x"}
     start = BeitForMaskedImageModeling.from_pretrained(parts["model"])
     with torch.no_grad():
-        start.beit.encoder.relative_position.table.normal_()
+        start.beit.encoder.relative_position_bias.relative_position_bias_table.normal_()
     start.save_pretrained(parts["model"])
     model = segmenter(SegmentSettings(**images, model=parts["model"]), NAMES)
-    layers = model.beit.encoder.layers
-    assert all(torch.equal(x.attn.relative_position.table, start.beit.encoder.relative_position.table) for x in layers)
-    assert len({x.attn.relative_position.table.data_ptr() for x in layers}) == 4
+    layers = model.beit.encoder.layer
+    assert all(
+        torch.equal(
+            x.attention.attention.relative_position_bias.relative_position_bias_table,
+            start.beit.encoder.relative_position_bias.relative_position_bias_table,
+        )
+        for x in layers
+    )
+    assert (
+        len({x.attention.attention.relative_position_bias.relative_position_bias_table.data_ptr() for x in layers}) == 4
+    )
     assert not model.config.use_mask_token
-    assert torch.equal(layers[3].mlp.fc1.weight, start.beit.encoder.layers[3].mlp.fc1.weight)
+    assert torch.equal(layers[3].intermediate.dense.weight, start.beit.encoder.layer[3].intermediate.dense.weight)
 
     # The Hub's models name layers for a head that they do not have.
     tuned = save_classifier(tmp_path / "tuned", num_hidden_layers=4, out_indices=[1, 2, 3, 4])

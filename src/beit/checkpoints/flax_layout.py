@@ -1,6 +1,6 @@
 """How Flax names and lays out parameters: trees of our models and of the reference's ↔ named arrays. Numpy only.
 
-    parameter (PyTorch's name)                   our Flax tree
+    name in dialects/short.py                    our Flax tree
     beit.encoder.layers.3.attn.qkv.weight        params/beit/encoder/layers_3/attn/qkv/kernel   (3C, C) → (C, 3, C)
     beit.encoder.layers.3.mlp.fc1.weight         params/beit/encoder/layers_3/mlp/fc1/kernel    (out, in) → (in, out)
     beit.encoder.layers.3.norm1.weight           params/beit/encoder/layers_3/norm1/scale
@@ -8,8 +8,9 @@
     fpn1.0.weight (transposed convolution)       params/fpn1_0/kernel                           (in, out, 2, 2) → (2, 2, in, out)
     decode_head.bottleneck.bn.running_mean       batch_stats/decode_head/bottleneck/bn/mean
 
-This is a rule, not a list; `names.py` translates from here to the names on disk. The reference's Flax tree has the names of hf
-with slashes for dots, `kernel` and `scale` for `weight`, and matrices and convolutions laid out as above.
+This is a rule, not a list; `names.from_short` and `to_short` lead from here to parameter names, which are those of hf. The
+reference's Flax tree has the names of hf with slashes for dots, `kernel` and `scale` for `weight`, and matrices and
+convolutions laid out as above.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from beit.checkpoints import names
 from beit.core.errors import CheckpointError
 
 Tree = dict[str, Any]
@@ -34,7 +36,7 @@ _UPSAMPLES = re.compile(r"fpn(1\.[03]|2\.0)\.weight$")
 def to_tree(state_dict: Mapping[str, np.ndarray]) -> Tree:
     """Parameter name → array, as `{"params": …}` of our Flax models, with `"batch_stats"` if there are any."""
     tree: Tree = {"params": {}}
-    for name, array in state_dict.items():
+    for name, array in names.to_short(state_dict).items():
         if not name.endswith(_COUNTER):
             path, value = _to_leaf(name, array)
             _set(tree, path, value)
@@ -49,11 +51,14 @@ def from_tree(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
         state_dict[name] = _from_leaf(name, path[-1], np.asarray(array))
         if name.endswith("running_var"):
             state_dict[name.removesuffix("running_var") + _COUNTER] = np.zeros((), np.int64)
-    return state_dict
+    return names.from_short(state_dict)
 
 
 def name_of(path: tuple[str, ...]) -> str:
-    """`("params", "beit", "encoder", "layers_3", "norm1", "scale")` → `beit.encoder.layers.3.norm1.weight`."""
+    """The name in `dialects/short.py` of a leaf.
+
+    `("params", "beit", "encoder", "layers_3", "norm1", "scale")` → `beit.encoder.layers.3.norm1.weight`.
+    """
     collection, *modules, leaf = path
     if collection == "batch_stats":
         last = next(torch for torch, flax in _STATISTICS.items() if flax == leaf)
@@ -63,7 +68,7 @@ def name_of(path: tuple[str, ...]) -> str:
 
 
 def shape_of(name: str, leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that the parameter `name` has in PyTorch's layout, from the `shape` of its leaf in the tree."""
+    """The shape that the tensor `name` has in PyTorch's layout, from the `shape` of its leaf in the tree."""
     return _from_leaf(name, leaf, np.broadcast_to(np.float32(0), shape)).shape
 
 

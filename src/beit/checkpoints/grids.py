@@ -13,8 +13,8 @@ from beit.core.errors import ConfigError
 
 Grid = tuple[int, int]
 Tensors = Mapping[str, np.ndarray]
-POSITIONS = "beit.embeddings.position"
-TABLE = ".relative_position.table"  # what the names of relative-position tables end with
+POSITIONS = "beit.embeddings.position_embeddings"
+TABLE = ".relative_position_bias.relative_position_bias_table"  # what the names of relative-position tables end with
 _DEFAULTS = {"image_size": 224, "patch_size": 16}  # of `BeitConfig`, for a config.json that leaves them out
 
 

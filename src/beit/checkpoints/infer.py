@@ -23,8 +23,8 @@ Tensors = Mapping[str, np.ndarray]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _MODEL_TYPES = ("beit", "data2vec-vision")  # the second is the reference's name for BEiT's network trained by data2vec
-_LAYER = re.compile(r"beit\.encoder\.layers\.(\d+)\.")
-_FIRST = "beit.encoder.layers.0."
+_LAYER = re.compile(r"beit\.encoder\.layer\.(\d+)\.")
+_FIRST = "beit.encoder.layer.0."
 
 
 class Guess(NamedTuple):
@@ -95,7 +95,7 @@ def settings_of(
             values[name] = value
             guesses.append(Guess(name, value, why))
 
-    width, channels, *patch = _shape(state_dict, "beit.embeddings.patch.weight", 4, source)
+    width, channels, *patch = _shape(state_dict, "beit.embeddings.patch_embeddings.projection.weight", 4, source)
     depth = _depth(state_dict, source)
     values: dict[str, Any] = {
         "architectures": [architecture_of(state_dict)],
@@ -103,10 +103,10 @@ def settings_of(
         "num_channels": channels,
         "patch_size": patch[0] if patch[0] == patch[1] else tuple(patch),
         "num_hidden_layers": depth,
-        "intermediate_size": _shape(state_dict, _FIRST + "mlp.fc1.weight", 2, source)[0],
+        "intermediate_size": _shape(state_dict, _FIRST + "intermediate.dense.weight", 2, source)[0],
         "use_mask_token": "beit.embeddings.mask_token" in state_dict,
         "use_absolute_position_embeddings": grids.POSITIONS in state_dict,
-        "use_relative_position_bias": f"{_FIRST}attn{grids.TABLE}" in state_dict,
+        "use_relative_position_bias": f"{_FIRST}attention.attention{grids.TABLE}" in state_dict,
         "use_shared_relative_position_bias": f"beit.encoder{grids.TABLE}" in state_dict,
         "use_mean_pooling": "beit.layernorm.weight" not in state_dict,
     }
@@ -118,7 +118,7 @@ def settings_of(
     _heads(values, state_dict, source, given, guess)
     _image_size(values, state_dict, disk, source, given, guess)
 
-    if f"{_FIRST}gamma1" in state_dict:
+    if f"{_FIRST}lambda_1" in state_dict:
         start = 1e-5 if depth > 12 else 0.1
         why = f"the scales are learned; the authors initialise them with {start:g} at this depth"
         guess("layer_scale_init_value", start, why)

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from beit.checkpoints.grids import POSITIONS, TABLE, Grid
-from beit.checkpoints.names import SEGMENTATION, disk_names, prefixed
+from beit.checkpoints.names import SEGMENTATION, prefixed
 from beit.core import geometry, resampling
 from beit.core.errors import CheckpointError
 
 Shape = tuple[int, ...]
-_SHARED_TABLE = "beit.encoder.relative_position.table"
-_OWN_TABLE = re.compile(r"beit\.encoder\.layers\.\d+\.attn\.relative_position\.table$")
+_SHARED_TABLE = "beit.encoder" + TABLE
+_OWN_TABLE = re.compile(r"beit\.encoder\.layer\.\d+\.attention\.attention" + re.escape(TABLE) + "$")
 _BATCHES = "num_batches_tracked"  # of PyTorch's batch norms; nothing here reads it, and older files lack it
 
 
@@ -82,7 +82,7 @@ def match_weights(
         CheckpointError: the file is of another architecture or incomplete; or shapes differ.
     """
     rest = dict(state_dict)  # what is taken is removed; in the end these are the unused ones
-    if not any(name.startswith("beit.encoder.layers.") for name in rest):
+    if not any(name.startswith("beit.encoder.layer.") for name in rest):
         example = ", ".join([*rest, *left_over][:3]) or "none at all"
         raise CheckpointError(f"This is no BEiT checkpoint: none of its tensors is a BEiT layer (it has {example}, …).")
     prefix = "" if any(name.startswith("beit.") for name in wanted) else "beit."
@@ -201,7 +201,7 @@ def _by_module(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _module(name: str) -> str:
-    """The module of a parameter by its name on disk, which users know; a segmentation head is one module.
+    """The module of a parameter; a segmentation head is one module.
 
     `beit.pooler.layernorm.weight` → `pooler.layernorm`.
     """
@@ -209,5 +209,5 @@ def _module(name: str) -> str:
         return "final layernorm"
     if SEGMENTATION.match(name):
         return name.partition(".")[0]
-    disk = disk_names(name)[0].removeprefix("beit.")
-    return disk if disk.endswith("_token") else disk.rpartition(".")[0]
+    short = name.removeprefix("beit.")
+    return short if short.endswith("_token") else short.rpartition(".")[0]

@@ -1,12 +1,12 @@
 """Names on disk ↔ names of our parameters, both ways, on numpy arrays. The tables are in `dialects/`, one file per project.
 
-    parameter                                hf                                                               unilm
-    beit.encoder.layers.3.attn.qkv.weight    beit.encoder.layer.3.attention.attention.{query,key,value}.weight  blocks.3.attn.qkv.weight
-    beit.encoder.layers.3.norm1.bias         beit.encoder.layer.3.layernorm_before.bias                         blocks.3.norm1.bias
+    parameter, and name in hf                                                 unilm
+    beit.encoder.layer.3.attention.attention.{query,key,value}.weight         blocks.3.attn.qkv.weight
+    beit.encoder.layer.3.layernorm_before.bias                                blocks.3.norm1.bias
 
-Parameter names are short, and query, key and value are one matrix: one matrix product instead of three. Where the disk has
-several tensors, we stack them along axis 0. `BeitModel` itself has no `beit.` prefix, nor has its folder; models with heads
-have it in both places. Here a parameter name always has it.
+Our names are those of transformers, so that scripts find the layers that they name. Where a project has one tensor for
+several parameters, it is split along axis 0 (a view, without a copy). `BeitModel` itself has no `beit.` prefix, nor has its
+folder; models with heads have it in both places. Here a parameter name always has it.
 
 Files wrap names further (`module.`, `data2vec_vision.`, …): `dialects.recognise` removes that first.
 """
@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from beit.checkpoints.dialects import DIALECTS
-from beit.checkpoints.dialects.dialect import Dialect
+from beit.checkpoints.dialects.dialect import Dialect, Place
 from beit.core.errors import CheckpointError
 
 # The segmentation heads keep transformers' names, and have no prefix in any model.
@@ -37,18 +37,17 @@ def to_state_dict(disk: Mapping[str, np.ndarray], dialect: str = "hf") -> tuple[
 
     Returns:
         Parameter name, with the `beit.` prefix → array; and the names on disk that the table does not have. Arrays are not
-        copied, except those that are stacked.
+        copied; parts of one tensor are views.
 
     Raises:
-        CheckpointError: of several tensors that make one parameter, some are missing or have other shapes; or a tensor is
-            not of floating-point numbers.
+        CheckpointError: a tensor of several parameters has rows that cannot be divided among them; or a tensor is not of
+            floating-point numbers.
     """
     table = DIALECTS[dialect]
     bare = table.prefix_optional and is_bare(disk)
     # The authors and OpenMMLab call the encoder's last norm and the norm of the head for tokens alike. Such a tensor is the
     # head's where there is that head, as in transformers, else the encoder's.
     which = -1 if any(name.startswith(table.token_head) for name in disk) else 0
-    parts: dict[str, dict[int, np.ndarray]] = {}
     state_dict: dict[str, np.ndarray] = {}
     unknown: list[str] = []
     for name, array in disk.items():
@@ -68,26 +67,20 @@ def to_state_dict(disk: Mapping[str, np.ndarray], dialect: str = "hf") -> tuple[
         if key not in table.by_disk:
             unknown.append(name)
             continue
-        ours, part = table.by_disk[key][which]
-        parts.setdefault(ours.replace("{i}", number), {})[part] = array
-    for name, arrays in parts.items():
-        state_dict[name] = _stacked(name, arrays, disk_names(name, dialect))
+        ours = [parameter.replace("{i}", number) for parameter in table.by_disk[key][which]]
+        state_dict.update(zip(ours, _parts(name, array, len(ours)), strict=True))
     return state_dict, unknown
 
 
-def _stacked(name: str, arrays: Mapping[int, np.ndarray], names: tuple[str, ...]) -> np.ndarray:
-    """One parameter from the tensors on disk that make it up, by their places in `names`."""
-    missing = [disk for part, disk in enumerate(names) if part not in arrays]
-    if missing:
-        raise CheckpointError(f"{name} cannot be built: the file lacks {', '.join(missing)}. It is incomplete.")
-    ordered = [arrays[part] for part in range(len(names))]
-    if len(ordered) == 1:
-        return ordered[0]
-    try:
-        return np.concatenate(ordered)
-    except ValueError as error:
-        shapes = ", ".join(str(array.shape) for array in ordered)
-        raise CheckpointError(f"{name} cannot be built: its parts have shapes {shapes}.") from error
+def _parts(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
+    """The `count` parameters in one tensor on disk."""
+    if count == 1:
+        return [array]
+    if array.ndim == 0 or len(array) % count:
+        raise CheckpointError(
+            f"{name} has the shape {array.shape}; wanted {count} matrices, one below the other. It is damaged."
+        )
+    return np.split(array, count)
 
 
 def to_disk(state_dict: Mapping[str, np.ndarray], dialect: str = "hf") -> dict[str, np.ndarray]:
@@ -96,41 +89,72 @@ def to_disk(state_dict: Mapping[str, np.ndarray], dialect: str = "hf") -> dict[s
     A bare model has names without prefix in hf.
 
     Raises:
-        CheckpointError: a name is not in the table, or two tensors have the same name on disk (two last norms).
+        CheckpointError: a name is not in the table, two tensors have the same name on disk (two last norms), or a parameter
+            is missing of several that are one tensor on disk.
     """
     table = DIALECTS[dialect]
     prefix = "beit." if is_bare(state_dict) else ""
     disk: dict[str, np.ndarray] = {}
-    for name, array in state_dict.items():
-        targets = disk_names(prefixed(name, prefix), dialect)
-        pieces = [array] if len(targets) == 1 else np.split(array, len(targets))
-        for target, piece in zip(targets, pieces, strict=True):
-            if prefix and table.prefix_optional:
-                target = target.removeprefix(table.prefix)
-            if target in disk:
-                raise CheckpointError(
-                    f"This model has two norms at its end, and the {dialect} layout has one name for both ({target}). "
-                    "Convert it to hf or flax."
-                )
-            disk[target] = piece
+    for name in state_dict:
+        full = prefixed(name, prefix)
+        place = place_of(full, dialect)
+        target = place.disk.removeprefix(table.prefix) if prefix and table.prefix_optional else place.disk
+        if len(place.parameters) > 1 and target in disk:
+            continue  # it was written with the first of them
+        if target in disk:
+            raise CheckpointError(
+                f"This model has two norms at its end, and the {dialect} layout has one name for both ({target}). "
+                "Convert it to hf or flax."
+            )
+        parts = [other.removeprefix(prefix) for other in place.parameters] if len(place.parameters) > 1 else [name]
+        missing = [part for part in parts if part not in state_dict]
+        if missing:
+            raise CheckpointError(f"{target} cannot be built: {', '.join(missing)} is missing.")
+        disk[target] = state_dict[name] if len(parts) == 1 else np.concatenate([state_dict[part] for part in parts])
     return disk
 
 
-def disk_names(name: str, dialect: str = "hf") -> tuple[str, ...]:
-    """The names on disk of one parameter, given with the `beit.` prefix.
+def place_of(name: str, dialect: str = "hf") -> Place:
+    """Where a parameter, given with the `beit.` prefix, is on disk.
 
     Raises:
         CheckpointError: the dialect's table has no such parameter.
     """
     table = DIALECTS[dialect]
     if SEGMENTATION.match(name):
-        return (_segmentation_name(name, table, ours=False),)
+        return Place(_segmentation_name(name, table, ours=False), 0, (name,))
     key, number = _lookup_key(name)
     if key not in table.rows:
         raise CheckpointError(
             f"{name} has no name on disk; add it to the table in beit/checkpoints/dialects/{dialect}.py."
         )
-    return tuple(disk.replace("{i}", number) for disk in table.rows[key])
+    place = table.rows[key]
+    return Place(
+        place.disk.replace("{i}", number), place.part, tuple(one.replace("{i}", number) for one in place.parameters)
+    )
+
+
+def from_short(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The names of `dialects/short.py` → parameter names; a bare model has no prefix in both."""
+    bare = is_bare(state_dict)
+    found, unknown = to_state_dict(state_dict, "short")
+    if unknown:
+        raise CheckpointError(f"{unknown[0]} is no parameter of a BeitModel or its heads.")
+    return {name.removeprefix("beit.") if bare else name: array for name, array in found.items()}
+
+
+def to_short(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The exact inverse of `from_short`."""
+    return to_disk(state_dict, "short")
+
+
+def from_short_name(name: str) -> str:
+    """The parameter, the first if there are several, of a name in `dialects/short.py`; a name that it lacks stays as it is."""
+    for full in (name, f"beit.{name}"):
+        key, number = _lookup_key(full)
+        if key in DIALECTS["short"].by_disk:
+            return DIALECTS["short"].by_disk[key][0][0].replace("{i}", number)
+    return name
 
 
 def is_bare(names: Iterable[str]) -> bool:

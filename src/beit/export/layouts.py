@@ -76,7 +76,7 @@ def _write_folder(
     folder: Path, to: str, state_dict: Tensors, config: BeitConfig, pixels: Mapping[str, Any] | None, architecture: str
 ) -> None:
     bare = architecture in ("BeitModel", "BeitBackbone")
-    disk = names.to_disk({name.removeprefix("beit.") if bare else name: array for name, array in state_dict.items()})
+    disk = {name.removeprefix("beit.") if bare else name: array for name, array in state_dict.items()}
     if to == "flax":
         write_msgpack(folder / hub.MSGPACK, disk)
         remove_other_weights(folder, hub.MSGPACK)

@@ -43,8 +43,9 @@ class Start(NamedTuple):
     scale: float = 1.0
 
 
+_TABLE = "relative_position_bias.relative_position_bias_table"
 ZERO, ONE = Start("constant", 0.0), Start("constant", 1.0)
-_IN_A_LAYER = re.compile(r"layers\.(\d+)\.(.+)")
+_IN_A_LAYER = re.compile(r"\blayer\.(\d+)\.(.+)")
 
 
 class Row(NamedTuple):
@@ -104,7 +105,7 @@ class Starts:
             if more[2] in rows:
                 return getattr(rows[more[2]], self.scheme)
         last = name.rpartition(".")[2]
-        if last.endswith("bias") or last in ("table", "running_mean", "num_batches_tracked"):
+        if last.endswith("bias") or last in ("relative_position_bias_table", "running_mean", "num_batches_tracked"):
             return ZERO
         if last == "running_var" or (last == "weight" and ndim == 1):
             return ONE
@@ -123,14 +124,14 @@ def _table(config: BeitConfig, architecture: str = "") -> list[Row]:
         "Backbone", "ForMaskedImageModeling", "ForImageClassification", "ForSemanticSegmentation"))
     pools = classifies or architecture == "BeitModel"
     return [
-        #   name                                     shape                              paper   reference  exists
-        Row("beit.embeddings.cls_token",             (1, 1, width),                     cut,    ZERO),
-        Row("beit.embeddings.mask_token",            (1, 1, width),                     cut,    ZERO,      config.use_mask_token),
-        Row("beit.embeddings.position",              (1, 1 + config.num_patches, width), cut,   ZERO,      config.use_absolute_position_embeddings),
-        Row("beit.embeddings.patch.weight",          (width, config.num_channels, *geometry.pair(config.patch_size)), cut, normal),
-        Row("beit.embeddings.patch.bias",            (width,),                          ZERO,   ZERO),
-        Row("beit.encoder.relative_position.table",  (distances, heads),                ZERO,   ZERO,      config.use_shared_relative_position_bias),
-        *(row for i in range(config.num_hidden_layers) for row in _layer(config, i, f"beit.encoder.layers.{i}.")),
+        #   name                                          shape                         paper   reference  exists
+        Row("beit.embeddings.cls_token",                  (1, 1, width),                cut,    ZERO),
+        Row("beit.embeddings.mask_token",                 (1, 1, width),                cut,    ZERO,      config.use_mask_token),
+        Row("beit.embeddings.position_embeddings",        (1, 1 + config.num_patches, width), cut, ZERO,   config.use_absolute_position_embeddings),
+        Row("beit.embeddings.patch_embeddings.projection.weight", (width, config.num_channels, *geometry.pair(config.patch_size)), cut, normal),
+        Row("beit.embeddings.patch_embeddings.projection.bias", (width,),               ZERO,   ZERO),
+        Row(f"beit.encoder.{_TABLE}",                     (distances, heads),           ZERO,   ZERO,      config.use_shared_relative_position_bias),
+        *(row for i in range(config.num_hidden_layers) for row in _layer(config, i, f"beit.encoder.layer.{i}.")),
         *_norm("beit.layernorm", width,                                                                    not backbone and not config.use_mean_pooling),
         *_norm("beit.pooler.layernorm", width,                                                             pools and config.use_mean_pooling),
         *_norm("layernorm", width,                                                                         predicts),
@@ -152,20 +153,22 @@ def _layer(config: BeitConfig, i: int, name: str) -> list[Row]:
     # The stream grows by two branches a layer. Dividing them keeps its variance from growing with the depth.
     branch = cut._replace(scale=1 / math.sqrt(2 * (i + 1)))
     return [
-        *_norm(f"{name}norm1", width),
-        *_norm(f"{name}norm2", width),
-        Row(f"{name}attn.qkv.weight",                (3 * width, width),                cut,    normal),
-        Row(f"{name}attn.q_bias",                    (width,),                          ZERO,   ZERO),
-        Row(f"{name}attn.v_bias",                    (width,),                          ZERO,   ZERO),
-        Row(f"{name}attn.relative_position.table",   (distances, heads),                ZERO,   ZERO,      config.use_relative_position_bias),
-        Row(f"{name}attn.proj.weight",               (width, width),                    branch, normal),
-        Row(f"{name}attn.proj.bias",                 (width,),                          ZERO,   ZERO),
-        Row(f"{name}mlp.fc1.weight",                 (inner, width),                    cut,    normal),
-        Row(f"{name}mlp.fc1.bias",                   (inner,),                          ZERO,   ZERO),
-        Row(f"{name}mlp.fc2.weight",                 (width, inner),                    branch, normal),
-        Row(f"{name}mlp.fc2.bias",                   (width,),                          ZERO,   ZERO),
-        Row(f"{name}gamma1",                         (width,),                          scale,  scale,     config.layer_scale_init_value > 0),
-        Row(f"{name}gamma2",                         (width,),                          scale,  scale,     config.layer_scale_init_value > 0),
+        *_norm(f"{name}layernorm_before", width),
+        *_norm(f"{name}layernorm_after", width),
+        Row(f"{name}attention.attention.query.weight",    (width, width),               cut,    normal),
+        Row(f"{name}attention.attention.query.bias",      (width,),                     ZERO,   ZERO),
+        Row(f"{name}attention.attention.key.weight",      (width, width),               cut,    normal),
+        Row(f"{name}attention.attention.value.weight",    (width, width),               cut,    normal),
+        Row(f"{name}attention.attention.value.bias",      (width,),                     ZERO,   ZERO),
+        Row(f"{name}attention.attention.{_TABLE}",        (distances, heads),           ZERO,   ZERO,      config.use_relative_position_bias),
+        Row(f"{name}attention.output.dense.weight",       (width, width),               branch, normal),
+        Row(f"{name}attention.output.dense.bias",         (width,),                     ZERO,   ZERO),
+        Row(f"{name}intermediate.dense.weight",           (inner, width),               cut,    normal),
+        Row(f"{name}intermediate.dense.bias",             (inner,),                     ZERO,   ZERO),
+        Row(f"{name}output.dense.weight",                 (width, inner),               branch, normal),
+        Row(f"{name}output.dense.bias",                   (width,),                     ZERO,   ZERO),
+        Row(f"{name}lambda_1",                            (width,),                     scale,  scale,     config.layer_scale_init_value > 0),
+        Row(f"{name}lambda_2",                            (width,),                     scale,  scale,     config.layer_scale_init_value > 0),
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 
-_LAYER = re.compile(r"\blayers\.(\d+)\.")
+_LAYER = re.compile(r"\blayer\.(\d+)\.")
 
 
 def decays(name: str, ndim: int) -> bool:
@@ -21,7 +21,7 @@ def decays(name: str, ndim: int) -> bool:
         ndim: number of its axes.
     """
     # A cls token and absolute positions have more than one axis, but act like biases.
-    return ndim > 1 and not name.endswith(("cls_token", "embeddings.position", "bias"))
+    return ndim > 1 and not name.endswith(("cls_token", "position_embeddings", "bias"))
 
 
 def layer_number(name: str, depth: int) -> int:

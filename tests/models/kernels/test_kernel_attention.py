@@ -30,17 +30,16 @@ from beit.models.torch.kernels.attention import attend_head_by_head
 def test_it_is_the_plain_formula(height: int, width: int, batch: int, heads: int, with_table: bool, way: str) -> None:
     torch.manual_seed(height * 7 + width)
     tokens, dim = 1 + height * width, 4
-    qkv = torch.randn(batch, tokens, 3, heads, dim, dtype=torch.float64)
+    q, k, v = torch.randn(3, batch, tokens, heads, dim, dtype=torch.float64).transpose(2, 3)
     table = torch.randn(geometry.num_relative_distances((height, width)), heads, dtype=torch.float64)
     index = torch.from_numpy(geometry.relative_position_index((height, width)).copy())
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
     scores = q @ k.transpose(-2, -1) / math.sqrt(dim)
     if with_table:
         scores = scores + table[index].permute(2, 0, 1)
     wanted = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(choice, "_decided", {**choice.FAST, "attention": way})
-        found = attend_head_by_head(qkv, table if with_table else None, (height, width))
+        found = attend_head_by_head(q, k, v, table if with_table else None, (height, width))
     torch.testing.assert_close(found, wanted, atol=1e-12, rtol=1e-12)
 
 

@@ -125,19 +125,28 @@ def test_trials_run_and_leave_no_trace(
 def test_measuring_for_a_model_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(choice.VARIABLE, "measure")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    layer, x = linear.Linear(8, 4), torch.ones(100, 8)
+    layer, x = torch.nn.Linear(8, 4), torch.ones(100, 8)
     with torch.inference_mode():
-        layer(x)
+        linear.apply_linear(layer, x)
     assert choice._decided["linear"] in choice.WAYS["linear"]
     assert "winograd" not in choice._decided, "only what is needed is measured"
     assert choice.describe().endswith("winograd=measure,attention=measure")
+
+
+class Applied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear.apply_linear(self.layer, x)
 
 
 def test_nothing_is_measured_while_a_program_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(choice.VARIABLE, "measure")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(linear, "_trial", no_trial)
-    layer, x = linear.Linear(8, 4), torch.ones(100, 8)
+    layer, x = Applied(), torch.ones(100, 8)
     torch.export.export(layer, (x,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tracing itself

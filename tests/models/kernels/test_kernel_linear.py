@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from beit.models.torch.kernels import choice
 from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels.linear import Linear, as_convolution, linear, product
+from beit.models.torch.kernels.linear import apply_linear, as_convolution, linear, product, untouched
 
 
 @pytest.mark.parametrize("shape", [(64, 8), (3, 40, 8), (2, 5, 13, 8)])
@@ -46,23 +46,22 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_when_the_convolution_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = taken(monkeypatch)
-    layer = Linear(8, 12)
-    layer(torch.randn(2, 50, 8))
+    layer = torch.nn.Linear(8, 12)
+    apply_linear(layer, torch.randn(2, 50, 8))
     assert calls == [100]
-    layer(torch.randn(63, 8))  # too few rows
-    layer(torch.randn(0, 8))
-    layer.double()(torch.randn(100, 8, dtype=torch.float64))
+    apply_linear(layer, torch.randn(63, 8))  # too few rows
+    apply_linear(layer, torch.randn(0, 8))
+    apply_linear(layer.double(), torch.randn(100, 8, dtype=torch.float64))
     with torch.autocast("cpu", torch.bfloat16):
         assert linear(torch.randn(100, 8), torch.randn(12, 8), None).dtype == torch.bfloat16
     with torch.device("meta"):
-        assert Linear(8, 12)(torch.empty(100, 8)).shape == (100, 12)
+        assert apply_linear(torch.nn.Linear(8, 12), torch.empty(100, 8)).shape == (100, 12)
     assert calls == [100]
 
 
 def test_an_exported_layer_has_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = taken(monkeypatch)
-    layer = Linear(8, 12)
-    program = torch.export.export(layer, (torch.randn(100, 8),))
+    program = torch.export.export(Applied(), (torch.randn(100, 8),))
     assert "linear" in program.graph_module.code
     assert "conv" not in program.graph_module.code
     assert calls == []
@@ -71,7 +70,7 @@ def test_an_exported_layer_has_the_plain_product(monkeypatch: pytest.MonkeyPatch
 def test_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = taken(monkeypatch)
     monkeypatch.setattr(choice, "_decided", dict(choice.PLAIN))
-    Linear(8, 12)(torch.randn(100, 8))
+    apply_linear(torch.nn.Linear(8, 12), torch.randn(100, 8))
     product(torch.randn(100, 8), torch.randn(12, 8))
     assert calls == []
 
@@ -79,7 +78,7 @@ def test_the_machine_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_single_thread_has_the_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = taken(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    Linear(8, 12)(torch.randn(100, 8))
+    apply_linear(torch.nn.Linear(8, 12), torch.randn(100, 8))
     product(torch.randn(100, 8), torch.randn(12, 8))
     assert calls == []
 
@@ -93,3 +92,43 @@ def test_product(ways: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(product(x, weight), x @ weight.t(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(product(x, weight, bias), x @ weight.t() + bias, rtol=1e-5, atol=1e-5)
     assert calls == ([70, 70] if ways["linear"] == "conv" else [])
+
+
+class Applied(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(8, 12)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return apply_linear(self.layer, x)
+
+
+def test_a_touched_layer_is_called() -> None:
+    """By hooks, by a new `forward` as offloading gives it, by another class as adapters and quantisation do."""
+    seen: list[str] = []
+    x = torch.randn(100, 8)
+
+    class Other(torch.nn.Linear):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            seen.append("class")
+            return super().forward(input)
+
+    hooks = {
+        "after": lambda layer: layer.register_forward_hook(lambda *_: seen.append("after")),
+        "before": lambda layer: layer.register_forward_pre_hook(lambda *_: seen.append("before")),
+        "backward": lambda layer: layer.register_full_backward_hook(lambda *_: seen.append("backward")),
+        "every": lambda _: torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append("every")),
+    }
+    for name, register in hooks.items():
+        layer = torch.nn.Linear(8, 12)
+        assert untouched(layer, torch.nn.Linear)
+        handle = register(layer)
+        assert not untouched(layer, torch.nn.Linear), name
+        apply_linear(layer, x.requires_grad_()).sum().backward()
+        handle.remove()
+        assert untouched(layer, torch.nn.Linear), name
+    layer = torch.nn.Linear(8, 12)
+    layer.forward = lambda given: seen.append("forward") or given  # type: ignore[method-assign]
+    assert apply_linear(layer, x) is x
+    apply_linear(Other(8, 12), x)
+    assert seen == ["after", "before", "backward", "every", "forward", "class"]

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from beit import BeitConfig, BeitModel
 from beit.core import geometry
 from beit.core import resampling as resize
-from beit.models.torch.beit import AttentionOptions, BeitRelativePosition, attention
+from beit.models.torch.beit import AttentionOptions, BeitRelativePositionBias, attention
 from beit.models.torch.kernels.attention import fused_attention
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
 from beit.models.torch.kernels.position_tables import ROW, relative_position_index
@@ -80,31 +80,31 @@ def test_resizing_is_that_of_arrays() -> None:
 @pytest.mark.parametrize("grid", [GRID, OTHER])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_sums_are_sums(grid: tuple[int, int], gradients: bool) -> None:
-    parts = [loud(BeitRelativePosition(small())), loud(BeitRelativePosition(small()))]
+    parts = [loud(BeitRelativePositionBias(small())), loud(BeitRelativePositionBias(small()))]
     with torch.set_grad_enabled(gradients):
         nothing = PositionBias(grid)
         assert nothing.dense(torch.float32) is None
         one = nothing.plus(parts[0], torch.float32)
         both = one.plus(parts[1], torch.float32)
         found = [bias.dense(torch.float32) for bias in (one, both)]
-        wanted = [plain(parts[0].resized(grid), grid)]
-        wanted.append(wanted[0] + plain(parts[1].resized(grid), grid))
+        wanted = [plain(parts[0](grid, as_table=True), grid)]
+        wanted.append(wanted[0] + plain(parts[1](grid, as_table=True), grid))
         assert all(map(torch.equal, found, wanted))
         assert both.dense(torch.float16).dtype == torch.float16
         tables = PositionBias(grid, by_head=True).plus(parts[0], torch.float32).plus(parts[1], torch.float32)
-        assert torch.equal(tables.total, parts[0].resized(grid) + parts[1].resized(grid))
+        assert torch.equal(tables.total, parts[0](grid, as_table=True) + parts[1](grid, as_table=True))
         with pytest.raises(AssertionError):
             tables.dense(torch.float32)
 
 
 @pytest.mark.parametrize("by_head", [True, False])
 def test_fused_attention_is_the_plain_formula(by_head: bool) -> None:
-    part = loud(BeitRelativePosition(small()))
-    qkv = torch.randn(2, 13, 3, 2, 8)
+    part = loud(BeitRelativePositionBias(small()))
+    q, k, v = torch.randn(3, 2, 13, 2, 8).transpose(2, 3)
     with torch.no_grad():
-        wanted, weights = attention(qkv, PositionBias(GRID).plus(part, torch.float32))
+        wanted, weights = attention(q, k, v, PositionBias(GRID).plus(part, torch.float32))
         bias = PositionBias(GRID, by_head).plus(part, torch.float32)
-        torch.testing.assert_close(fused_attention(qkv, bias, 0.0), wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(fused_attention(q, k, v, bias, 0.0), wanted, atol=1e-5, rtol=1e-5)
     assert wanted.shape == (2, 13, 16)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 13))
 
@@ -155,14 +155,14 @@ def test_the_type_of_products() -> None:
 @pytest.mark.parametrize("changes", BIASES)
 def test_the_shared_bias_is_built_once(changes: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     model, built = loud(BeitModel(small(**changes))), []
-    build = BeitRelativePosition.build
+    build = BeitRelativePositionBias.build
     monkeypatch.setattr(
-        BeitRelativePosition, "build", lambda self, grid, dtype=None: built.append(self) or build(self, grid, dtype)
+        BeitRelativePositionBias, "build", lambda self, grid, dtype=None: built.append(self) or build(self, grid, dtype)
     )
     model.train().gradient_checkpointing_enable()
     model(torch.randn(1, 3, 12, 16)).last_hidden_state.sum().backward()
     shared, own = changes["use_shared_relative_position_bias"], changes["use_relative_position_bias"]
-    assert built.count(model.encoder.relative_position) == shared
+    assert built.count(model.encoder.relative_position_bias) == shared
     assert len(built) == shared + 4 * own  # those of layers are built again in the backward pass
 
 

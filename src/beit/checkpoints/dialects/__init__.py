@@ -3,6 +3,7 @@
     transformers   [beit.|data2vec_vision.]encoder.layer.0.attention.attention.query.weight
     unilm, timm    [module.|backbone.|…]blocks.0.attn.qkv.weight
     OpenMMLab      [module.|backbone.]layers.0.attn.qkv.weight, with layers.0.ln1.weight
+    beit 0.1       [beit.]encoder.layers.0.attn.qkv.weight, which it had in memory
 
 A new dialect is one file here, like `openmmlab.py`, and one entry in `DIALECTS`.
 """
@@ -15,12 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from beit.checkpoints.dialects import hf, openmmlab, unilm
+from beit.checkpoints.dialects import hf, openmmlab, short, unilm
 from beit.checkpoints.dialects.dialect import Dialect
 from beit.core.errors import CheckpointError
 
 # The first whose sign is found is taken.
-DIALECTS: dict[str, Dialect] = {module.DIALECT.name: module.DIALECT for module in (hf, unilm, openmmlab)}
+DIALECTS: dict[str, Dialect] = {module.DIALECT.name: module.DIALECT for module in (hf, unilm, openmmlab, short)}
 
 # How projects call the encoder within a larger model.
 _ENCODER = re.compile(r"(beit|data2vec_vision|backbone|encoder)\.$")

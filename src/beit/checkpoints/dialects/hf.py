@@ -1,4 +1,4 @@
-"""transformers 4.37.2, unchanged in 5.x. We write these names, so that users of transformers can read our folders."""
+"""transformers 4.37.2, unchanged in 5.x: the names that our PyTorch models have and that we write."""
 
 from beit.checkpoints.dialects.dialect import Dialect
 
@@ -11,29 +11,31 @@ DIALECT = Dialect(
     encoder="beit.encoder.",
     layer="layer.{i}.",
     table="""
-        beit.embeddings.cls_token             beit.embeddings.cls_token
-        beit.embeddings.mask_token            beit.embeddings.mask_token
-        beit.embeddings.position              beit.embeddings.position_embeddings
-        beit.embeddings.patch.*               beit.embeddings.patch_embeddings.projection.*
-        beit.encoder.relative_position.table  beit.encoder.relative_position_bias.relative_position_bias_table
-        beit.layernorm.*                      beit.layernorm.*
-        beit.pooler.layernorm.*               beit.pooler.layernorm.*
-        layernorm.*                           layernorm.*
-        lm_head.*                             lm_head.*
-        classifier.*                          classifier.*
+        beit.embeddings.cls_token
+        beit.embeddings.mask_token
+        beit.embeddings.position_embeddings
+        beit.embeddings.patch_embeddings.projection.*
+        beit.encoder.relative_position_bias.relative_position_bias_table
+        beit.layernorm.*
+        beit.pooler.layernorm.*
+        layernorm.*
+        lm_head.*
+        classifier.*
     """,
     layer_table="""
-        norm1.*                       layernorm_before.*
-        norm2.*                       layernorm_after.*
-        attn.qkv.weight               attention.attention.query.weight,attention.attention.key.weight,attention.attention.value.weight
-        attn.q_bias                   attention.attention.query.bias
-        attn.v_bias                   attention.attention.value.bias
-        attn.relative_position.table  attention.attention.relative_position_bias.relative_position_bias_table
-        attn.proj.*                   attention.output.dense.*
-        mlp.fc1.*                     intermediate.dense.*
-        mlp.fc2.*                     output.dense.*
-        gamma1                        lambda_1
-        gamma2                        lambda_2
+        layernorm_before.*
+        layernorm_after.*
+        attention.attention.query.weight
+        attention.attention.key.weight
+        attention.attention.value.weight
+        attention.attention.query.bias
+        attention.attention.value.bias
+        attention.attention.relative_position_bias.relative_position_bias_table
+        attention.output.dense.*
+        intermediate.dense.*
+        output.dense.*
+        lambda_1
+        lambda_2
     """,
     layer_norm_eps=1e-12,
     mask_keeps_position=False,

@@ -30,34 +30,34 @@ def _pack(tensors: dict[str, Any], segments: bool, classes: tuple[str, ...]) -> 
 DIALECT = Dialect(
     name="openmmlab",
     project="OpenMMLab (mmpretrain, mmsegmentation)",
-    sign=r"layers\.\d+\.attn\.q_bias",
+    sign=r"(?<!encoder\.)layers\.\d+\.attn\.q_bias",
     prefix="backbone.",
     encoder="backbone.layers.",
     layer="{i}.",
     table="""
-        beit.embeddings.cls_token             backbone.cls_token
-        beit.embeddings.mask_token            backbone.mask_token
-        beit.embeddings.position              backbone.pos_embed
-        beit.embeddings.patch.*               backbone.patch_embed.projection.*
-        beit.encoder.relative_position.table  backbone.rel_pos_bias.relative_position_bias_table
-        beit.layernorm.*                      backbone.ln1.*
-        beit.pooler.layernorm.*               backbone.ln2.*
-        layernorm.*                           backbone.ln1.*
-        lm_head.*                             head.cls_head.*
-        classifier.*                          head.fc.*
+        backbone.cls_token                                  beit.embeddings.cls_token
+        backbone.mask_token                                 beit.embeddings.mask_token
+        backbone.pos_embed                                  beit.embeddings.position_embeddings
+        backbone.patch_embed.projection.*                   beit.embeddings.patch_embeddings.projection.*
+        backbone.rel_pos_bias.relative_position_bias_table  beit.encoder.relative_position_bias.relative_position_bias_table
+        backbone.ln1.*                                      beit.layernorm.*
+        backbone.ln2.*                                      beit.pooler.layernorm.*
+        backbone.ln1.*                                      layernorm.*
+        head.cls_head.*                                     lm_head.*
+        head.fc.*                                           classifier.*
     """,
     layer_table="""
-        norm1.*                       ln1.*
-        norm2.*                       ln2.*
-        attn.qkv.weight               attn.qkv.weight
-        attn.q_bias                   attn.q_bias
-        attn.v_bias                   attn.v_bias
-        attn.relative_position.table  attn.relative_position_bias_table
-        attn.proj.*                   attn.proj.*
-        mlp.fc1.*                     ffn.layers.0.0.*
-        mlp.fc2.*                     ffn.layers.1.*
-        gamma1                        gamma_1
-        gamma2                        gamma_2
+        ln1.*                              layernorm_before.*
+        ln2.*                              layernorm_after.*
+        attn.qkv.weight                    attention.attention.{query,key,value}.weight
+        attn.q_bias                        attention.attention.query.bias
+        attn.v_bias                        attention.attention.value.bias
+        attn.relative_position_bias_table  attention.attention.relative_position_bias.relative_position_bias_table
+        attn.proj.*                        attention.output.dense.*
+        ffn.layers.0.0.*                   intermediate.dense.*
+        ffn.layers.1.*                     output.dense.*
+        gamma_1                            lambda_1
+        gamma_2                            lambda_2
     """,
     segmentation=(
         ("head.classifier.", "head.conv_seg."),

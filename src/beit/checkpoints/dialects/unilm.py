@@ -25,29 +25,29 @@ DIALECT = Dialect(
     encoder="blocks.",
     layer="{i}.",
     table="""
-        beit.embeddings.cls_token             cls_token
-        beit.embeddings.mask_token            mask_token
-        beit.embeddings.position              pos_embed
-        beit.embeddings.patch.*               patch_embed.proj.*
-        beit.encoder.relative_position.table  rel_pos_bias.relative_position_bias_table
-        beit.layernorm.*                      norm.*
-        beit.pooler.layernorm.*               fc_norm.*
-        layernorm.*                           norm.*
-        lm_head.*                             lm_head.*
-        classifier.*                          head.*
+        cls_token                                  beit.embeddings.cls_token
+        mask_token                                 beit.embeddings.mask_token
+        pos_embed                                  beit.embeddings.position_embeddings
+        patch_embed.proj.*                         beit.embeddings.patch_embeddings.projection.*
+        rel_pos_bias.relative_position_bias_table  beit.encoder.relative_position_bias.relative_position_bias_table
+        norm.*                                     beit.layernorm.*
+        fc_norm.*                                  beit.pooler.layernorm.*
+        norm.*                                     layernorm.*
+        lm_head.*                                  lm_head.*
+        head.*                                     classifier.*
     """,
     layer_table="""
-        norm1.*                       norm1.*
-        norm2.*                       norm2.*
-        attn.qkv.weight               attn.qkv.weight
-        attn.q_bias                   attn.q_bias
-        attn.v_bias                   attn.v_bias
-        attn.relative_position.table  attn.relative_position_bias_table
-        attn.proj.*                   attn.proj.*
-        mlp.fc1.*                     mlp.fc1.*
-        mlp.fc2.*                     mlp.fc2.*
-        gamma1                        gamma_1
-        gamma2                        gamma_2
+        norm1.*                            layernorm_before.*
+        norm2.*                            layernorm_after.*
+        attn.qkv.weight                    attention.attention.{query,key,value}.weight
+        attn.q_bias                        attention.attention.query.bias
+        attn.v_bias                        attention.attention.value.bias
+        attn.relative_position_bias_table  attention.attention.relative_position_bias.relative_position_bias_table
+        attn.proj.*                        attention.output.dense.*
+        mlp.fc1.*                          intermediate.dense.*
+        mlp.fc2.*                          output.dense.*
+        gamma_1                            lambda_1
+        gamma_2                            lambda_2
     """,
     segmentation=(("head.classifier.", "head.conv_seg."),),
     pack=_pack,

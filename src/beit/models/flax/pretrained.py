@@ -25,8 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv
 
-from beit.checkpoints import Checkpoint, Source, flax_layout, hub
-from beit.checkpoints import names as weights
+from beit.checkpoints import Checkpoint, Source, flax_layout, hub, names
 from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.msgpack import write_msgpack
 from beit.checkpoints.write_weights import as_bytes, remove_other_weights, write_weights
@@ -158,7 +157,7 @@ class FlaxPretrained:
         starts = Starts(self.config, scheme)
         for path, leaf in flax_layout.flatten(self._variables(self._shapes())):
             name = flax_layout.name_of(path)
-            start = starts(name, len(flax_layout.shape_of(name, path[-1], leaf.shape)))
+            start = starts(names.from_short_name(name), len(flax_layout.shape_of(name, path[-1], leaf.shape)))
             value = kept.get(path)
             if value is None:
                 value = _drawn(start, jax.random.fold_in(rng, zlib.crc32(name.encode())), leaf.shape)
@@ -359,12 +358,14 @@ class FlaxPretrained:
         Raises:
             CheckpointError: the tensors are of another architecture, incomplete, or of other shapes.
         """
-        wanted = {}
+        outline = {}
         for path, leaf in flax_layout.flatten(self._variables(self._shapes())):
             name = flax_layout.name_of(path)
-            wanted[name] = flax_layout.shape_of(name, path[-1], leaf.shape)
+            shape = flax_layout.shape_of(name, path[-1], leaf.shape)
+            outline[name] = np.broadcast_to(np.float32(0), shape)  # takes no memory
             if name.endswith("running_var"):
-                wanted[name.removesuffix("running_var") + "num_batches_tracked"] = ()
+                outline[name.removesuffix("running_var") + "num_batches_tracked"] = np.zeros((), np.int64)
+        wanted = {name: array.shape for name, array in names.from_short(outline).items()}
         found, self.load_report = match_weights(
             state_dict,
             wanted,
@@ -377,14 +378,14 @@ class FlaxPretrained:
         return self.init_weights(jax.random.key(self.seed), params=tree)
 
     def disk_tensors(self, params: Params = None) -> dict[str, np.ndarray]:
-        """All parameters and statistics by their names in hf, as arrays; bfloat16 becomes float32, which is exact."""
+        """All parameters and statistics by their names in the PyTorch model, as arrays; bfloat16 becomes float32, which is exact."""
 
         def as_numpy(leaf: Any) -> np.ndarray:
             array = np.asarray(leaf)
             return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
         tree = self._variables(_plain(self.params if params is None else params))
-        return weights.to_disk(flax_layout.from_tree(jax.tree.map(as_numpy, tree)))
+        return flax_layout.from_tree(jax.tree.map(as_numpy, tree))
 
     def save_pretrained(
         self,

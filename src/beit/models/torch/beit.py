@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +29,15 @@ from beit.models.torch import inputs
 from beit.models.torch.initialization import initialize
 
 # All faster ways are plugged in here. Each gives the numbers of a formula below, and tests/models/kernels holds it to that:
-# `activated` is `activation(layer(x))`, `linear` and `Linear` are `F.linear` and `nn.Linear`, `fused_attention` is
-# `attention`, `gather` is `table[index]`.
+# `apply_linear` is `layer(x)`, `activated` is `activation(layer(x))`, `fused_attention` is `attention`, `gather` is `table[index]`.
 from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
-from beit.models.torch.kernels.linear import Linear, linear
+from beit.models.torch.kernels.linear import apply_linear, untouched
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
 from beit.models.torch.kernels.position_tables import Grid, relative_position_index
 from beit.models.torch.pretrained import PretrainedModule
+from beit.models.torch.qkv import QKV
+from beit.models.torch.renamed import Renamed
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
@@ -46,28 +47,49 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+class BeitPatchEmbeddings(nn.Module):
+    """Pixels → patches, by a convolution whose stride is the patch."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        patch = geometry.pair(config.patch_size)
+        self.projection = nn.Conv2d(config.num_channels, config.hidden_size, patch, stride=patch)
+        self.pad_to_patch = config.pad_to_patch
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Grid]:
+        """`(B, channels, H, W)` → `(B, N, C)`, and the grid of patches `(h, w)`, N = h·w."""
+        x = self.projection(self._whole_patches(pixel_values).to(self.projection.weight.dtype))
+        return x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3])
+
+    def _whole_patches(self, pixel_values: Tensor) -> Tensor:
+        """With `BeitConfig.pad_to_patch`, zeros below and on the right up to the next whole patch."""
+        height, width = self.projection.kernel_size
+        below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
+        if not self.pad_to_patch or below == right == 0:
+            return pixel_values
+        return F.pad(pixel_values, (0, right, 0, below))
+
+
 class BeitEmbeddings(nn.Module):
-    """Pixels → tokens: patches by a strided convolution, mask token, absolute positions, cls token."""
+    """Pixels → tokens: patches, mask token, absolute positions, cls token."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         self.config = config
-        width, patch = config.hidden_size, geometry.pair(config.patch_size)
-        self.patch = nn.Conv2d(config.num_channels, width, patch, stride=patch)
+        width = config.hidden_size
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.mask_token = nn.Parameter(torch.empty(1, 1, width)) if config.use_mask_token else None
-        self.position = (
+        self.position_embeddings = (
             nn.Parameter(torch.empty(1, 1 + config.num_patches, width))
             if config.use_absolute_position_embeddings
             else None
         )
+        self.patch_embeddings = BeitPatchEmbeddings(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values: Tensor, mask: Tensor | None = None) -> Tensor:
         """`pixel_values (B, channels, H, W)`, `mask (B, N)` bool → `(B, 1+N, C)`."""
-        x = self.patch(self._whole_patches(pixel_values).to(self.patch.weight.dtype))
-        grid = x.shape[2], x.shape[3]
-        x = x.flatten(2).transpose(1, 2)  # (B, N, C)
+        x, grid = self.patch_embeddings(pixel_values)
         positions = self._positions(grid)
         # Before the positions are added or after: this decides whether a masked patch knows where it is. See
         # BeitConfig.mask_keeps_position.
@@ -80,28 +102,21 @@ class BeitEmbeddings(nn.Module):
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
         return self.dropout(torch.cat((cls.expand(x.shape[0], -1, -1).to(x.dtype), x), dim=1))
 
-    def _whole_patches(self, pixel_values: Tensor) -> Tensor:
-        """With `BeitConfig.pad_to_patch`, zeros below and on the right up to the next whole patch."""
-        height, width = self.patch.kernel_size
-        below, right = -pixel_values.shape[2] % height, -pixel_values.shape[3] % width
-        if not self.config.pad_to_patch or below == right == 0:
-            return pixel_values
-        return F.pad(pixel_values, (0, right, 0, below))
-
     def _swap_in_mask_token(self, x: Tensor, mask: Tensor) -> Tensor:
         assert self.mask_token is not None  # BeitModel has refused a mask without it
         return torch.where(mask.unsqueeze(-1), self.mask_token.to(x.dtype), x)
 
-    def _positions(self, grid: tuple[int, int]) -> Tensor | None:
+    def _positions(self, grid: Grid) -> Tensor | None:
         """`(1, 1+N, C)`, resized bicubically for images of another size than the configured one; None for none."""
-        if self.position is None or grid == self.config.grid:
-            return self.position
-        patches = self.position[:, 1:].unflatten(1, self.config.grid).permute(0, 3, 1, 2)
+        positions = self.position_embeddings
+        if positions is None or grid == self.config.grid:
+            return positions
+        patches = positions[:, 1:].unflatten(1, self.config.grid).permute(0, 3, 1, 2)
         patches = F.interpolate(patches, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
-        return torch.cat((self.position[:, :1], patches), dim=1)
+        return torch.cat((positions[:, :1], patches), dim=1)
 
 
-class BeitRelativePosition(nn.Module):
+class BeitRelativePositionBias(nn.Module):
     """A learned bias for each head and each displacement between two patches (BEiT, section 2.1; as in T5 and Swin).
 
         bias[head, i, j] = table[index[i, j], head]
@@ -116,30 +131,45 @@ class BeitRelativePosition(nn.Module):
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         self.grid = config.grid
-        self.table = nn.Parameter(torch.empty(geometry.num_relative_distances(self.grid), config.num_attention_heads))
+        rows = geometry.num_relative_distances(self.grid)
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, config.num_attention_heads))
         self.register_buffer("index", torch.empty(0), persistent=False)
         self.reset_buffers()
         self.biases = KeptBiases()
 
     def reset_buffers(self) -> None:
         """Compute the index again, on the table's device: a model that is loaded is first built without numbers."""
-        self.index = relative_position_index(self.grid, torch.device("cpu")).to(self.table.device)
+        device = self.relative_position_bias_table.device
+        self.index = relative_position_index(self.grid, torch.device("cpu")).to(device)
 
-    def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None) -> Tensor:
-        """`(1, heads, 1+N, 1+N)` in `dtype` for images of `grid` patches; by default the table's and the configured ones."""
+    def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None, as_table: bool = False) -> Tensor:
+        """The bias for images of `grid` patches.
+
+        Args:
+            grid: `(h, w)`, N = h·w; by default the configured one.
+            dtype: of the bias; by default the table's.
+            as_table: return the table for this grid instead, for kernels that read it.
+
+        Returns:
+            `(1, heads, 1+N, 1+N)`; with `as_table`, `((2h-1)(2w-1)+3, heads)` in the table's own type.
+        """
+        table = self.relative_position_bias_table
         grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
-        if self.biases.applies(self.table):
-            return self.biases.get(self.table, grid, self.build).to(dtype or self.table.dtype)
+        if as_table:
+            return self._resized(grid)
+        if self.biases.applies(table):
+            return self.biases.get(table, grid, self.build).to(dtype or table.dtype)
         return self.build(grid, dtype)
 
     def build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
         """As `forward`, computed anew."""
-        index = self.index if grid == self.grid else relative_position_index(grid, self.table.device)
-        return gather(self.resized(grid), index, dtype)
+        device = self.relative_position_bias_table.device
+        index = self.index if grid == self.grid else relative_position_index(grid, device)
+        return gather(self._resized(grid), index, dtype)
 
-    def resized(self, grid: Grid | None) -> Tensor:
-        """The table for images of `grid` patches, `((2h-1)(2w-1)+3, heads)`; by default the configured ones."""
-        return self.table if grid is None or grid == self.grid else resize_table(self.table, self.grid, grid)
+    def _resized(self, grid: Grid) -> Tensor:
+        table = self.relative_position_bias_table
+        return table if grid == self.grid else resize_table(table, self.grid, grid)
 
 
 class AttentionOptions(NamedTuple):
@@ -164,12 +194,14 @@ class AttentionOptions(NamedTuple):
 
 
 def attention(
-    qkv: Tensor, bias: PositionBias, dropout: float = 0.0, head_mask: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, bias: PositionBias, dropout: float = 0.0, head_mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The plain formula: softmax(q·kᵀ/√D + bias)·v.
 
     Args:
-        qkv: `(B, T, 3, heads, D)`.
+        q: `(B, heads, T, D)`, as are `k` and `v`.
+        k: keys.
+        v: values.
         bias: added to the scores.
         dropout: probability by which weights are dropped.
         head_mask: `(1, heads, 1, 1)`, factors of the weights.
@@ -177,8 +209,8 @@ def attention(
     Returns:
         `(B, T, heads·D)`, and the weights `(B, heads, T, T)`.
     """
-    # Each (B, heads, T, D). One copy here saves each of the products below one of its own.
-    q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()
+    # One copy of each saves the products below copies of their own.
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     scores = (q * (1 / math.sqrt(q.shape[-1]))) @ k.transpose(-2, -1)
     dense = bias.dense(q.dtype)
     if dense is not None:
@@ -190,91 +222,144 @@ def attention(
     return y.transpose(1, 2).flatten(2), weights
 
 
-class BeitAttention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value; the key has no bias, as in the paper's code."""
+class BeitSelfAttention(nn.Module):
+    """Multi-head self-attention up to its output matrix; the key has no bias, as in the paper's code."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
         width = config.hidden_size
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.qkv = Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.empty(width))
-        self.v_bias = nn.Parameter(torch.empty(width))
-        self.relative_position = BeitRelativePosition(config) if config.use_relative_position_bias else None
-        self.proj = Linear(width, width)
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.qkv = QKV(self)
+        self.relative_position_bias = BeitRelativePositionBias(config) if config.use_relative_position_bias else None
 
     def forward(self, x: Tensor, bias: PositionBias, options: AttentionOptions) -> tuple[Tensor, Tensor | None]:
         """`x (B, T, C)`, the bias of all layers → `(B, T, C)` and, if asked for, weights `(B, heads, T, T)`."""
-        batch, tokens, width = x.shape
-        qkv_bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
-        qkv = linear(x, self.qkv.weight, qkv_bias).view(batch, tokens, 3, self.heads, width // self.heads)
-        if self.relative_position is not None:
-            bias = bias.plus(self.relative_position, qkv.dtype)
+        q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in self._project(x))
+        if self.relative_position_bias is not None:
+            bias = bias.plus(self.relative_position_bias, q.dtype)
         dropout = self.dropout if self.training else 0.0
-        if options.plain or plain_is_faster(qkv, bias):
-            y, weights = attention(qkv, bias, dropout, options.head_mask)
+        if options.plain or plain_is_faster(q, bias):
+            y, weights = attention(q, k, v, bias, dropout, options.head_mask)
         else:
-            y, weights = fused_attention(qkv, bias, dropout), None
-        return self.proj(y), weights if options.need_weights else None
+            y, weights = fused_attention(q, k, v, bias, dropout), None
+        return y, weights if options.need_weights else None
+
+    def _project(self, x: Tensor) -> Sequence[Tensor]:
+        """Query, key and value, each `(B, T, C)`."""
+        if untouched(self.qkv, QKV):
+            return [apply_linear(layer, x) for layer in (self.query, self.key, self.value)]
+        return self.qkv(x).chunk(3, dim=-1)
 
 
-class BeitMLP(nn.Module):
-    """Two linear maps with an activation between."""
+class BeitSelfOutput(nn.Module):
+    """The matrix that mixes the heads."""
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.act = config.hidden_act if callable(config.hidden_act) else ACTIVATIONS[config.hidden_act]
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(activated(self.fc1, x, self.act))
+        return self.dropout(apply_linear(self.dense, x))
 
 
-class BeitLayer(nn.Module):
-    """Pre-norm transformer layer: x + γ₁·attention(norm(x)), then x + γ₂·MLP(norm(x)), with stochastic depth."""
+class BeitAttention(nn.Module):
+    """Multi-head self-attention."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.attention = BeitSelfAttention(config)
+        self.output = BeitSelfOutput(config)
+
+    def forward(self, x: Tensor, bias: PositionBias, options: AttentionOptions) -> tuple[Tensor, Tensor | None]:
+        """As `BeitSelfAttention`."""
+        y, weights = self.attention(x, bias, options)
+        return self.output(y), weights
+
+
+class BeitIntermediate(nn.Module):
+    """The first half of the MLP: a linear map to the inner width, and the activation."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.intermediate_act_fn = config.hidden_act if callable(config.hidden_act) else ACTIVATIONS[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return activated(self.dense, x, self.intermediate_act_fn)
+
+
+class BeitOutput(nn.Module):
+    """The second half of the MLP: a linear map back to the width of the encoder."""
+
+    def __init__(self, config: BeitConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(apply_linear(self.dense, x))
+
+
+class BeitLayer(Renamed):
+    """Pre-norm transformer layer: x + λ₁·attention(norm(x)), then x + λ₂·MLP(norm(x)), with stochastic depth."""
+
+    renamed: ClassVar = {
+        "attn": "attention.attention",
+        "norm1": "layernorm_before",
+        "norm2": "layernorm_after",
+        "gamma1": "lambda_1",
+        "gamma2": "lambda_2",
+    }
 
     def __init__(self, config: BeitConfig, drop_path: float) -> None:
         super().__init__()
         width, eps = config.hidden_size, config.layer_norm_eps
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attn = BeitAttention(config)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = BeitMLP(config)
+        self.layernorm_before = nn.LayerNorm(width, eps=eps)
+        self.attention = BeitAttention(config)
+        self.layernorm_after = nn.LayerNorm(width, eps=eps)
+        self.intermediate = BeitIntermediate(config)
+        self.output = BeitOutput(config)
         scaled = config.layer_scale_init_value > 0
-        self.gamma1 = nn.Parameter(torch.empty(width)) if scaled else None
-        self.gamma2 = nn.Parameter(torch.empty(width)) if scaled else None
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.lambda_1 = nn.Parameter(torch.empty(width)) if scaled else None
+        self.lambda_2 = nn.Parameter(torch.empty(width)) if scaled else None
         self.drop_path = drop_path
 
     def forward(self, x: Tensor, bias: PositionBias, options: AttentionOptions) -> tuple[Tensor, Tensor | None]:
-        """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `BeitAttention`."""
-        y, weights = self.attn(self.norm1(x), bias, options)
-        x = self._add(x, self.dropout(y), self.gamma1)
-        y = self.mlp(self.norm2(x))
-        return self._add(x, self.dropout(y), self.gamma2), weights
+        """`x (B, T, C)` → `(B, T, C)` and, if asked for, attention weights `(B, heads, T, T)`; see `BeitSelfAttention`."""
+        y, weights = self.attention(self.layernorm_before(x), bias, options)
+        x = self._add(x, y, self.lambda_1)
+        y = self.output(self.intermediate(self.layernorm_after(x)))
+        return self._add(x, y, self.lambda_2), weights
 
-    def _add(self, x: Tensor, branch: Tensor, gamma: Tensor | None) -> Tensor:
-        """x + γ·branch; in training, whole samples of the branch are dropped with probability `drop_path`."""
+    def _add(self, x: Tensor, branch: Tensor, scale: Tensor | None) -> Tensor:
+        """x + λ·branch; in training, whole samples of the branch are dropped with probability `drop_path`."""
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
             kept = torch.rand(x.shape[0], 1, 1, device=x.device) < keep
-            scale = kept.to(branch.dtype) / keep
-            branch = branch * (scale if gamma is None else scale * gamma)
+            factor = kept.to(branch.dtype) / keep
+            branch = branch * (factor if scale is None else factor * scale)
             return x + branch
-        return x + branch if gamma is None else torch.addcmul(x, branch, gamma)
+        return x + branch if scale is None else torch.addcmul(x, branch, scale)
 
 
-class BeitEncoder(nn.Module):
+class BeitEncoder(Renamed):
     """L layers; the shared relative-position bias, if there is one, is built once for all of them."""
+
+    renamed: ClassVar = {"layers": "layer", "relative_position": "relative_position_bias"}
 
     def __init__(self, config: BeitConfig) -> None:
         super().__init__()
-        self.relative_position = BeitRelativePosition(config) if config.use_shared_relative_position_bias else None
+        self.relative_position_bias = (
+            BeitRelativePositionBias(config) if config.use_shared_relative_position_bias else None
+        )
         depth = config.num_hidden_layers
         rates = [config.drop_path_rate * i / max(depth - 1, 1) for i in range(depth)]
-        self.layers = nn.ModuleList(BeitLayer(config, rate) for rate in rates)
+        self.layer = nn.ModuleList(BeitLayer(config, rate) for rate in rates)
         self.dropout = config.attention_probs_dropout_prob
         self.gradient_checkpointing = False
 
@@ -298,10 +383,10 @@ class BeitEncoder(nn.Module):
         # Long sequences on a CPU: attention goes head by head and reads the bias from its table, so it is never built.
         by_head = head_by_head(x) and not options.plain and not (self.training and self.dropout)
         bias = PositionBias(grid, by_head)
-        if self.relative_position is not None:
-            bias = bias.plus(self.relative_position, product_dtype(x))
+        if self.relative_position_bias is not None:
+            bias = bias.plus(self.relative_position_bias, product_dtype(x))
         hidden_states, attentions = [x], []
-        for i, layer in enumerate(self.layers[:depth]):
+        for i, layer in enumerate(self.layer[:depth]):
             if self.gradient_checkpointing and self.training:
                 x, weights = checkpoint(layer, x, bias, options.of_layer(i), use_reentrant=False)
             else:
@@ -399,8 +484,8 @@ class BeitModel(BeitPreTrainedModel):
         self.init_weights()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch projection."""
-        return self.embeddings.patch
+        """The embedding of patches."""
+        return self.embeddings.patch_embeddings
 
     def forward(
         self,
@@ -452,7 +537,7 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         self.beit = BeitModel(config, add_pooling_layer=False)
         # With the body's own norm there are two in a row without mean pooling; the reference has it so.
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.init_weights(only=self._head_parameters())  # the body initialised itself
 
     def forward(
@@ -486,9 +571,9 @@ class BeitForMaskedImageModeling(BeitPreTrainedModel):
         if bool_masked_pos is not None:
             mask = bool_masked_pos.to(patches.device).bool().reshape(patches.shape[:2])
         if masked_logits_only:
-            logits = masked = self.lm_head(self.layernorm(patches[mask]))
+            logits = masked = apply_linear(self.lm_head, self.layernorm(patches[mask]))
         else:
-            logits = self.lm_head(self.layernorm(patches))
+            logits = apply_linear(self.lm_head, self.layernorm(patches))
             masked = logits if mask is None or labels is None else logits[mask]
         loss = None
         if labels is not None:
@@ -510,7 +595,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         self.num_labels = config.num_labels
         self.beit = BeitModel(config, add_pooling_layer=True)
         self.classifier: nn.Module = (
-            Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
+            nn.Linear(config.hidden_size, config.num_labels) if config.num_labels > 0 else nn.Identity()
         )
         self.init_weights(only=self._head_parameters())  # the body initialised itself
 
@@ -536,7 +621,7 @@ class BeitForImageClassification(BeitPreTrainedModel):
         """
         attentions, hidden, as_dict = self._flags(output_attentions, output_hidden_states, return_dict)
         encoded = self.beit(pixel_values, None, head_mask, attentions, hidden, True)
-        logits = self.classifier(encoded.pooler_output)
+        logits = apply_linear(self.classifier, encoded.pooler_output)
         loss = None if labels is None else self._loss(logits, labels)
         output = ImageClassifierOutput(loss, logits, encoded.hidden_states, encoded.attentions)
         return output if as_dict else output.to_tuple()

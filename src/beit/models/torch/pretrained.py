@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from beit.checkpoints import Checkpoint, Source, hub, names
+from beit.checkpoints import Checkpoint, Source, hub
 from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
@@ -166,12 +166,12 @@ class PretrainedModule(nn.Module):
         self.load_report = report
 
     def disk_tensors(self) -> dict[str, np.ndarray]:
-        """All parameters and statistics by their names in hf, as arrays; bfloat16 becomes float32, which is exact."""
+        """All parameters and statistics, by name, as arrays; bfloat16 becomes float32, which is exact."""
         state = {}
         for name, value in self.state_dict().items():
             value = value.detach().cpu()
             state[name] = (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
-        return names.to_disk(state)
+        return state
 
     def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: int | str = "5GB") -> None:
         """Write config.json and model.safetensors, each atomically, with the reference's tensor names.

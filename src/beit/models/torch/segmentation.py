@@ -304,8 +304,8 @@ class BeitBackbone(BeitPreTrainedModel):
         return [self.out_feature_channels[name] for name in self.out_features]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch projection."""
-        return self.embeddings.patch
+        """The embedding of patches."""
+        return self.embeddings.patch_embeddings
 
     def forward(
         self,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from beit.checkpoints import flax_layout
+from beit.checkpoints import flax_layout, names
 from beit.train.schedule import decays, layer_scale
 
 
@@ -40,8 +40,9 @@ class AdamW:
         def group(path: tuple[Any, ...], leaf: Any) -> tuple[float, bool]:
             steps = ("params", *(str(step.key) for step in path))
             name = flax_layout.name_of(steps)
-            scale = layer_scale(name, self.depth, self.layer_decay)
-            return scale, decays(name, len(flax_layout.shape_of(name, steps[-1], leaf.shape)))
+            parameter = names.from_short_name(name)
+            scale = layer_scale(parameter, self.depth, self.layer_decay)
+            return scale, decays(parameter, len(flax_layout.shape_of(name, steps[-1], leaf.shape)))
 
         return jax.tree_util.tree_map_with_path(group, params)
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import atomic_path
 from beit.train.run import Run
+from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
 from beit.train.torch.ema import Average, local
 
@@ -259,9 +260,11 @@ class TorchEngine:
                 if self.average is not None:
                     self.average.weights = found["ema"]
             else:
-                self.optimizer.load_state_dict(read(folder / OPTIMIZER_FILE))
+                saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
+                self.optimizer.load_state_dict(saved)
                 if self.average is not None:
-                    self.average.weights = {k: v.to(self.device) for k, v in read(folder / AVERAGE_FILE).items()}
+                    averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
+                    self.average.weights = {name: value.to(self.device) for name, value in averaged.items()}
         except (ValueError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
         if self.scaler is not None and "scaler" in state:

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from beit.models.torch.kernels.linear import Linear
+from beit.models.torch.kernels.linear import apply_linear, untouched
 
 
 def activated(layer: nn.Module, x: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """`activation(layer(x))`; the layer's output is overwritten where nobody else can see it."""
-    y = layer(x)
+    y = apply_linear(layer, x)
     if activation is F.gelu and _is_ours_alone(layer, y):
         return torch.ops.aten.gelu_(y)
     return activation(y)
@@ -27,9 +27,7 @@ def activated(layer: nn.Module, x: Tensor, activation: Callable[[Tensor], Tensor
 def _is_ours_alone(layer: nn.Module, y: Tensor) -> bool:
     """Whether `y` is a new array that neither the gradient nor a hook needs: a hook may have kept it."""
     return (
-        type(layer) is Linear  # others may return their input or something that they keep
-        and not layer._forward_hooks
-        and not nn.modules.module._global_forward_hooks
+        untouched(layer, nn.Linear)  # others may return their input or something that they keep
         and not y.requires_grad
         and y.device.type == "cpu"
         and not torch.compiler.is_compiling()

@@ -41,16 +41,18 @@ def head_by_head(x: Tensor) -> bool:
     return way == "heads" or (way == "fused" and x.shape[1] >= _FEWEST_TOKENS_FUSED)
 
 
-def plain_is_faster(qkv: Tensor, bias: PositionBias) -> bool:
+def plain_is_faster(q: Tensor, bias: PositionBias) -> bool:
     """On a CPU the fused kernel has no gradient for the bias; it falls back to one slower than the plain formula."""
-    return qkv.device.type == "cpu" and not bias.by_head and bias.total is not None and bias.total.requires_grad
+    return q.device.type == "cpu" and not bias.by_head and bias.total is not None and bias.total.requires_grad
 
 
-def fused_attention(qkv: Tensor, bias: PositionBias, dropout: float) -> Tensor:
+def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: PositionBias, dropout: float) -> Tensor:
     """Attention by a fused kernel.
 
     Args:
-        qkv: `(B, T, 3, heads, D)`.
+        q: `(B, heads, T, D)`, as are `k` and `v`.
+        k: keys.
+        v: values.
         bias: with `by_head`, attention goes head by head; then `dropout` must be 0.
         dropout: probability by which attention weights are dropped.
 
@@ -58,17 +60,18 @@ def fused_attention(qkv: Tensor, bias: PositionBias, dropout: float) -> Tensor:
         `(B, T, heads·D)`.
     """
     if bias.by_head:
-        return attend_head_by_head(qkv, bias.total, bias.grid)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+        return attend_head_by_head(q, k, v, bias.total, bias.grid)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.dense(q.dtype), dropout_p=dropout)
     return y.transpose(1, 2).flatten(2)
 
 
-def attend_head_by_head(qkv: Tensor, table: Tensor | None, grid: tuple[int, int]) -> Tensor:
+def attend_head_by_head(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, grid: tuple[int, int]) -> Tensor:
     """Attention head by head: softmax(q·kᵀ/√D + bias)·v, by the plain formula or by the fused kernel.
 
     Args:
-        qkv: `(B, T, 3, heads, D)` float32, T = 1 + h·w.
+        q: `(B, heads, T, D)` float32, T = 1 + h·w, as are `k` and `v`.
+        k: keys.
+        v: values.
         table: `(rows, heads)`, the relative-position table as in `geometry.relative_position_index`, or None.
         grid: patches `(h, w)`.
 
@@ -77,16 +80,15 @@ def attend_head_by_head(qkv: Tensor, table: Tensor | None, grid: tuple[int, int]
     """
     windows = None if table is None else _windows(table, grid)
     by_head = attend_fused if chosen("attention", _trial) == "fused" else _by_formula
-    return by_head(qkv, table, windows)
+    return by_head(q, k, v, table, windows)
 
 
-def _by_formula(qkv: Tensor, table: Tensor | None, windows: Tensor | None) -> Tensor:
+def _by_formula(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, windows: Tensor | None) -> Tensor:
     """The scores of one head at a time stand in memory; see `attend_head_by_head` and, for `windows`, `_windows`."""
-    batch, tokens, _, heads, width = qkv.shape
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+    batch, heads, tokens, width = q.shape
     q = (q * (1 / math.sqrt(width))).flip(2)  # patches from last to first, then cls
     k, v = k.contiguous(), v.transpose(2, 3).contiguous()
-    y = qkv.new_empty(batch, tokens, heads, width)
+    y = q.new_empty(batch, tokens, heads, width)
     for image in range(batch):
         for head in range(heads):
             scores = product(q[image, head], k[image, head])  # (T, T)
@@ -117,10 +119,11 @@ def _trial() -> Mapping[str, Callable[[], object]]:
     """Attention of 4 heads on 1,025 tokens with a bias, by all ways."""
     grid = (32, 32)
     with torch.inference_mode(False):
-        qkv, table, bias = torch.ones(1, 1025, 3, 4, 64), torch.ones(63 * 63 + 3, 4), torch.ones(1, 4, 1025, 1025)
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        q, table, bias = torch.ones(1, 1025, 4, 64), torch.ones(63 * 63 + 3, 4), torch.ones(1, 4, 1025, 1025)
+    q = q.transpose(1, 2)  # in memory as a linear layer returns it
+    k, v = q.clone(), q.clone()
     return {
         "plain": lambda: F.scaled_dot_product_attention(q, k, v, attn_mask=bias.clone()),  # cheaper than building it
-        "heads": lambda: _by_formula(qkv, table, _windows(table, grid)),
-        "fused": lambda: attend_fused(qkv, table, _windows(table, grid)),
+        "heads": lambda: _by_formula(q, k, v, table, _windows(table, grid)),
+        "fused": lambda: attend_fused(q, k, v, table, _windows(table, grid)),
     }

@@ -21,24 +21,25 @@ from torch import Tensor
 _ALIGNED = 16  # rows of the bias begin at multiples of 16 numbers: 64 bytes, a line of the cache
 
 
-def attend_fused(qkv: Tensor, table: Tensor | None, windows: Tensor | None) -> Tensor:
+def attend_fused(q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, windows: Tensor | None) -> Tensor:
     """softmax(q·kᵀ/√D + bias)·v.
 
     Args:
-        qkv: `(B, T, 3, heads, D)`, T = 1 + h·w.
+        q: `(B, heads, T, D)`, T = 1 + h·w, as are `k` and `v`.
+        k: keys.
+        v: values.
         table: `(rows, heads)`, the relative-position table as in `geometry.relative_position_index`, or None.
         windows: `(heads, h, w, h·w)`, the bias of each query patch in reverse order on all key patches, or None.
 
     Returns:
         `(B, T, heads·D)`.
     """
-    batch, tokens, _, heads, width = qkv.shape
-    q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D)
+    batch, heads, tokens, width = q.shape
     if table is None or windows is None:
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
     q = q.flip(2)  # the order of the windows: patches from last to first, then cls
-    y = qkv.new_empty(batch, tokens, heads, width)
-    bias = qkv.new_empty(tokens, -(-tokens // _ALIGNED) * _ALIGNED)[:, :tokens]
+    y = q.new_empty(batch, tokens, heads, width)
+    bias = q.new_empty(tokens, -(-tokens // _ALIGNED) * _ALIGNED)[:, :tokens]
     patches = bias[:-1, 1:].unflatten(0, windows.shape[1:3])
     for head in range(heads):
         cls_to_patch, patch_to_cls, cls_to_cls = table[-3:, head].tolist()

@@ -17,14 +17,23 @@ So the processor decides: see `choice.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as _global
 
 from beit.models.torch.kernels.choice import chosen
 
 _FEWEST_ROWS = 64  # with fewer, laying out the weights for the convolution costs more than it saves
+
+
+def apply_linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)`; an `nn.Linear` that nobody has touched goes the faster way."""
+    if may_choose(x) and untouched(layer, nn.Linear):
+        return linear(x, layer.weight, layer.bias)
+    return layer(x)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -74,11 +83,18 @@ def may_choose(x: Tensor) -> bool:
     )
 
 
-class Linear(nn.Linear):
-    """`nn.Linear` by `linear`."""
+def untouched(layer: nn.Module, kind: type[nn.Module]) -> TypeGuard[Any]:
+    """Whether a call of `layer` does what a call of a new `kind` does, so that its formula may replace the call.
 
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    Adapters and quantisation replace a layer, offloading replaces its `forward`, and hooks want to see the call.
+    """
+    return (
+        type(layer) is kind
+        and "forward" not in layer.__dict__
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+        and not (_global._global_forward_hooks or _global._global_forward_pre_hooks)
+        and not (_global._global_backward_hooks or _global._global_backward_pre_hooks)
+    )
 
 
 def _trial() -> Mapping[str, Callable[[], object]]:

@@ -1,6 +1,6 @@
 """The relative-position bias between encoder, layers and attention: one object, built once for all layers that share it.
 
-The formula is `bias[head, i, j] = table[index[i, j], head]`; `BeitRelativePosition` holds the table. Here is what makes it
+The formula is `bias[head, i, j] = table[index[i, j], head]`; `BeitRelativePositionBias` holds the table. Here is what makes it
 fast, and exact in every number type:
 
 - `gather` lays the bias out in memory as attention kernels like to read it;
@@ -27,11 +27,11 @@ _MOST_KEPT, _MOST_KEPT_NUMBERS = 4, 1 << 22
 
 
 class RelativePosition(Protocol):
-    """What `PositionBias` asks of `BeitRelativePosition`."""
+    """What `PositionBias` asks of `BeitRelativePositionBias`."""
 
-    def __call__(self, grid: Grid | None = None, dtype: torch.dtype | None = None) -> Tensor: ...
-
-    def resized(self, grid: Grid | None) -> Tensor: ...
+    def __call__(
+        self, grid: Grid | None = None, dtype: torch.dtype | None = None, as_table: bool = False
+    ) -> Tensor: ...
 
 
 class PositionBias(NamedTuple):
@@ -51,7 +51,7 @@ class PositionBias(NamedTuple):
 
     def plus(self, part: RelativePosition, dtype: torch.dtype) -> PositionBias:
         """This bias and that of another table. Both are in `dtype`, the type of the queries."""
-        more = part.resized(self.grid) if self.by_head else part(self.grid, dtype)
+        more = part(self.grid, dtype, self.by_head)
         return PositionBias(self.grid, self.by_head, more if self.total is None else self.total + more)
 
     def dense(self, dtype: torch.dtype) -> Tensor | None:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit.models.torch.kernels import winograd
-from beit.models.torch.kernels.linear import linear
+from beit.models.torch.kernels.linear import linear, untouched
 from beit.models.torch.kernels.winograd import WinogradConv3x3
 
 _MOST_AT_ONCE = 1 << 24  # numbers in the buffer of an enlarging convolution: 64 MiB
@@ -65,7 +65,7 @@ class FoldedUperNet(nn.Module):
         """Whether this may stand in for the plain formulas of `model`.
 
         In evaluation, without gradients, on a CPU in float32 or float64, while pyramid and head are as they were built: no part
-        is of another class, has a hook or is in training.
+        is of another class, has a hook, is offloaded or is in training.
         """
         return (
             not torch.is_grad_enabled()
@@ -79,11 +79,10 @@ class FoldedUperNet(nn.Module):
             and model.decode_head.classifier.bias is not None
             and all(
                 type(part) in (*_PARTS, *self.parts)
+                and untouched(part, type(part))
                 and not part.training
                 and getattr(part, "weight", 0) is not None
                 and getattr(part, "running_var", 0) is not None
-                and not part._forward_hooks
-                and not part._forward_pre_hooks
                 for group in (model.fpn1, model.fpn2, model.decode_head)
                 for part in group.modules()
             )
