@@ -1,4 +1,4 @@
-"""What models return: dataclasses with access by attribute, key and index. Loads neither torch nor jax.
+"""What models return: dataclasses that are ordered dicts of their fields. Loads neither torch nor jax.
 
 Fields that were not asked for are None. Keys, indices and `to_tuple()` skip them, as in the reference. `Array` stands for
 `torch.Tensor` or `jax.Array`.
@@ -6,52 +6,118 @@ Fields that were not asked for are None. Keys, indices and `to_tuple()` skip the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn, Self
+
+from beit.core.errors import InputError
 
 Array = Any
 
 
 @dataclass
-class ModelOutput:
-    """Base of all outputs: a dataclass that also has `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`."""
+class ModelOutput(OrderedDict[str, Any]):
+    """Base of all outputs: a dataclass that also has `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`.
 
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields that are set."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+    It is a dict, because libraries for training (DataParallel, Accelerate, Trainer) look into dicts. Attributes and keys always
+    agree: `out["logits"] = x` is `out.logits = x`, and a field that is set to None is no key any more. Fields keep their
+    declared order; keys that are no fields, which pipelines add, follow them. Nothing is removed: `replace` makes a changed copy.
 
-    def values(self) -> tuple[Any, ...]:
-        """The fields that are set, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
+    Also made from a dict or from (key, value) pairs, as those libraries do: `type(out)({"logits": x})`.
+    """
 
-    def items(self) -> tuple[tuple[str, Any], ...]:
-        """(name, value) of the fields that are set."""
-        return tuple((name, getattr(self, name)) for name in self.keys())
+    def __post_init__(self) -> None:
+        names = [f.name for f in fields(self)]
+        if not names or any(getattr(self, name) is not None for name in names[1:]):
+            return
+        first = getattr(self, names[0])
+        if not isinstance(first, Mapping | Iterator | list | tuple):
+            return
+        pairs = list(first.items() if isinstance(first, Mapping) else first)
+        if pairs and all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+            setattr(self, names[0], None)
+            for key, value in pairs:
+                self[key] = value
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are set, in order: what `return_dict=False` returns."""
-        return self.values()
+        return tuple(self.values())
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The field `key`, or `default` where it is not set."""
-        return getattr(self, key) if key in self.keys() else default
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields, as of a `flax.struct` dataclass. Raises TypeError for an unknown field."""
+        new = self.copy()
+        for name, value in changes.items():
+            if name not in self.__dataclass_fields__ and name not in self:
+                raise TypeError(
+                    f"{type(self).__name__} has no field {name!r}; it has {', '.join(self.__dataclass_fields__)}"
+                )
+            setattr(new, name, value)
+        return new
 
-    def __getitem__(self, key: str | int | slice) -> Any:
+    def copy(self) -> Self:
+        """A copy that shares the arrays."""
+        new = _empty(type(self))
+        new.__setstate__(vars(self))
+        return new
+
+    __copy__ = copy
+
+    def __getitem__(self, key: Any) -> Any:  # a name, an index or a slice
         if not isinstance(key, str):
             return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(f"{key!r} is not set; this output has {', '.join(self.keys())}")
-        return getattr(self, key)
+        if key not in self:
+            raise KeyError(f"{key!r} is not set; this output has {', '.join(self)}")
+        return super().__getitem__(key)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"the key {key!r} is no name; set a field by its name: {', '.join(self.__dataclass_fields__)}"
+            )
+        if key not in self.__dataclass_fields__ and hasattr(type(self), key):
+            raise InputError(f"the key {key!r} would hide a method of {type(self).__name__}; choose another")
+        object.__setattr__(self, key, value)
+        self._store(key, value)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in self.__dataclass_fields__ or name in self:
+            self._store(name, value)
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def _store(self, key: str, value: Any) -> None:
+        """Make the entry `key` agree with the attribute."""
+        if value is None:
+            if key in self:
+                OrderedDict.__delitem__(self, key)
+            return
+        is_new = key not in self
+        OrderedDict.__setitem__(self, key, value)
+        if is_new and key in self.__dataclass_fields__:  # in front of the fields and keys that come after it
+            names = list(self.__dataclass_fields__)
+            later = [name for name in names[names.index(key) + 1 :] if name in self]
+            for name in (*later, *(name for name in self if name not in names)):
+                self.move_to_end(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty, (type(self),), dict(vars(self))
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            self[name] = value
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} keeps its fields: nothing is removed from it, and several are changed by "
+            "replace(logits=…), which returns a copy. For a dict of your own: dict(output)."
+        )
+
+    __delitem__ = __delattr__ = pop = popitem = clear = update = setdefault = __ior__ = _refuse
+
+
+def _empty(kind: Any) -> Any:
+    """An output without fields, to which they are given one by one."""
+    return kind.__new__(kind)
 
 
 @dataclass
