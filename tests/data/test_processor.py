@@ -828,7 +828,7 @@ def test_push_to_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert seen[-1][:2] == ("me/other", {"token": "t"})
     with pytest.warns(UserWarning, match="ignored, unknown to an upload: tags"):
         processor.push_to_hub("me/model", tags=["a"])
-    with pytest.warns(FutureWarning), pytest.raises(InputError, match="both given"):
+    with pytest.warns(FutureWarning), pytest.raises(CheckpointError, match="both given"):
         processor.push_to_hub("me/model", token="t", use_auth_token="t")
     del seen[2:]
     assert seen[0][2] == seen[1][2] == processor.to_dict()

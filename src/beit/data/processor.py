@@ -393,7 +393,7 @@ class BeitImageProcessor(ProcessorSteps):
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
         repo_id = kwargs.pop("repo_id", folder.name)
-        keywords = _upload_keywords(kwargs)
+        keywords = hub.upload_keywords(kwargs)
         write_json(folder / FILE_NAME, self.to_dict())
         if push_to_hub:
             self.push_to_hub(repo_id, **keywords)
@@ -410,27 +410,10 @@ class BeitImageProcessor(ProcessorSteps):
         Raises:
             CheckpointError: the Hub refused, or was not reached.
         """
-        keywords = _upload_keywords(kwargs)
+        keywords = hub.upload_keywords(kwargs)
         with tempfile.TemporaryDirectory() as folder:
             write_json(Path(folder) / FILE_NAME, self.to_dict())
             return hub.upload_folder(folder, repo_id, **keywords)
-
-
-_UPLOAD = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
-_FOR_WEIGHTS = ("use_temp_dir", "max_shard_size", "safe_serialization")  # without effect on one small file
-
-
-def _upload_keywords(given: dict[str, Any]) -> dict[str, Any]:
-    """The keywords that an upload takes; warns of those that nothing here takes."""
-    if given.get("use_auth_token") is not None:
-        warnings.warn("`use_auth_token` is deprecated; use `token`", FutureWarning, stacklevel=3)
-        if given.get("token") is not None:
-            raise InputError("token and use_auth_token are both given; give token alone")
-        given["token"] = given["use_auth_token"]
-    unknown = given.keys() - {*_UPLOAD, *_FOR_WEIGHTS, "use_auth_token"}
-    if unknown:
-        warnings.warn(f"ignored, unknown to an upload: {', '.join(sorted(unknown))}", UserWarning, stacklevel=3)
-    return {name: given[name] for name in _UPLOAD if given.get(name) is not None}
 
 
 class BeitFeatureExtractor(BeitImageProcessor):
