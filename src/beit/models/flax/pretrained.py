@@ -99,7 +99,7 @@ class FlaxPretrained:
             )
         self.config = config = self._checked(config)
         if input_shape is None:
-            self.input_shape = (1, *geometry.pair(config.image_size), config.num_channels)
+            self.input_shape: tuple[int, ...] = (1, *geometry.pair(config.image_size), config.num_channels)
         else:
             batch, *size, channels = input_shape if len(input_shape) == 4 else (0, 0, 0, 0)
             _refuse(lambda: validation.check_pixels((batch, channels, *size), config))
