@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import sys
+from collections import OrderedDict
+from types import SimpleNamespace
 
 import pytest
 
@@ -176,3 +179,30 @@ def test_accelerate_and_torch_look_inside() -> None:
     from torch.nn.parallel.distributed import _find_tensors
 
     assert len(list(_find_tensors(output))) == 2
+
+
+def test_counts_as_an_output_of_transformers_where_that_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Theirs(OrderedDict[str, object]):
+        def __init_subclass__(cls) -> None:
+            raise AssertionError("registered a second time")
+
+    output = ImageClassifierOutput(logits="logits")
+    assert not isinstance(output, Theirs)
+    assert output.__class__ is ImageClassifierOutput
+    monkeypatch.setitem(sys.modules, "transformers.utils.generic", SimpleNamespace(ModelOutput=Theirs))  # type: ignore[arg-type]
+    assert isinstance(output, Theirs)
+    assert isinstance(output, ImageClassifierOutput)
+    assert not isinstance(output, MaskedLMOutput)
+    assert output == ImageClassifierOutput(logits="logits") != ImageClassifierOutput(logits="other")
+    assert repr(output).startswith("ImageClassifierOutput(loss=None, logits='logits'")
+    copies = (
+        dataclasses.replace(output),
+        output.replace(),
+        copy.copy(output),
+        copy.deepcopy(output),
+        pickle.loads(pickle.dumps(output)),
+        output.__class__({"logits": "logits"}),  # as pipelines do for each image of a batch
+    )
+    for other in copies:
+        assert type(other) is ImageClassifierOutput
+        assert other == output

@@ -6,6 +6,8 @@ Fields that were not asked for are None. Keys, indices and `to_tuple()` skip the
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
@@ -99,6 +101,19 @@ class ModelOutput(OrderedDict[str, Any]):
             for name in (*later, *(name for name in self if name not in names)):
                 self.move_to_end(name)
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The class; once transformers is imported, one that counts as its ModelOutput too.
+
+        Its pipelines ask `isinstance(output, ModelOutput)` and make a dict without indices of every other dict. Python looks at
+        `__class__` where `type(output)` does not answer the question. Everything else sees `type(output)`.
+        """
+        theirs = getattr(sys.modules.get("transformers.utils.generic"), "ModelOutput", None)
+        return type(self) if theirs is None else _counts_as(type(self), theirs)
+
+    def __init_subclass__(cls) -> None:
+        """Nothing of a second parent is done for `_counts_as`."""
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _empty, (type(self),), dict(vars(self))
 
@@ -113,6 +128,13 @@ class ModelOutput(OrderedDict[str, Any]):
         )
 
     __delitem__ = __delattr__ = pop = popitem = clear = update = setdefault = __ior__ = _refuse
+
+
+@functools.cache
+def _counts_as(ours: Any, theirs: Any) -> Any:
+    """A class for `isinstance`, with both parents. Called, as `dataclasses.replace` does, it makes an instance of ours."""
+    names = {"__module__": ours.__module__, "__qualname__": ours.__qualname__}
+    return type(ours.__name__, (ours, theirs), {**names, "__new__": lambda _, *values, **named: ours(*values, **named)})
 
 
 def _empty(kind: Any) -> Any:
