@@ -27,6 +27,7 @@ from beit.core.errors import CheckpointError, ConfigError, InputError, MissingEx
 from beit.core.files import write_json
 from beit.data.processor import BatchFeature, BeitFeatureExtractor, BeitImageProcessor
 from beit.data.processor_sizes import box_of_crop
+from beit.models.outputs import SemanticSegmenterOutput
 
 torch = pytest.importorskip("torch")
 
@@ -883,6 +884,15 @@ def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkey
             assert torch.equal(ours, plain)
     plain = BeitImageProcessor().post_process_semantic_segmentation({"logits": logits})
     assert torch.equal(torch.stack(plain), logits.argmax(1))
+
+
+def test_post_processing_in_the_steps_of_a_pipeline() -> None:
+    output = SemanticSegmenterOutput(logits=torch.rand(1, 3, 4, 4))
+    output["target_size"] = [(9, 12)]
+    moved = {name: value for name, value in output.items()}  # noqa: C416  (what other pipelines make of a dict)
+    for outputs in (output, moved, type(output)(moved)):
+        (found,) = BeitImageProcessor().post_process_semantic_segmentation(outputs, target_sizes=outputs["target_size"])
+        assert found.shape == (9, 12)
 
 
 def test_ties_go_to_the_first_class(monkeypatch: pytest.MonkeyPatch) -> None:

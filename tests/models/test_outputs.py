@@ -146,12 +146,13 @@ def test_replace(output: MaskedLMOutput) -> None:
 
 def test_copies_keep_everything(output: MaskedLMOutput) -> None:
     output["target_size"] = (3, 4)
+    output.note = "an attribute alone"  # type: ignore[attr-defined]
     whole = {"logits": "logits", "hidden_states": ("a", "b"), "target_size": (3, 4)}
     copies = (copy.copy(output), output.copy(), copy.deepcopy(output), pickle.loads(pickle.dumps(output)))
     for other in copies:
         assert type(other) is MaskedLMOutput
         assert dict(other) == whole
-        assert other.target_size == (3, 4)
+        assert (other.target_size, other.note) == ((3, 4), "an attribute alone")
         other["loss"] = 1.0
     assert dict(output) == whole
 

@@ -61,6 +61,8 @@ class ModelOutput(OrderedDict[str, Any]):
         """A copy that shares the arrays."""
         new = _empty(type(self))
         new.__setstate__(vars(self))
+        for key, value in self.items():
+            new[key] = value
         return new
 
     __copy__ = copy
@@ -115,11 +117,11 @@ class ModelOutput(OrderedDict[str, Any]):
         """Nothing of a second parent is done for `_counts_as`."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _empty, (type(self),), dict(vars(self))
+        return _empty, (type(self),), dict(vars(self)), None, iter(self.items())
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
-            self[name] = value
+            setattr(self, name, value)
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise TypeError(
