@@ -16,7 +16,7 @@ pytest.importorskip("torch")
 import jax.numpy as jnp
 
 import fixtures_flax
-from beit import BeitConfig, CheckpointError, ConfigError, FlaxBeitForImageClassification, FlaxBeitModel
+from beit import BeitConfig, ConfigError, FlaxBeitForImageClassification, FlaxBeitModel
 from fixtures_flax import close, pixels
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -27,13 +27,6 @@ SIZE = tuple(np.broadcast_to(CONFIG.image_size, 2).tolist())
 @pytest.fixture(scope="module")
 def model() -> Any:
     return FlaxBeitForImageClassification(CONFIG, (1, *SIZE, 3), 2, jnp.float32)
-
-
-@pytest.fixture(scope="module")
-def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("flax") / "model"
-    model.save_pretrained(path)
-    return path
 
 
 def test_what_code_for_all_models_asks(model: Any) -> None:
@@ -101,22 +94,6 @@ def test_gradient_checkpointing_switched_on_later(model: Any) -> None:
     assert "remat" in text(other) or "checkpoint" in text(other)
     assert "remat" not in text(model)
     close(other(x).logits, model(x).logits, 0)
-
-
-def test_arguments_of_from_pretrained(model: Any, folder: Path) -> None:
-    kind = FlaxBeitForImageClassification
-    by_place = kind.from_pretrained(folder, jnp.bfloat16, (1, *SIZE, 3), 5)
-    assert (by_place.dtype, by_place.input_shape, by_place.seed) == (jnp.bfloat16, (1, *SIZE, 3), 5)
-    by_name = kind.from_pretrained(pretrained_model_name_or_path=folder, config=folder, from_pt=True)
-    close(by_name(pixels(CONFIG)).logits, model(pixels(CONFIG)).logits, 0)
-    empty, params = kind.from_pretrained(id_or_folder=folder, _do_init=False)
-    close(empty(pixels(CONFIG), params=params).logits, model(pixels(CONFIG)).logits, 0)
-    with pytest.raises(CheckpointError, match="Got no model"):
-        kind.from_pretrained()
-    with pytest.raises(TypeError, match="got seed twice"):
-        kind.from_pretrained(folder, jnp.float32, None, 5, seed=5)
-    with pytest.raises(TypeError, match="got 3"):
-        kind.from_pretrained(folder, jnp.float32, None, 5, True)
 
 
 def test_save_and_upload(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -117,7 +117,7 @@ class FlaxPretrained:
             self._params = self.init_weights(self.key)
 
     @classmethod
-    def _from_config(cls, config: BeitConfig, **arguments: Any) -> Self:
+    def _from_config(cls, config: BeitConfig, **arguments: Any) -> Any:
         """A model with random parameters, under transformers' name."""
         return cls(config, **arguments)
 
@@ -329,22 +329,21 @@ class FlaxPretrained:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: Source | None = None,
-        dtype: Any = jnp.float32,
-        *model_args: Any,
-        config: BeitConfig | str | os.PathLike[str] | None = None,
+        id_or_folder: Source,
+        *,
+        config: BeitConfig | None = None,
         ignore_mismatched_sizes: bool = False,
+        dtype: Any = jnp.float32,
         **keywords: Any,
     ) -> Any:
         """Load a model from any BEiT checkpoint, whichever framework and project wrote it.
 
         Args:
-            pretrained_model_name_or_path: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of
-                the catalogue, or an open `Checkpoint`, whose files are not read again. Also by the name `id_or_folder`.
-            dtype: type of the arithmetic; parameters are float32, whatever the file has.
-            *model_args: `input_shape` and `seed` of the constructor.
-            config: used instead of the checkpoint's own; also a folder or a file.
+            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue,
+                or an open `Checkpoint`, whose files are not read again.
+            config: used instead of the checkpoint's own.
             ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
+            dtype: type of the arithmetic; parameters are float32, whatever the file has.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
                 files come from; arguments of the constructor (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is
                 accepted but not needed; all others override fields of the config (`num_labels=10`). With another
@@ -357,28 +356,12 @@ class FlaxPretrained:
             CheckpointError: no such folder or id; damaged or incomplete files; another architecture; other shapes.
             ConfigError: an override is impossible.
         """
-        if pretrained_model_name_or_path is None:
-            pretrained_model_name_or_path = keywords.pop("id_or_folder", None)
-            if pretrained_model_name_or_path is None:
-                raise CheckpointError("Got no model; give a folder or a Hub id: from_pretrained(folder).")
         where, overrides = hub.split_hub_keywords(keywords)
         overrides.pop("from_pt", None)
         keep = overrides.pop("_do_init", True)
         own = {*inspect.signature(FlaxPretrained.__init__).parameters, *cls.own_arguments} - {"self", "config", "own"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
-        for name, value in zip(("input_shape", "seed"), model_args, strict=False):
-            if name in arguments:
-                raise TypeError(f"{cls.__name__}.from_pretrained got {name} twice, by place and by name")
-            arguments[name] = value
-        if len(model_args) > 2:
-            raise TypeError(
-                f"{cls.__name__}.from_pretrained takes input_shape and seed after dtype, got {len(model_args)}"
-            )
-        if config is not None and not isinstance(config, BeitConfig):
-            config = BeitConfig.from_pretrained(config, **where)
-        checkpoint = Checkpoint.open(
-            pretrained_model_name_or_path, overrides if config is None else config.to_dict(), **where
-        )
+        checkpoint = Checkpoint.open(id_or_folder, overrides if config is None else config.to_dict(), **where)
         if config is None:
             config = BeitConfig.from_pretrained(checkpoint)
         elif overrides:
