@@ -393,10 +393,10 @@ class BeitImageProcessor(ProcessorSteps):
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
         repo_id = kwargs.pop("repo_id", folder.name)
-        keywords = hub.upload_keywords(kwargs)
+        upload = hub.upload_keywords(kwargs)
         write_json(folder / FILE_NAME, self.to_dict())
         if push_to_hub:
-            self.push_to_hub(repo_id, **keywords)
+            self.push_to_hub(repo_id, **upload)
         return [str(folder / FILE_NAME)]
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
@@ -410,10 +410,10 @@ class BeitImageProcessor(ProcessorSteps):
         Raises:
             CheckpointError: the Hub refused, or was not reached.
         """
-        keywords = hub.upload_keywords(kwargs)
+        upload = hub.upload_keywords(kwargs)
         with tempfile.TemporaryDirectory() as folder:
             write_json(Path(folder) / FILE_NAME, self.to_dict())
-            return hub.upload_folder(folder, repo_id, **keywords)
+            return hub.upload_folder(folder, repo_id, **upload)
 
 
 class BeitFeatureExtractor(BeitImageProcessor):
