@@ -120,7 +120,7 @@ def test_encoder_with_all_that_can_be_asked_for() -> None:
     assert (len(got.hidden_states), len(got.attentions)) == (4, 3)
     same_outputs(got, model.encoder(x, config.grid, pytorch_beit.AttentionOptions(True), True))
     two = encoder.apply({"params": params["encoder"]}, x.numpy(), config.grid, AttentionOptions(), depth=2)
-    assert tuple(two.keys()) == ("last_hidden_state",)
+    assert two.keys() == ("last_hidden_state",)
     close(two.last_hidden_state, got.hidden_states[2], 1e-5)
 
 
@@ -344,7 +344,7 @@ def test_jit_and_grad_go_through(guesser: Any) -> None:
 
     output = call(params, x, mask, labels)
     assert type(output) is beit.MaskedLMOutput
-    assert tuple(output.keys()) == ("loss", "logits", "hidden_states")
+    assert output.keys() == ("loss", "logits", "hidden_states")
     wanted = flax_model(x, mask, params=params, labels=labels)
     close(output.loss, wanted.loss, 1e-6)
     close(output.logits, wanted.logits)
@@ -388,7 +388,7 @@ def test_return_dict_and_outputs_from_config(classifier: Any) -> None:
     output = FlaxBeitForImageClassification(config, _do_init=False)(
         x, params=params, return_dict=True, output_attentions=False, output_hidden_states=False
     )
-    assert tuple(output.keys()) == ("logits",)
+    assert output.keys() == ("logits",)
 
 
 def test_logits_of_some_patches_only(guesser: Any) -> None:

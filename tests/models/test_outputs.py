@@ -207,3 +207,14 @@ def test_counts_as_an_output_of_transformers_where_that_is_imported(monkeypatch:
     for other in copies:
         assert type(other) is ImageClassifierOutput
         assert other == output
+
+
+def test_keys_are_a_view(output: MaskedLMOutput) -> None:
+    keys = output.keys()
+    assert keys == ("logits", "hidden_states") != ("hidden_states", "logits")
+    assert keys == {"hidden_states", "logits"} == dict(output).keys()
+    assert keys - {"logits"} == {"hidden_states"}
+    assert "logits" in keys
+    assert repr(keys) == "keys(['logits', 'hidden_states'])"
+    output.loss = 1.0
+    assert len(keys) == 3

@@ -9,13 +9,25 @@ from __future__ import annotations
 import functools
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn, Self
 
 from beit.core.errors import InputError
 
 Array = Any
+
+
+class Names(KeysView[str]):
+    """The keys of an output: a view, as of every dict, that also equals a tuple of the same names in the same order."""
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other if isinstance(other, tuple) else super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"keys({list(self)})"
 
 
 @dataclass
@@ -42,9 +54,21 @@ class ModelOutput(OrderedDict[str, Any]):
             for key, value in pairs:
                 self[key] = value
 
+    def keys(self) -> Names:  # type: ignore[override]
+        """Names of the fields that are set, and of further keys."""
+        return Names(self)
+
+    def values(self) -> tuple[Any, ...]:  # type: ignore[override]
+        """The fields that are set, in order."""
+        return tuple(self[name] for name in self)
+
+    def items(self) -> tuple[tuple[str, Any], ...]:  # type: ignore[override]
+        """(name, value) of the fields that are set."""
+        return tuple((name, self[name]) for name in self)
+
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are set, in order: what `return_dict=False` returns."""
-        return tuple(self.values())
+        return self.values()
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values in some fields, as of a `flax.struct` dataclass. Raises TypeError for an unknown field."""
