@@ -527,7 +527,7 @@ class BeitConfig(ConfigJson):
         if stored == derived and stored != inverse:  # nobody has changed it since it was derived
             stored = inverse
             self.__dict__["_label2id"] = (stored, dict(inverse))
-        return stored  # type: ignore[no-any-return]
+        return stored
 
     @label2id.setter
     def label2id(self, label2id: Mapping[str, int]) -> None:
@@ -782,7 +782,7 @@ class BeitConfig(ConfigJson):
         where, found, rest = keywords.split(
             kwargs, f"{cls.__name__}.from_pretrained", honours, "a config has no weights; pass it to the model"
         )
-        dtypes = {name: found.pop(name) for name in ("torch_dtype", "dtype") if name in found}
+        dtypes: dict[str, Any] = {name: found.pop(name) for name in ("torch_dtype", "dtype") if name in found}
         return where, {**rest, **dtypes}, found
 
     def save_pretrained(

@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from beit import checkpoints
-from beit.checkpoints import hub
+from beit.checkpoints import hub, keywords
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.core.files import write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_bands
@@ -90,6 +90,7 @@ class BeitImageProcessor:
         self.image_std = np.asarray([0.5, 0.5, 0.5] if image_std is None else image_std).tolist()
         self.do_reduce_labels = do_reduce_labels
         self.semantic_loss_ignore_index = int(kwargs.pop("ignore_index", semantic_loss_ignore_index))
+        kwargs = keywords.without_loader(kwargs, type(self).__name__, ("return_unused_kwargs",))
         for key in kwargs.keys() - {"feature_extractor_type", "image_processor_type"}:  # to_dict writes these again
             if hasattr(type(self), key):
                 raise ConfigError(f"the field {key!r} would hide an attribute of {type(self).__name__}; remove it")
@@ -280,6 +281,8 @@ class BeitImageProcessor:
         """All settings and unknown fields, as they are saved."""
         # Through JSON: plain values, and a copy that the caller may change.
         fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))
+        for secret in keywords.SECRETS & fields.keys():  # set as attributes; this dict is saved and uploaded
+            del fields[secret]
         fields.pop("max_threads", None)  # belongs to this machine, not to the model
         if self.semantic_loss_ignore_index == 255:
             del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
@@ -300,7 +303,8 @@ class BeitImageProcessor:
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         # null means "the default": transformers 5 and the Fast classes write such fields.
-        fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
+        stated = keywords.without_loader(image_processor_dict, cls.__name__)
+        fields = {k: v for k, v in stated.items() if v is not None or k == "resample"}
         given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
         if "reduce_labels" in fields:  # an old file; no warning, since its user did not write it
             fields["do_reduce_labels"] = fields.pop("reduce_labels")
@@ -327,7 +331,8 @@ class BeitImageProcessor:
         Raises:
             CheckpointError: there is no such file, or it holds no settings.
         """
-        where, kwargs = hub.split_hub_keywords(kwargs)
+        instead = "an image processor has no weights; pass it to the model"
+        where, _, kwargs = keywords.split(kwargs, f"{cls.__name__}.from_pretrained", (), instead)
         source: str | os.PathLike[str]
         if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
             checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
