@@ -684,7 +684,7 @@ class BeitConfig(ConfigJson):
             values["hidden_act"] = getattr(self.hidden_act, "__name__", str(self.hidden_act))
         if self.mask_keeps_position is None:
             del values["mask_keeps_position"]
-        values["id2label"] = {str(number): name for number, name in self.id2label.items()}
+        values["id2label"] = dict(self.id2label)
         values["label2id"] = dict(self.label2id)
         values["stage_names"] = self.stage_names
         values["model_type"] = self.model_type

@@ -54,7 +54,7 @@ _DEFAULTS_OF_ALL: Mapping[str, Any] = MappingProxyType(
         "output_attentions": False,
         "architectures": None,
         "problem_type": None,
-        "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+        "id2label": {0: "LABEL_0", 1: "LABEL_1"},
         "label2id": {"LABEL_0": 0, "LABEL_1": 1},
     }
 )
