@@ -661,9 +661,9 @@ class BeitConfig(ConfigJson):
         elif names is not None:
             merged.pop("num_labels", None)
             merged.pop("label2id", None)
-        if {"torch_dtype", "dtype"} & set(changes):
-            merged.pop("dtype", None)
-            merged.pop("torch_dtype", None)
+        if {"torch_dtype", "dtype"} & set(changes):  # two names of one field
+            merged = {name: value for name, value in merged.items() if name not in ("torch_dtype", "dtype")}
+            changes = {("torch_dtype" if name == "dtype" else name): value for name, value in changes.items()}
         return cls(**{**merged, **changes})
 
     @classmethod

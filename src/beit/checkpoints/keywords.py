@@ -37,7 +37,7 @@ SECRETS = frozenset(
 # What these ask for is so in any case, or says who calls.
 _NOTHING_TO_DO = frozenset(
     """resume_download _fast_init from_pt from_flax mirror _from_auto _from_pipeline _commit_hash user_agent code_revision
-    adapter_name low_cpu_mem_usage weights_only""".split()
+    adapter_name low_cpu_mem_usage weights_only return_unused_kwargs""".split()
 )
 _EXPLAINED: Mapping[str, str] = MappingProxyType(
     {
@@ -177,4 +177,4 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith((_PACKAGE, "<string>")):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level - 1)
+    warnings.warn(message, category, stacklevel=level)

@@ -332,7 +332,9 @@ class BeitImageProcessor:
             CheckpointError: there is no such file, or it holds no settings.
         """
         instead = "an image processor has no weights; pass it to the model"
-        where, _, kwargs = keywords.split(kwargs, f"{cls.__name__}.from_pretrained", (), instead)
+        caller = f"{cls.__name__}.from_pretrained"
+        where, asked, kwargs = keywords.split(kwargs, caller, ("return_unused_kwargs",), instead)
+        kwargs |= asked
         source: str | os.PathLike[str]
         if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
             checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
