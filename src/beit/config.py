@@ -269,8 +269,9 @@ class BeitConfig(ConfigJson):
         keywords.check_attention(given.pop("attn_implementation", None))
         if given.get("id2label") is None:
             given.pop("id2label", None)
-            if isinstance(label2id, Mapping) and label2id and num_labels in (None, len(label2id)):
-                given["id2label"] = _inverse(label2id)
+            names = _inverse(label2id) if isinstance(label2id, Mapping) else None
+            if names and num_labels in (None, len(names)):
+                given["id2label"] = names
         id2label_given = "id2label" in given
         for item in fields(self):
             default = item.default if item.default_factory is MISSING else item.default_factory()
