@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import difflib
 import inspect
-import logging
 import math
 import os
 import warnings
@@ -17,13 +16,12 @@ from typing import Any, ClassVar
 from beit.checkpoints import Checkpoint, Source, hub, infer, keywords
 from beit.checkpoints.config_json import (
     BOOKKEEPING,
-    DEFAULTS,
     ConfigJson,
-    as_dtype,
     check_json,
     dtype_name,
     settings_in,
 )
+from beit.checkpoints.labels import Labels, as_labels, inverse_of, warn_of_gaps, without_gaps_of_imagenet_22k
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import write_json
@@ -33,7 +31,6 @@ ACTIVATIONS = (
     *("gelu", "relu", "selu", "gelu_new", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"),
     *("laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh"),
 )
-logger = logging.getLogger("beit")
 
 # The sizes of the paper (table 10), and two of our own for small images and small data.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -100,19 +97,6 @@ def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]
     return {name: value for name, value in values.items() if name not in dropped}
 
 
-def _as_labels(id2label: Any) -> dict[int, str]:
-    """Class number → name with whole numbers for keys, as JSON does not have them. Raises ConfigError."""
-    try:
-        found = {int(number): str(name) for number, name in id2label.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"id2label is {id2label!r:.80}; wanted class number → name, such as {{0: 'cat', 1: 'dog'}}."
-        ) from error
-    if len(found) < len(id2label) or any(number < 0 for number in found):
-        raise ConfigError(f"id2label has the numbers {list(id2label)[:6]}; wanted each once, from 0 on.")
-    return found
-
-
 def _as_pair(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
@@ -123,27 +107,15 @@ def _as_float(value: Any) -> Any:
 
 # What a value becomes when a field is set, at construction or later.
 _FORMS: dict[str, Callable[[Any], Any]] = {
-    "id2label": _as_labels,
+    "id2label": as_labels,
     "image_size": _as_pair,
     "patch_size": _as_pair,
     **dict.fromkeys(_FLOATS, _as_float),
 }
 
 
-def _of_imagenet_22k(id2label: Any) -> Any:
-    """Number the names of the Hub's ImageNet-22k models from 0 on, in the order of their numbers; others stay as they are.
-
-    Those number 21,843 classes but name 21,841, and their classifiers have 21,841 outputs: the two numbers without a name have
-    no output (timm has the same names in this order). With the file's numbers, all names after the first gap would be wrong.
-    """
-    if not isinstance(id2label, Mapping) or len(id2label) != 21_841 or "21842" not in {str(key) for key in id2label}:
-        return id2label
-    logger.info("The 21,841 names of ImageNet-22k are numbered without the two gaps of the file, as the outputs are.")
-    return {place: id2label[number] for place, number in enumerate(sorted(id2label, key=int))}
-
-
 @dataclass(init=False, eq=True, repr=False)
-class BeitConfig(ConfigJson):
+class BeitConfig(Labels, ConfigJson):
     """Architecture of a BEiT model.
 
     Defaults, and the order of arguments, are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes
@@ -269,7 +241,7 @@ class BeitConfig(ConfigJson):
         keywords.check_attention(given.pop("attn_implementation", None))
         if given.get("id2label") is None:
             given.pop("id2label", None)
-            names = _inverse(label2id) if isinstance(label2id, Mapping) else None
+            names = inverse_of(label2id) if isinstance(label2id, Mapping) else None
             if names and num_labels in (None, len(names)):
                 given["id2label"] = names
         id2label_given = "id2label" in given
@@ -292,11 +264,7 @@ class BeitConfig(ConfigJson):
         self._warn_of_unknown()
         self.validate()
         self.__dict__["out_features"], self.__dict__["out_indices"] = self.stages()
-        if self.id2label and max(self.id2label) >= len(self.id2label):
-            logger.warning(
-                "id2label names %d classes with numbers up to %d. The model has %d outputs, so names from %d on belong to none.",
-                *(len(self.id2label), max(self.id2label), len(self.id2label), len(self.id2label)),
-            )
+        warn_of_gaps(self.id2label)
 
     def _named(self, positional: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by name; positional ones are in the order of the reference. Raises TypeError."""
@@ -326,37 +294,16 @@ class BeitConfig(ConfigJson):
 
     # --- attributes ------------------------------------------------------------------------------------------------
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__"):
-            for place in (self.__dict__.get("extra", {}), DEFAULTS):
-                if name in place:
-                    return place[name]
-        raise AttributeError(f"BeitConfig has no field {name}")
-
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in keywords.SECRETS:
-            raise ConfigError(
-                f"A config does not keep {name}: config.json is public. Pass it to the call that needs it."
-            )
         if name in ("out_features", "out_indices"):
             self._set_stages(name, value)
         elif name == "num_hidden_layers":
             self._set_depth(value)
-        elif name in self.__dataclass_fields__ or name in _OWN or isinstance(getattr(type(self), name, None), property):
-            object.__setattr__(self, name, _FORMS[name](value) if name in _FORMS else value)
-        elif hasattr(type(self), name):
-            raise ConfigError(
-                f"{name} is a method or constant of BeitConfig; choose another name for a field of your own."
-            )
         else:
-            if name not in self.extra and (hint := self._nearest(name, cutoff=0.85)):
-                keywords.warn(f"BeitConfig has no field {name}; it is kept, but has no effect.{hint}")
-            self.extra[name] = value
+            super().__setattr__(name, _FORMS[name](value) if name in _FORMS else value)
 
-    def __delattr__(self, name: str) -> None:
-        if name not in self.extra:
-            raise AttributeError(f"BeitConfig has no field {name} that can be deleted")
-        del self.extra[name]
+    def _is_field(self, name: str) -> bool:
+        return name in self.__dataclass_fields__
 
     def _set_stages(self, name: str, value: Any) -> None:
         """Set `out_features` or `out_indices`; the other follows. Raises ConfigError, and changes nothing then."""
@@ -374,35 +321,6 @@ class BeitConfig(ConfigJson):
         self.__dict__["num_hidden_layers"] = value
         if default and type(value) is int:
             self.__dict__["out_features"], self.__dict__["out_indices"] = [self.stage_names[-1]], [value]
-
-    @property
-    def torch_dtype(self) -> Any:
-        """Type of the weights that the config belongs to: a `torch.dtype`, its name where PyTorch is not loaded, or None."""
-        return as_dtype(self.extra.get("torch_dtype") or self.extra.get("dtype"))
-
-    @torch_dtype.setter
-    def torch_dtype(self, dtype: Any) -> None:
-        self.extra.pop("dtype", None)  # its name in transformers 5
-        self.extra["torch_dtype"] = dtype_name(dtype)
-
-    @property
-    def dtype(self) -> Any:
-        """The name of `torch_dtype` in transformers 5."""
-        return self.torch_dtype
-
-    @dtype.setter
-    def dtype(self, dtype: Any) -> None:
-        self.torch_dtype = dtype
-
-    @property
-    def name_or_path(self) -> str:
-        """Where the config was loaded from, without the secrets of a URL; "" for a new one. Saved only if it is set by hand."""
-        return str(self.__dict__.get("_source") or self.extra.get("_name_or_path", ""))
-
-    @name_or_path.setter
-    def name_or_path(self, place: Any) -> None:
-        self.__dict__.pop("_source", None)
-        self.extra["_name_or_path"] = str(place)
 
     # --- validation ------------------------------------------------------------------------------------------------
 
@@ -508,44 +426,6 @@ class BeitConfig(ConfigJson):
         return self.grid[0] * self.grid[1]
 
     @property
-    def num_labels(self) -> int:
-        """Number of classes. Setting another number names them LABEL_0, LABEL_1, …"""
-        return len(self.id2label)
-
-    @num_labels.setter
-    def num_labels(self, number: int) -> None:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ConfigError(f"num_labels is {number!r}; it must be a whole number, 0 for no classifier.")
-        if number != len(self.id2label):
-            self.__dict__["id2label"] = {i: f"LABEL_{i}" for i in range(number)}
-            self.__dict__.pop("_label2id", None)
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """Name → class number. It is the inverse of `id2label` until it is changed or set to something else, which is kept."""
-        inverse = {name: number for number, name in self.id2label.items()}
-        stored, derived = self.__dict__.get("_label2id", (None, None))
-        if stored == derived and stored != inverse:  # nobody has changed it since it was derived
-            stored = inverse
-            self.__dict__["_label2id"] = (stored, dict(inverse))
-        return stored
-
-    @label2id.setter
-    def label2id(self, label2id: Mapping[str, int]) -> None:
-        if not isinstance(label2id, Mapping):
-            raise ConfigError(
-                f"label2id is {label2id!r:.80}; wanted name → class number, such as {{'cat': 0, 'dog': 1}}."
-            )
-        own = {str(name): number for name, number in label2id.items()}
-        inverse = {name: number for number, name in self.id2label.items()}
-        self.__dict__["_label2id"] = (own, dict(inverse) if own == inverse else None)
-
-    @property
-    def class_names(self) -> list[str]:
-        """The name of each output, in order; LABEL_i for a number that `id2label` leaves out."""
-        return [self.id2label.get(number, f"LABEL_{number}") for number in range(self.num_labels)]
-
-    @property
     def use_return_dict(self) -> bool:
         """`return_dict`, unless a file or script sets the reference's `torchscript`."""
         return self.return_dict and not self.torchscript
@@ -638,11 +518,6 @@ class BeitConfig(ConfigJson):
             other.__dict__["_source"] = self.__dict__["_source"]
         return other
 
-    def __copy__(self) -> BeitConfig:
-        other = object.__new__(type(self))
-        other.__dict__.update({**self.__dict__, "extra": dict(self.extra)})
-        return other
-
     @classmethod
     def _known(cls, changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Those of `changes` that are fields; a warning names the others."""
@@ -711,7 +586,7 @@ class BeitConfig(ConfigJson):
             segments = "ForSemanticSegmentation" in str(values.get("architectures"))
             default = {"out_indices": [3, 5, 7, 11]}
             values = {**default, **values} if segments else {k: v for k, v in values.items() if k not in default}
-        numbered = _of_imagenet_22k(values.get("id2label"))
+        numbered = without_gaps_of_imagenet_22k(values.get("id2label"))
         if numbered is not values.get("id2label"):
             values["id2label"] = numbered
             values.pop("label2id", None)
@@ -818,17 +693,8 @@ def _json_file(source: Source) -> Path | None:
     return path if path.is_file() else None
 
 
-def _inverse(label2id: Mapping[Any, Any]) -> dict[int, str] | None:
-    """Names by class number, where each number from 0 on has one name; else None."""
-    numbers = sorted(number for number in label2id.values() if type(number) is int)
-    if numbers != list(range(len(label2id))):
-        return None
-    return {number: str(name) for name, number in sorted(label2id.items(), key=lambda item: item[1])}
-
-
 # The reference's arguments come first, in its order; the fields after them are by name only.
 _POSITIONAL = [item.name for item in fields(BeitConfig)].index("reshape_hidden_states") + 1
-_OWN = frozenset(("extra", "_source", "_label2id"))
 BeitConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
     [
         inspect.Parameter(

@@ -135,6 +135,10 @@ def test_old_name_of_token(folder: Path) -> None:
     with pytest.warns(FutureWarning, match="token"), pytest.raises(ConfigError, match="Both token and use_auth_token"):
         BeitModel.from_pretrained(folder, token="a", use_auth_token="b")
     assert keywords.with_token({"use_auth_token": None}) == {}
+    defaults = {"token": None, "revision": None, "subfolder": "", "force_download": False, "local_files_only": False}
+    assert keywords.split(defaults, "f").where == {}
+    assert keywords.split({"token": False}, "f").where == {"token": False}  # send none
+    BeitModel.from_pretrained(beit.checkpoints.Checkpoint(folder), **defaults)
 
 
 def test_uploads_take_the_old_name_too(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

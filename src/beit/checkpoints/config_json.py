@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
-from beit.checkpoints import hub
+from beit.checkpoints import hub, keywords
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import atomic_path, read_json
 
@@ -74,11 +74,86 @@ def as_dtype(name: str | None) -> Any:
 
 
 class ConfigJson:
-    """Methods of a config around its JSON form, with the names and arguments of transformers 4.37.2."""
+    """A config's attributes that are no fields, and its JSON form, with the names and arguments of transformers 4.37.2.
+
+    An attribute that is no field is kept in `extra` and saved like a field, except secrets.
+    """
 
     model_type: ClassVar[str] = ""
     is_composition: ClassVar[bool] = False
     attribute_map: ClassVar[dict[str, str]] = {}
+
+    extra: dict[str, Any]  # what is no field; made by the constructor
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            for place in (self.__dict__.get("extra", {}), DEFAULTS):
+                if name in place:
+                    return place[name]
+        raise AttributeError(f"{type(self).__name__} has no field {name}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in keywords.SECRETS:
+            raise ConfigError(
+                f"A config does not keep {name}: config.json is public. Pass it to the call that needs it."
+            )
+        if name == "extra" or self._is_field(name) or isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)
+        elif hasattr(type(self), name):
+            raise ConfigError(
+                f"{name} is a method or constant of {type(self).__name__}; choose another name for a field of your own."
+            )
+        else:
+            if name not in self.extra and (hint := self._nearest(name, cutoff=0.85)):
+                keywords.warn(f"{type(self).__name__} has no field {name}; it is kept, but has no effect.{hint}")
+            self.extra[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        if name not in self.extra:
+            raise AttributeError(f"{type(self).__name__} has no field {name} that can be deleted")
+        del self.extra[name]
+
+    def _is_field(self, name: str) -> bool:
+        raise NotImplementedError
+
+    def _nearest(self, name: str, cutoff: float) -> str:
+        raise NotImplementedError
+
+    def __copy__(self) -> Self:
+        other = object.__new__(type(self))
+        other.__dict__.update({**self.__dict__, "extra": dict(self.extra)})
+        return other
+
+    @property
+    def torch_dtype(self) -> Any:
+        """Type of the weights that the config belongs to: a `torch.dtype`, its name where PyTorch is not loaded, or None."""
+        return as_dtype(self.extra.get("torch_dtype") or self.extra.get("dtype"))
+
+    @torch_dtype.setter
+    def torch_dtype(self, dtype: Any) -> None:
+        self.extra.pop("dtype", None)  # its name in transformers 5
+        self.extra["torch_dtype"] = dtype_name(dtype)
+
+    @property
+    def dtype(self) -> Any:
+        """The name of `torch_dtype` in transformers 5."""
+        return self.torch_dtype
+
+    @dtype.setter
+    def dtype(self, dtype: Any) -> None:
+        self.torch_dtype = dtype
+
+    @property
+    def name_or_path(self) -> str:
+        """Where the config was loaded from, without the secrets of a URL; "" for a new one. Saved only if it is set by hand."""
+        return str(self.__dict__.get("_source") or self.extra.get("_name_or_path", ""))
+
+    @name_or_path.setter
+    def name_or_path(self, place: Any) -> None:
+        self.__dict__.pop("_source", None)
+        self.extra["_name_or_path"] = str(place)
+
+    # --- JSON ------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as values that JSON can hold."""

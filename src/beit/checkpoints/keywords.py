@@ -110,7 +110,8 @@ def split(
     for name, value in with_token(keywords).items():
         asked = not (value is None or value is False or (isinstance(value, str | Mapping) and not value))
         if name in WHERE:
-            found.where[name] = value
+            if asked or (name == "token" and value is False):  # the others are the default
+                found.where[name] = value
         elif name in honours:
             found.honoured[name] = value
         elif name in _REFUSED and asked and not isinstance(instead, str):
