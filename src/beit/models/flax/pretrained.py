@@ -493,8 +493,10 @@ class FlaxPretrained:
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
         architecture, dtype = type(self).__name__.removeprefix("Flax"), next(iter(disk.values())).dtype.name
         self.config.replace(architectures=[architecture], torch_dtype=dtype).save_pretrained(path)
-        if push_to_hub:
-            hub.upload_folder(path, repo_id, **upload)
+        if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
+            self.push_to_hub(
+                repo_id, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization, **upload
+            )
 
     def push_to_hub(
         self,

@@ -25,6 +25,7 @@ from beit.train.run import Run
 from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
 from beit.train.torch.ema import Average, local
+from beit.train.torch.shards import check_index
 
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
@@ -255,6 +256,7 @@ class TorchEngine:
                 from torch.distributed.checkpoint import load as load_shards
                 from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
+                check_index(folder / SHARDS)
                 found = self._shards()
                 load_shards(found, storage_reader=FileSystemReader(folder / SHARDS))
                 set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
@@ -268,6 +270,8 @@ class TorchEngine:
                     averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
                     _check_average(averaged, self.average.weights)
                     self.average.weights = {name: value.to(self.device) for name, value in averaged.items()}
+        except CheckpointError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
         if self.scaler is not None and "scaler" in state:
