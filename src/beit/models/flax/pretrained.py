@@ -407,6 +407,11 @@ class FlaxPretrained:
         tree = self._variables(_plain(self.params if params is None else params))
         return flax_layout.from_tree(jax.tree.map(as_numpy, tree))
 
+    def _narrow(self, params: Params) -> bool:
+        """Whether all parameters are bfloat16, so that the file is to be."""
+        tree = self._variables(_plain(self.params if params is None else params))
+        return all(leaf.dtype.name == "bfloat16" for leaf in jax.tree.leaves(tree["params"]))
+
     def save_pretrained(
         self,
         folder: str | os.PathLike[str],
@@ -430,14 +435,19 @@ class FlaxPretrained:
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         disk = self.disk_tensors(params)
+        if self._narrow(params):
+            disk = {
+                name: array.astype(jnp.bfloat16) if array.dtype.kind == "f" else array for name, array in disk.items()
+            }
         if safe_serialization:
             write_weights(path, disk, as_bytes(max_shard_size))
         else:
             write_msgpack(path / hub.MSGPACK, disk)
             remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
-        architecture, dtype = type(self).__name__.removeprefix("Flax"), next(iter(disk.values())).dtype.name
-        self.config.replace(architectures=[architecture], torch_dtype=dtype).save_pretrained(path)
+        kinds = [array.dtype.name for array in disk.values() if array.dtype.kind != "i"]
+        architecture = type(self).__name__.removeprefix("Flax")
+        self.config.replace(architectures=[architecture], torch_dtype=kinds[0]).save_pretrained(path)
 
     def push_to_hub(self, repo_id: str, params: Params = None, **keywords: Any) -> str:
         """Upload the model to the Hub; see `BeitModel.push_to_hub`."""
