@@ -450,6 +450,11 @@ class FlaxPretrained:
         tree = self._variables(_plain(self.params if params is None else params))
         return flax_layout.from_tree(jax.tree.map(as_numpy, tree))
 
+    def _narrow(self, params: Params) -> bool:
+        """Whether all parameters are bfloat16, so that the file is to be."""
+        tree = self._variables(_plain(self.params if params is None else params))
+        return all(leaf.dtype.name == "bfloat16" for leaf in jax.tree.leaves(tree["params"]))
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -485,14 +490,19 @@ class FlaxPretrained:
         repo_id = keywords.pop("repo_id", path.name)
         upload = hub.upload_keywords({"token": token, **keywords})
         disk = self.disk_tensors(params)
+        if self._narrow(params):
+            disk = {
+                name: array.astype(jnp.bfloat16) if array.dtype.kind == "f" else array for name, array in disk.items()
+            }
         if safe_serialization:
             write_weights(path, disk, as_bytes(max_shard_size))
         else:
             write_msgpack(path / hub.MSGPACK, disk)
             remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
-        architecture, dtype = type(self).__name__.removeprefix("Flax"), next(iter(disk.values())).dtype.name
-        self.config.replace(architectures=[architecture], torch_dtype=dtype).save_pretrained(path)
+        kinds = [array.dtype.name for array in disk.values() if array.dtype.kind != "i"]
+        architecture = type(self).__name__.removeprefix("Flax")
+        self.config.replace(architectures=[architecture], torch_dtype=kinds[0]).save_pretrained(path)
         if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
             self.push_to_hub(
                 repo_id, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization, **upload
