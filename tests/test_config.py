@@ -569,3 +569,10 @@ def test_random_edits_survive_a_round_trip(
     assert saved(again, folder) == first
     assert saved(again.replace(), folder) == first
     assert saved(copy.deepcopy(again), folder) == first
+
+
+@pytest.mark.parametrize("number", [1_000_001, 10**9, 10**30])
+def test_a_number_of_classes_that_would_never_be_named(number: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "beit", "num_labels": number}))
+    with pytest.raises(ConfigError, match=r"num_labels is .*at most 1,000,000"):
+        BeitConfig.from_pretrained(tmp_path)

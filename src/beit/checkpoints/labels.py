@@ -54,6 +54,9 @@ def warn_of_gaps(id2label: Mapping[int, str]) -> None:
         )
 
 
+MAX_CLASSES = 1_000_000
+
+
 class Labels:
     """The part of a config that is about classes. What is stored is `id2label`; the rest follows from it."""
 
@@ -67,7 +70,9 @@ class Labels:
     @num_labels.setter
     def num_labels(self, number: int) -> None:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ConfigError(f"num_labels is {number!r}; it must be a whole number, 0 for no classifier.")
+            raise ConfigError(f"num_labels is {number!r:.60}; it must be a whole number, 0 for no classifier.")
+        if number > MAX_CLASSES:  # most likely from a damaged file; naming them would never finish
+            raise ConfigError(f"num_labels is {number:,}; it must be at most {MAX_CLASSES:,}.")
         if number != len(self.id2label):
             self.__dict__["id2label"] = {i: f"LABEL_{i}" for i in range(number)}
             self.__dict__.pop("_label2id", None)
