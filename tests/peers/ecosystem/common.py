@@ -133,6 +133,7 @@ def tensors(output: Any) -> list[Tensor]:
     """All tensors of an output, in order."""
     if isinstance(output, Tensor):
         return [output]
+    assert output is not None
     if hasattr(output, "to_tuple"):
         output = output.to_tuple()
     return [tensor for part in output if part is not None for tensor in tensors(part)]
