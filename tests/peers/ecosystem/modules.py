@@ -63,7 +63,7 @@ def hooks(folder: Path) -> Iterator[Row]:
         yield attempt(f"{label}: backward hooks", silent_backward)
 
         def unchanged(label: str = label) -> float:
-            model, plain = seen(label), make(label)
+            model, plain = seen(label), seen(label)
             for module in holders(model).values():
                 module.register_forward_hook(lambda *_: None)
             return difference(run(model), run(plain))
