@@ -6,6 +6,7 @@ Names are loaded when first used: `import beit` itself loads neither torch nor j
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -38,6 +39,7 @@ _PUBLIC = {
     "InputError": "beit.core.errors",
     "MaskedLMOutput": "beit.models.outputs",
     "MissingExtraError": "beit.core.errors",
+    "SaveConfigCallback": "beit.models.torch.trainer",
     "SemanticSegmenterOutput": "beit.models.outputs",
     "TrainingError": "beit.core.errors",
     "load": "beit.models.auto",
@@ -48,6 +50,9 @@ _ALIASES = {
     "AutoImageProcessor": "BeitImageProcessor",
     "FlaxBeitModelOutputWithPooling": "BeitModelOutputWithPooling",
 }
+
+# Modules of version 0.1 that scripts may still import from here → where their content is.
+_MOVED = {"weights": "beit.checkpoints.names"}
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
@@ -62,6 +67,9 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(_PUBLIC[name]), _ALIASES.get(name, name))
         globals()[name] = value
         return value
+    if name in _MOVED:
+        warnings.warn(f"beit.{name} is {_MOVED[name]} now.", DeprecationWarning, stacklevel=2)
+        return importlib.import_module(_MOVED[name])
     raise AttributeError(f"module 'beit' has no attribute {name!r}")
 
 
@@ -97,6 +105,7 @@ if TYPE_CHECKING:
     from beit.models.torch.beit import BeitPreTrainedModel as BeitPreTrainedModel
     from beit.models.torch.segmentation import BeitBackbone as BeitBackbone
     from beit.models.torch.segmentation import BeitForSemanticSegmentation as BeitForSemanticSegmentation
+    from beit.models.torch.trainer import SaveConfigCallback as SaveConfigCallback
 
     AutoImageProcessor = BeitImageProcessor
     FlaxBeitModelOutputWithPooling = BeitModelOutputWithPooling

@@ -108,6 +108,11 @@ class Checkpoint:
         return self._files.read.format
 
     @property
+    def wrapper(self) -> str:
+        """What stands before the names of the whole model, such as `module.`; "" for nothing."""
+        return self._files.read.wrapper
+
+    @property
     def container(self) -> str:
         """The key under which the weights stood in the file; "" for none."""
         return self._files.read.container
@@ -244,6 +249,7 @@ class _Read(NamedTuple):
     more: Mapping[str, Any]
     dialect: str
     tensors: Tensors
+    wrapper: str
 
 
 class _Translated(NamedTuple):
@@ -283,7 +289,7 @@ class _Files:
     def read(self) -> _Read:
         raw = read_files(self.weights)
         found = dialects.recognise(raw.tensors, str(self.source))
-        return _Read(raw.format, raw.container, raw.more, found.dialect, found.tensors)
+        return _Read(raw.format, raw.container, raw.more, *found)
 
     @functools.cached_property
     def translated(self) -> _Translated:

@@ -7,6 +7,7 @@ is looked for first. A mirror of the Hub is set by HF_ENDPOINT, which huggingfac
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,8 @@ from beit.checkpoints import catalogue, hub
 from beit.checkpoints.read_weights import diagnose
 from beit.core.errors import CheckpointError, DataError
 from beit.core.files import atomic_path
+
+logger = logging.getLogger("beit")
 
 MIRRORS = "BEIT_CHECKPOINTS"
 _PAUSES = (0.5, 2.0)  # seconds after each failed download; few, because a person is waiting
@@ -81,14 +84,27 @@ def _folder(name: str, where: dict[str, Any]) -> Place:
     """A local folder, or an id on the Hub."""
 
     def file(filename: str) -> Path | None:
-        if filename == "config.json":  # a model folder must have it, so its absence is an error
-            return hub.resolve_file(name, filename, **where)
+        if filename == "config.json":
+            if _lacks_settings(name, where):
+                logger.warning(
+                    "%s has weights and no %s, as Trainer and Accelerate write them. Its settings are read off the tensors; "
+                    "`beit inspect %s` shows which are guesses. Pass config=…, or put its config.json beside the weights.",
+                    name, filename, name,
+                )  # fmt: skip
+                return None
+            return hub.resolve_file(name, filename, **where)  # its absence is an error
         try:
             return hub.resolve_file(name, filename, **where)
         except CheckpointError:
             return None
 
     return Place(file, lambda: hub.resolve_weights(name, **where))
+
+
+def _lacks_settings(name: str, where: dict[str, Any]) -> bool:
+    """Whether this is a local folder with weights and without config.json."""
+    folder = Path(name).expanduser() / (where.get("subfolder") or "")
+    return not (folder / "config.json").is_file() and any((folder / file).is_file() for file in hub.WEIGHT_FILES)
 
 
 def _single(path: Path) -> Place:

@@ -14,7 +14,8 @@ Files wrap names further (`module.`, `data2vec_vision.`, …): `dialects.recogni
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,34 +33,42 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 _BARE = ("embeddings.", "encoder.", "pooler.")
 
 
-def to_state_dict(disk: Mapping[str, np.ndarray], dialect: str = "hf") -> tuple[dict[str, np.ndarray], list[str]]:
+class Source(NamedTuple):
+    """Where one parameter comes from.
+
+    Attributes:
+        parameter: its name, with the `beit.` prefix.
+        disk: the tensor's name on disk.
+        part: which part of the tensor it is, along axis 0.
+        parts: how many parts of equal size the tensor has.
+    """
+
+    parameter: str
+    disk: str
+    part: int
+    parts: int
+
+
+def sources(disk: Collection[str], dialect: str = "hf") -> tuple[list[Source], list[str]]:
     """Translate names on disk to parameter names.
 
     Returns:
-        Parameter name, with the `beit.` prefix → array; and the names on disk that the table does not have. Arrays are not
-        copied; parts of one tensor are views.
-
-    Raises:
-        CheckpointError: a tensor of several parameters has rows that cannot be divided among them; or a tensor is not of
-            floating-point numbers.
+        The parameters in these tensors; and the names that the table does not have. Names of what is computed from the grid
+        are in neither.
     """
     table = DIALECTS[dialect]
     bare = table.prefix_optional and is_bare(disk)
     # The authors and OpenMMLab call the encoder's last norm and the norm of the head for tokens alike. Such a tensor is the
     # head's where there is that head, as in transformers, else the encoder's.
     which = -1 if any(name.startswith(table.token_head) for name in disk) else 0
-    state_dict: dict[str, np.ndarray] = {}
+    found: list[Source] = []
     unknown: list[str] = []
-    for name, array in disk.items():
+    for name in disk:
         if _DERIVED.match(name):
             continue
-        if array.dtype.kind != "f" and not name.endswith("num_batches_tracked"):
-            raise CheckpointError(
-                f"{name} is {array.dtype}; wanted floating-point numbers. A quantised model must be brought back to them first."
-            )
         of_head = _segmentation_name(name, table, ours=True)
         if SEGMENTATION.match(of_head):
-            state_dict[of_head] = array
+            found.append(Source(of_head, name, 0, 1))
             continue
         # A backbone saved by transformers 5 has the prefix on some names only.
         lacks_prefix = bare or (table.prefix_optional and name.startswith(_BARE))
@@ -67,20 +76,41 @@ def to_state_dict(disk: Mapping[str, np.ndarray], dialect: str = "hf") -> tuple[
         if key not in table.by_disk:
             unknown.append(name)
             continue
-        ours = [parameter.replace("{i}", number) for parameter in table.by_disk[key][which]]
-        state_dict.update(zip(ours, _parts(name, array, len(ours)), strict=True))
+        ours = table.by_disk[key][which]
+        found += [Source(one.replace("{i}", number), name, part, len(ours)) for part, one in enumerate(ours)]
+    return found, unknown
+
+
+def to_state_dict(disk: Mapping[str, np.ndarray], dialect: str = "hf") -> tuple[dict[str, np.ndarray], list[str]]:
+    """Tensors by their names on disk → parameters by their names.
+
+    Returns:
+        Parameter name, with the `beit.` prefix → array; and the names on disk that the table does not have. Arrays are not
+        copied; parts of one tensor are views.
+
+    Raises:
+        CheckpointError: a tensor of several parameters has rows that cannot be divided among them; or a parameter is not of
+            floating-point numbers.
+    """
+    found, unknown = sources(disk, dialect)
+    state_dict: dict[str, np.ndarray] = {}
+    for parameter, name, part, parts in found:
+        array = disk[name]
+        if array.dtype.kind != "f" and not name.endswith("num_batches_tracked"):
+            raise CheckpointError(
+                f"{name} is {array.dtype}; wanted floating-point numbers. A quantised model must be brought back to them first."
+            )
+        check_parts(name, array.shape, parts)
+        state_dict[parameter] = array if parts == 1 else np.split(array, parts)[part]
     return state_dict, unknown
 
 
-def _parts(name: str, array: np.ndarray, count: int) -> list[np.ndarray]:
-    """The `count` parameters in one tensor on disk."""
-    if count == 1:
-        return [array]
-    if array.ndim == 0 or len(array) % count:
+def check_parts(name: str, shape: Sequence[int], parts: int) -> None:
+    """Refuse a tensor whose rows cannot be divided among `parts` parameters. Raises CheckpointError."""
+    if parts > 1 and (not shape or shape[0] % parts):
         raise CheckpointError(
-            f"{name} has the shape {array.shape}; wanted {count} matrices, one below the other. It is damaged."
+            f"{name} has the shape {tuple(shape)}; wanted {parts} matrices, one below the other. It is damaged."
         )
-    return np.split(array, count)
 
 
 def to_disk(state_dict: Mapping[str, np.ndarray], dialect: str = "hf") -> dict[str, np.ndarray]:

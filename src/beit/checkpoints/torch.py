@@ -66,6 +66,34 @@ def write_pickle(path: Path, content: Mapping[str, Any]) -> None:
             raise failed_write(temporary, _bytes_in(content), error) from error
 
 
+def save_safetensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors of any type, bfloat16 too, to `path` as safetensors; not atomically.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        # "pt" is the marker that the transformers library looks for before it reads the file.
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # it gives the operating system's error in words only
+        raise failed_write(path, sum(tensor.nbytes for tensor in tensors.values()), error) from error
+
+
+def save_bin(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors to `path` by `torch.save`; not atomically.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        torch.save(dict(tensors), path)
+    except RuntimeError as error:  # its zip writer hides the operating system's error
+        raise failed_write(path, sum(tensor.nbytes for tensor in tensors.values()), error) from error
+
+
 def _with_tensors(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _with_tensors(item) for name, item in value.items()}

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from beit.checkpoints.dialects import hf, openmmlab, short, unilm
 from beit.checkpoints.dialects.dialect import Dialect
@@ -43,13 +41,15 @@ class Recognised(NamedTuple):
     Attributes:
         dialect: its name.
         tensors: name in the dialect's table → array, without what was wrapped around the names.
+        wrapper: what stood before the names of the whole model, such as `module.`; "" for nothing.
     """
 
     dialect: str
-    tensors: dict[str, np.ndarray]
+    tensors: dict[str, Any]
+    wrapper: str
 
 
-def recognise(tensors: Mapping[str, np.ndarray], source: str) -> Recognised:
+def recognise(tensors: Mapping[str, Any], source: str) -> Recognised:
     """Find the dialect of `tensors` and take off the prefixes around its names (`module.` and the like).
 
     Raises:
@@ -67,13 +67,13 @@ def recognise(tensors: Mapping[str, np.ndarray], source: str) -> Recognised:
                 f"{source} holds {len(prefixes)} models, under {', '.join(map(repr, prefixes[:4]))}. Save one of them alone: "
                 "{name: tensor for name, tensor in state.items() if name.startswith(…)}."
             )
-        renamed: dict[str, np.ndarray] = {}
+        renamed: dict[str, Any] = {}
         for name, array in tensors.items():
             short = _unwrapped(name, prefixes[0], dialect)
             if short in renamed:
                 raise CheckpointError(f"{source} holds {short} twice, once as {name}: two models in one table.")
             renamed[short] = array
-        return Recognised(dialect.name, renamed)
+        return Recognised(dialect.name, renamed, _wrapper(prefixes[0], dialect))
     example = ", ".join(list(tensors)[:3]) or "none at all"
     known = next((what for sign, what in _OTHERS if any(re.match(sign, name) for name in tensors)), None)
     looks = f" These are names of {known}." if known else ""
@@ -84,12 +84,16 @@ def recognise(tensors: Mapping[str, np.ndarray], source: str) -> Recognised:
 
 def _unwrapped(name: str, before: str, dialect: Dialect) -> str:
     """The name in the dialect's table of a tensor in a file whose encoder's names begin with `before`."""
-    # `before` is what wraps the whole model, then the encoder's own name; heads have the former only.
-    own = dialect.prefix and before.endswith(dialect.prefix)
-    wrapper = before.removesuffix(dialect.prefix) if own else _ENCODER.sub("", before)
+    wrapper = _wrapper(before, dialect)
     if not name.startswith(before):
         return name.removeprefix(wrapper)
     rest = name[len(before) :]
     # Without an encoder's own name it is a bare encoder. Where the table's prefix is optional, that is a model without a
     # head, which keeps its short names.
     return rest if before == wrapper and dialect.prefix_optional else dialect.prefix + rest
+
+
+def _wrapper(before: str, dialect: Dialect) -> str:
+    """What wraps the whole model: `before` without the encoder's own name, which heads do not have."""
+    own = dialect.prefix and before.endswith(dialect.prefix)
+    return before.removesuffix(dialect.prefix) if own else _ENCODER.sub("", before)

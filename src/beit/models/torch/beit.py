@@ -34,7 +34,7 @@ from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
 from beit.models.torch.kernels.linear import apply_linear, untouched
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
-from beit.models.torch.kernels.position_tables import Grid, relative_position_index
+from beit.models.torch.kernels.position_tables import Grid, relative_position_index, same_grid
 from beit.models.torch.pretrained import PretrainedModule
 from beit.models.torch.qkv import QKV
 from beit.models.torch.renamed import Renamed
@@ -109,7 +109,7 @@ class BeitEmbeddings(nn.Module):
     def _positions(self, grid: Grid) -> Tensor | None:
         """`(1, 1+N, C)`, resized bicubically for images of another size than the configured one; None for none."""
         positions = self.position_embeddings
-        if positions is None or grid == self.config.grid:
+        if positions is None or same_grid(grid, self.config.grid):
             return positions
         patches = positions[:, 1:].unflatten(1, self.config.grid).permute(0, 3, 1, 2)
         patches = F.interpolate(patches, size=grid, mode="bicubic").flatten(2).transpose(1, 2)
@@ -154,7 +154,7 @@ class BeitRelativePositionBias(nn.Module):
             `(1, heads, 1+N, 1+N)`; with `as_table`, `((2h-1)(2w-1)+3, heads)` in the table's own type.
         """
         table = self.relative_position_bias_table
-        grid = self.grid if grid is None else (int(grid[0]), int(grid[1]))
+        grid = self.grid if grid is None else (grid[0], grid[1])
         if as_table:
             return self._resized(grid)
         if self.biases.applies(table):
@@ -164,12 +164,12 @@ class BeitRelativePositionBias(nn.Module):
     def build(self, grid: Grid, dtype: torch.dtype | None = None) -> Tensor:
         """As `forward`, computed anew."""
         device = self.relative_position_bias_table.device
-        index = self.index if grid == self.grid else relative_position_index(grid, device)
+        index = self.index if same_grid(grid, self.grid) else relative_position_index(grid, device)
         return gather(self._resized(grid), index, dtype)
 
     def _resized(self, grid: Grid) -> Tensor:
         table = self.relative_position_bias_table
-        return table if grid == self.grid else resize_table(table, self.grid, grid)
+        return table if same_grid(grid, self.grid) else resize_table(table, self.grid, grid)
 
 
 class AttentionOptions(NamedTuple):
@@ -230,9 +230,9 @@ class BeitSelfAttention(nn.Module):
         width = config.hidden_size
         self.heads = config.num_attention_heads
         self.dropout = config.attention_probs_dropout_prob
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
+        self.query, self.key, self.value = (nn.Linear(width, width, bias=False) for _ in range(3))
+        # Given afterwards, because a constructor would draw them: a seed keeps giving the weights that it gave in version 0.1.
+        self.query.bias, self.value.bias = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
         self.qkv = QKV(self)
         self.relative_position_bias = BeitRelativePositionBias(config) if config.use_relative_position_bias else None
 
@@ -362,6 +362,7 @@ class BeitEncoder(Renamed):
         self.layer = nn.ModuleList(BeitLayer(config, rate) for rate in rates)
         self.dropout = config.attention_probs_dropout_prob
         self.gradient_checkpointing = False
+        self.checkpointing_options: dict[str, Any] = {}
 
     def forward(
         self,
@@ -388,7 +389,9 @@ class BeitEncoder(Renamed):
         hidden_states, attentions = [x], []
         for i, layer in enumerate(self.layer[:depth]):
             if self.gradient_checkpointing and self.training:
-                x, weights = checkpoint(layer, x, bias, options.of_layer(i), use_reentrant=False)
+                x, weights = checkpoint(
+                    layer, x, bias, options.of_layer(i), use_reentrant=False, **self.checkpointing_options
+                )
             else:
                 x, weights = layer(x, bias, options.of_layer(i))
             if output_hidden_states:
@@ -419,11 +422,6 @@ class BeitPreTrainedModel(PretrainedModule):
     """What all BEiT models share: initialisation, gradient checkpointing, defaults of a call; files by `PretrainedModule`."""
 
     config_class = BeitConfig
-    base_model_prefix = "beit"
-
-    def __init__(self, config: BeitConfig) -> None:
-        super().__init__()
-        self.config = config
 
     @torch.no_grad()
     def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
@@ -440,19 +438,6 @@ class BeitPreTrainedModel(PretrainedModule):
 
     def _head_parameters(self) -> set[str]:
         return {name for name in self.state_dict() if not name.startswith("beit.")}
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping its numbers."""
-        self._encoder().gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Undo `gradient_checkpointing_enable`."""
-        self._encoder().gradient_checkpointing = False
-
-    def _encoder(self) -> BeitEncoder:
-        encoder = getattr(self, self.base_model_prefix, self).encoder
-        assert isinstance(encoder, BeitEncoder)
-        return encoder
 
     def _flags(self, attentions: bool | None, hidden: bool | None, as_dict: bool | None) -> tuple[bool, bool, bool]:
         """A call's arguments; the config's defaults where they are None."""
@@ -482,10 +467,6 @@ class BeitModel(BeitPreTrainedModel):
         )
         self.pooler = BeitPooler(config) if add_pooling_layer else None
         self.init_weights()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The embedding of patches."""
-        return self.embeddings.patch_embeddings
 
     def forward(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,10 +17,13 @@ from torch import nn
 
 from beit.checkpoints import Checkpoint, Source, hub
 from beit.checkpoints.match import LoadReport, match_weights
+from beit.checkpoints.torch import save_bin, save_safetensors
 from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError
 from beit.models import outputs
+from beit.models.torch import foreign
+from beit.models.torch.conventions import Conventions
 
 logger = logging.getLogger("beit")
 
@@ -35,7 +39,7 @@ for _kind in (
     torch.export.register_dataclass(_kind, serialized_type_name=f"beit.outputs.{_kind.__name__}")
 
 
-class PretrainedModule(nn.Module):
+class PretrainedModule(Conventions):
     """A module with a config that is read from and written to model folders.
 
     Attributes:
@@ -59,10 +63,6 @@ class PretrainedModule(nn.Module):
     def dtype(self) -> torch.dtype:
         """Type of the parameters."""
         return next(self.parameters()).dtype
-
-    def num_parameters(self) -> int:
-        """Number of parameters, without the statistics of batch norms."""
-        return sum(parameter.numel() for parameter in self.parameters())
 
     @classmethod
     def from_pretrained(
@@ -112,6 +112,8 @@ class PretrainedModule(nn.Module):
             )
         dtype = _as_dtype(torch_dtype, config)
         report = model.load_report
+        if checkpoint.wrapper and report is not None:
+            report.copied.append(f"The prefix {checkpoint.wrapper!r} was taken off the names of the file.")
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
             logger.log(level, "%s from %s, besides the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
@@ -173,22 +175,102 @@ class PretrainedModule(nn.Module):
             state[name] = (value.float() if value.dtype == torch.bfloat16 else value).contiguous().numpy()
         return state
 
-    def save_pretrained(self, folder: str | os.PathLike[str], max_shard_size: int | str = "5GB") -> None:
-        """Write config.json and model.safetensors, each atomically, with the reference's tensor names.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        is_main_process: bool = True,
+        state_dict: Mapping[str, torch.Tensor] | None = None,
+        save_function: Callable[..., Any] | None = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        token: str | bool | None = None,
+        **keywords: Any,
+    ) -> None:
+        """Write config.json and the weights, each atomically, with the reference's tensor names and in the model's own type.
 
         Args:
-            folder: created if it does not exist.
+            save_directory: a folder, created if it does not exist.
+            is_main_process: whether this process writes; the others of a distributed run write nothing.
+            state_dict: written instead of the model's own tensors: what a wrapper has gathered, with or without its prefix.
+            save_function: `(tensors, path)`, used instead of `torch.save` where `safe_serialization` is False.
+            push_to_hub: upload the folder afterwards; see `push_to_hub`. `repo_id` is the folder's name by default.
             max_shard_size: bytes, or text like `500MB`; larger models are split into shards.
+            safe_serialization: `model.safetensors`; False for `pytorch_model.bin`.
+            variant: put before the ending of each weight file, as in `model.fp16.safetensors`.
+            token: for the upload.
+            **keywords: for the upload.
 
         Raises:
-            CheckpointError: it could not be written; what was there before is untouched.
+            CheckpointError: it could not be written; what was there before is untouched. Or `state_dict` is not that of this
+                model.
+            ConfigError: `is_main_process` is no bool; a keyword that the upload does not take, or without an upload.
         """
-        path = Path(folder)
+        if not isinstance(is_main_process, bool):
+            raise ConfigError(
+                f"is_main_process is {is_main_process!r}; wanted True or False. For the size of files, name the argument: "
+                "max_shard_size=…."
+            )
+        keywords.pop("save_peft_format", None)  # here adapters are saved by the library that made them
+        if keywords and not push_to_hub:
+            raise ConfigError(f"save_pretrained takes no {', '.join(keywords)}, unless with push_to_hub=True.")
+        if not is_main_process:
+            return
+        path = Path(save_directory)
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
-        config = self.config.replace(architectures=[type(self).__name__])
-        write_weights(path, self.disk_tensors(), as_bytes(max_shard_size))
-        config.save_pretrained(path)
+        tensors = self._tensors_to_write(state_dict)
+        save, filename = save_safetensors, hub.SAFETENSORS
+        if not safe_serialization:
+            save, filename = save_bin, hub.BIN
+            if save_function is not None:
+                save = functools.partial(_saved_by, save_function)
+        write_weights(path, tensors, as_bytes(max_shard_size), save=save, filename=filename, variant=variant)
+        self.config.replace(architectures=[type(self).__name__]).save_pretrained(path)
+        if push_to_hub:
+            self.push_to_hub(keywords.pop("repo_id", None) or path.name, token=token, **keywords)
+
+    def _tensors_to_write(self, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+        """The model's own tensors, or those of `state_dict` by the model's names, on the CPU."""
+        own = self.state_dict()
+        if state_dict is None and any(tensor.is_meta for tensor in own.values()):
+            state_dict = _gathered(self)
+        given: Mapping[str, torch.Tensor] = own
+        if state_dict is not None:
+            given, _ = foreign.as_own(state_dict, own, type(self).__name__)
+            lacking = [name for name in own if name not in given]
+            strange = [name for name in given if name not in own]
+            if lacking or strange:
+                raise CheckpointError(
+                    f"The state dict to save is not that of {type(self).__name__}: it lacks {len(lacking)} tensors "
+                    f"({', '.join(lacking[:2]) or 'none'}) and has {len(strange)} others ({', '.join(strange[:2]) or 'none'}). "
+                    "Give all tensors of the model, or leave state_dict out."
+                )
+        return {name: given[name].detach().cpu() for name in own}
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> nn.modules.module._IncompatibleKeys:
+        """As `nn.Module.load_state_dict`, for the names of every dialect that `from_pretrained` reads.
+
+        Args:
+            state_dict: the state dict of a model of this library, of transformers, of the authors, timm or OpenMMLab, with any
+                prefix around its names (`module.`, `_orig_mod.`, …).
+            strict: raise where names are missing or unknown.
+            assign: use the tensors themselves instead of copying them.
+
+        Returns:
+            The names that are missing and those that are unknown.
+
+        Raises:
+            CheckpointError: fewer than half of the tensors have a place in this model, also where `strict` is False.
+            RuntimeError: names are missing or unknown (with `strict`), or shapes differ.
+        """
+        renamed, done = foreign.as_own(state_dict, self.state_dict(), type(self).__name__)
+        if done:
+            logger.info("%s.load_state_dict: %s.", type(self).__name__, done)
+        return super().load_state_dict(renamed, strict=strict, assign=assign)
 
     def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
         """Upload the model to the Hub: `model.push_to_hub("owner/name")`.
@@ -206,6 +288,21 @@ class PretrainedModule(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             return hub.upload_folder(folder, repo_id, **keywords)
+
+
+def _gathered(model: nn.Module) -> Mapping[str, torch.Tensor]:
+    """The tensors of a model whose weights Accelerate keeps on the CPU or on disk."""
+    if not any(hasattr(module, "_hf_hook") for module in model.modules()):
+        raise CheckpointError(
+            f"{type(model).__name__} is on the meta device: it has no numbers to save. Load them first."
+        )
+    from accelerate.utils.modeling import get_state_dict_offloaded_model
+
+    return get_state_dict_offloaded_model(model)
+
+
+def _saved_by(function: Callable[..., Any], path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    function(dict(tensors), path)
 
 
 def _as_dtype(choice: torch.dtype | str | None, config: BeitConfig) -> torch.dtype:

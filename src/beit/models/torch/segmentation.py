@@ -303,10 +303,6 @@ class BeitBackbone(BeitPreTrainedModel):
         """Channels of the chosen stages."""
         return [self.out_feature_channels[name] for name in self.out_features]
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The embedding of patches."""
-        return self.embeddings.patch_embeddings
-
     def forward(
         self,
         pixel_values: Tensor,

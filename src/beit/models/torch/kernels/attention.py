@@ -35,7 +35,7 @@ _FEWEST_TOKENS_FUSED = 1000  # below, the biases that are kept take 0.6 GB at mo
 
 def head_by_head(x: Tensor) -> bool:
     """Whether attention on `x (B, T, C)` should go head by head."""
-    if torch.is_grad_enabled() or x.shape[1] < _FEWEST_TOKENS or not may_choose(x):
+    if torch.is_grad_enabled() or not may_choose(x) or x.shape[1] < _FEWEST_TOKENS:
         return False
     way = chosen("attention", _trial)
     return way == "heads" or (way == "fused" and x.shape[1] >= _FEWEST_TOKENS_FUSED)

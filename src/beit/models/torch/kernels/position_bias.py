@@ -75,7 +75,7 @@ def gather(table: Tensor, index: Tensor, dtype: torch.dtype | None = None) -> Te
 def resize_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
     """A table of the grid `old` for the grid `new`, by `core/resampling.py`: `(rows, heads)` → `((2h-1)(2w-1)+3, heads)`."""
     device = table.device
-    rows, columns = (table_weights(have, int(want), device) for have, want in zip(old, new, strict=True))
+    rows, columns = (table_weights(have, want, device) for have, want in zip(old, new, strict=True))
     # Neighbours in a resized table differ by little: half precision would make them equal.
     exact = torch.promote_types(table.dtype, torch.float32)
     with _without_autocast(device.type):

@@ -2,7 +2,8 @@
 
 They are `core/geometry.py` and `core/resampling.py` for PyTorch. numpy computes them once for a size, and they are kept.
 `torch.compile` cannot follow numpy, and from the second image size on it leaves height and width symbolic. So while it
-traces, both are operators, which run when the compiled graph runs. An exported program gets them as constants.
+traces, both are operators, which run when the compiled graph runs. An exported program gets them as constants, and where its
+height or width is dynamic, as these operators too: whoever runs it imports `beit`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROW = 8
 
 def relative_position_index(grid: Grid, device: torch.device) -> Tensor:
     """`geometry.relative_position_index`, int64 `(1 + h·w, 1 + h·w)`, padded with unused columns to a multiple of `ROW`."""
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() or _is_symbolic(*grid):
         return _index_operator(*grid, device)
     if torch.compiler.is_compiling():  # for export: the tracer's tensors must not outlive it, so nothing is kept
         return _index(grid).to(device)
@@ -32,11 +33,20 @@ def relative_position_index(grid: Grid, device: torch.device) -> Tensor:
 
 def table_weights(have: int, want: int, device: torch.device) -> Tensor:
     """`resampling.table_weights`, float32 `(2·want-1, 2·have-1)`."""
-    if torch.compiler.is_dynamo_compiling():
+    if torch.compiler.is_dynamo_compiling() or _is_symbolic(want):
         return _table_weights_operator(have, want, device)
     if torch.compiler.is_compiling():
         return torch.tensor(resampling.table_weights(have, want), device="cpu").to(device)
     return _kept_table_weights(have, want, device)
+
+
+def same_grid(grid: Grid, own: Grid) -> bool:
+    """Whether images have the grid `own`; False where an exported program leaves it open: what resizes then serves every grid."""
+    return not _is_symbolic(*grid) and grid == own
+
+
+def _is_symbolic(*sides: int) -> bool:
+    return any(isinstance(side, torch.SymInt) for side in sides)
 
 
 @functools.lru_cache(maxsize=8)
