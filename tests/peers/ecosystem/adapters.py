@@ -34,7 +34,7 @@ def by_adapter(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def without_gradient(model: Any) -> str:
     """Names of adapters that training would not reach."""
-    model.train()
+    model = copy.deepcopy(model).train()  # training moves the statistics of batch norms
     arguments_ = arguments(model.get_base_model())
     output = model(**arguments_)
     loss = output.loss if "loss" in output.keys() else output.last_hidden_state.square().mean()  # noqa: SIM118
@@ -44,8 +44,6 @@ def without_gradient(model: Any) -> str:
         for name, parameter in model.named_parameters()
         if "lora_" in name and (parameter.grad is None or not parameter.grad.abs().max() > 0)
     ]
-    model.zero_grad()
-    model.eval()
     return ", ".join(found)
 
 
@@ -231,17 +229,31 @@ def travel(folder: Path) -> Iterator[Row]:
 
 @check
 def mixed_in(folder: Path) -> Iterator[Row]:
-    """`model.add_adapter(config)`, which transformers' models have themselves."""
-    ours, theirs = pair("classifier", folder / "start")
-    targets = ["q_proj", "v_proj"] if IS_5 else ["query", "value"]
-
-    def after(model: Any, targets: list[str]) -> int:
-        model.add_adapter(peft.LoraConfig(target_modules=targets, init_lora_weights=False))
-        return sum(".lora_" in name for name, _ in model.named_parameters())
-
+    """`model.add_adapter(config)` and its relatives, which transformers' models have themselves."""
+    config = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False)
+    model = make("classifier")
+    bare = run(model, pixel_values=pixels())
+    yield attempt("add_adapter", lambda: "" if model.add_adapter(config) is None else "returns something")
+    changed = run(model, pixel_values=pixels())
+    yield attempt("the outputs are others", lambda: difference(changed, bare) > 1e-3)
     yield attempt(
-        "add_adapter adds as many adapters as on transformers' model",
-        lambda: "" if after(ours, ["query", "value"]) == after(theirs, targets) else "another number",
+        "only adapters are trained",
+        lambda: ", ".join(n for n, p in model.named_parameters() if p.requires_grad != ("lora_" in n)),
     )
 
+    def switched() -> float:
+        model.disable_adapters()
+        without = difference(run(model, pixel_values=pixels()), bare)
+        model.enable_adapters()
+        return max(without, difference(run(model, pixel_values=pixels()), changed))
 
+    yield attempt("disable_adapters, enable_adapters", switched, 1e-7)
+    trained_ = few_steps(adapted(make("classifier"), ["query", "value"]))
+    trained_.save_pretrained(folder / "adapter")
+
+    def loaded() -> float:
+        other = make("classifier")
+        other.load_adapter(str(folder / "adapter"))
+        return difference(run(other, pixel_values=pixels()), run(trained_, pixel_values=pixels()))
+
+    yield attempt("load_adapter of a folder of PEFT", loaded, 1e-6)

@@ -93,6 +93,8 @@ def near(name: str, difference: float, tolerance: float) -> Row:
 def make(label: str, module: Any = beit, **changes: Any) -> Any:
     """A model of ours (or of `module`) in evaluation, whose every parameter shows in the outputs."""
     kind, settings = MODELS[label]
+    if label == "segmentation" and module is beit:  # layers above those that a head sees are not computed
+        settings = {**settings, "segmentation_layers": [1, 2, 3, 4]}
     return make_class(kind, module, **{**settings, **changes})
 
 

@@ -26,18 +26,13 @@ from peers.ecosystem.common import (
 from torch import nn
 
 
-def seen(label: str) -> Any:
-    """The model with a head that sees every layer: layers above those that it sees are not computed."""
-    return make(label, segmentation_layers=[1, 2, 3, 4]) if label == "segmentation" else make(label)
-
-
 @check
 def hooks(folder: Path) -> Iterator[Row]:
     for label in MODELS:
         for when in ("evaluation, no gradients", "training"):
 
             def silent(label: str = label, when: str = when) -> str:
-                model = seen(label)
+                model = make(label)
                 fired: set[str] = set()
                 for name, module in holders(model).items():
                     module.register_forward_hook(lambda *_, name=name: fired.add(name))
@@ -51,7 +46,7 @@ def hooks(folder: Path) -> Iterator[Row]:
             yield attempt(f"{label}: forward hooks, {when}", silent)
 
         def silent_backward(label: str = label) -> str:
-            model = seen(label).train()
+            model = make(label).train()
             fired: set[str] = set()
             for name, module in holders(model).items():
                 module.register_full_backward_hook(lambda *_, name=name: fired.add(name))
@@ -63,7 +58,7 @@ def hooks(folder: Path) -> Iterator[Row]:
         yield attempt(f"{label}: backward hooks", silent_backward)
 
         def unchanged(label: str = label) -> float:
-            model, plain = seen(label), seen(label)
+            model, plain = make(label), make(label)
             for module in holders(model).values():
                 module.register_forward_hook(lambda *_: None)
             return difference(run(model), run(plain))
@@ -72,11 +67,11 @@ def hooks(folder: Path) -> Iterator[Row]:
 
         def changed(label: str = label) -> str:
             """A hook that returns other numbers is heard: Grad-CAM, activation patching and pruning live from it."""
-            plain = seen(label)
+            plain = make(label)
             wanted = run(plain)
             unheard = []
             for name in holders(plain):
-                model = seen(label)
+                model = make(label)
                 model.get_submodule(name).register_forward_hook(lambda _, __, output: moved(output))
                 if not difference(run(model), wanted) > 1e-7:
                     unheard.append(name)
