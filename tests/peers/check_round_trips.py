@@ -99,7 +99,7 @@ def draw(rng: random.Random, kind: str) -> dict[str, Any]:
         values["auxiliary_channels"] = 8
     labels = rng.choice(["default", "number", "names"])
     if labels == "number":
-        values["num_labels"] = rng.choice([2, 3, 5] if kind == "BeitForSemanticSegmentation" else [1, 3, 5])
+        values["num_labels"] = rng.choice([2, 3, 5] if "Segmentation" in kind or "problem_type" in values else [1, 3, 5])
     elif labels == "names":
         values["id2label"] = {i: name for i, name in enumerate(["cat", "dog", "Vögel"])}
         values["label2id"] = {name: i for i, name in values["id2label"].items()}
