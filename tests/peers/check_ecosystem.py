@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import transformers
+
 from peers.ecosystem.common import CHECKS, Row, one_line
 
 PARTS = ("trainer", "pipelines", "adapters", "offload", "modules", "folders", "tracing")
@@ -55,7 +56,9 @@ def main() -> int:
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    versions = {name: importlib.import_module(name).__version__ for name in ("transformers", "accelerate", "peft", "torch")}
+    versions = {
+        name: importlib.import_module(name).__version__ for name in ("transformers", "accelerate", "peft", "torch")
+    }
     print(", ".join(f"{name} {version}" for name, version in versions.items()), flush=True)
     counts = {True: 0, False: 0, None: 0}
     with warnings.catch_warnings():

@@ -25,10 +25,10 @@ from typing import Any
 
 import torch
 import transformers
-from peers.check_transformers import CLASSES, DENSE, TOLERANCE, difference, randomise
 from safetensors.torch import load_file
 
 import beit
+from peers.check_transformers import CLASSES, DENSE, TOLERANCE, difference, randomise
 
 # The version of the library that wrote the file and where it was: nothing that a model is.
 LEFT_OUT = {"transformers_version", "_name_or_path"}
@@ -68,7 +68,6 @@ def draw(rng: random.Random, kind: str) -> dict[str, Any]:
     }
     maybe: dict[str, Any] = {
         "hidden_act": rng.choice(["gelu", "relu", "gelu_new"]),  # of selu the reference only writes
-
         "hidden_dropout_prob": rng.choice([0.0, 0.1]),
         "attention_probs_dropout_prob": rng.choice([0.0, 0.1]),
         "initializer_range": rng.choice([0.02, 0.05]),
@@ -99,7 +98,9 @@ def draw(rng: random.Random, kind: str) -> dict[str, Any]:
         values["auxiliary_channels"] = 8
     labels = rng.choice(["default", "number", "names"])
     if labels == "number":
-        values["num_labels"] = rng.choice([2, 3, 5] if "Segmentation" in kind or "problem_type" in values else [1, 3, 5])
+        values["num_labels"] = rng.choice(
+            [2, 3, 5] if "Segmentation" in kind or "problem_type" in values else [1, 3, 5]
+        )
     elif labels == "names":
         values["id2label"] = {i: name for i, name in enumerate(["cat", "dog", "Vögel"])}
         values["label2id"] = {name: i for i, name in values["id2label"].items()}
@@ -202,7 +203,9 @@ def main() -> int:
                 print(f"{number} ({CLASSES[number % len(CLASSES)]}) {problem}")
     for kind, times in kinds.most_common():
         print(f"{times:4} times {kind}")
-    print(f"transformers {transformers.__version__}: {arguments.count - len(found)} of {arguments.count} round trips equal")
+    print(
+        f"transformers {transformers.__version__}: {arguments.count - len(found)} of {arguments.count} round trips equal"
+    )
     return int(bool(found))
 
 

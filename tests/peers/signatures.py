@@ -40,10 +40,94 @@ OUTPUTS = {
     "FlaxBeitModelOutputWithPooling": ("transformers.models.beit.modeling_flax_beit", "FlaxBeitModelOutputWithPooling"),
 }
 
+# Why a member differs or is absent, for sentences that serve several.
 GENERATION = "Text generation: no BEiT generates text."
+TEXT = "For language models. Files keep the value; the model does nothing with it."
 LANGUAGE = "For language models: images have no vocabulary and no padding."
-# Class or group, member → why it differs or is absent. `*` is any class.
-REASONS: dict[tuple[str, str], str] = {}
+KEYWORDS = "After the first argument there are keywords only."
+REGISTRY = "The Auto classes here know BEiT alone."
+PEFT = "Ask PEFT itself: `peft.get_peft_model_state_dict(model)`."
+HUB = "Write tags into the model card."
+MEMORY = "`torch.profiler` and `torch.cuda.memory_stats` measure memory."
+RESIZE = "Load the model with `image_size=…`: positions are resized."
+FUSED = "Attention is fused without it."
+# (class or table, member) → why it differs or is absent. `*` is any class.
+REASONS: dict[tuple[str, str], str] = {
+    **{
+        (CONFIG, name): TEXT
+        for name in """add_cross_attention bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+        cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping
+        encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id
+        is_decoder is_encoder_decoder length_penalty max_length min_length no_repeat_ngram_size num_beam_groups num_beams
+        num_return_sequences output_scores pad_token_id prefix remove_invalid_values repetition_penalty
+        return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
+        tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p typical_p use_bfloat16 finetuning_task""".split()
+    },
+    (CONFIG, "dict_torch_dtype_to_str"): "Inside `to_dict`; types are written by their names.",
+    (CONFIG, "pruned_heads"): "Heads are not removed: see `prune_heads`.",
+    (CONFIG, "transformers_version"): "A file's value is kept.",
+    (CONFIG, "torchscript"): "`return_dict=False` gives tuples, which `torch.jit.trace` takes.",
+    ("*", "register_for_auto_class"): REGISTRY,
+    ("*", "push_to_hub"): KEYWORDS,
+    ("*", "from_pretrained"): KEYWORDS,
+    (PROCESSOR, "fetch_images"): "Nothing is fetched from addresses: open the image yourself.",
+    (PROCESSOR, "center_crop"): "An unknown keyword is an error.",
+    (PROCESSOR, "normalize"): "An unknown keyword is an error.",
+    (PROCESSOR, "rescale"): "An unknown keyword is an error.",
+    (PROCESSOR, "resize"): "An unknown keyword is an error.",
+    ("All PyTorch models", "active_adapter"): "Ask the adapted layers: `layer.active_adapter`.",
+    ("All PyTorch models", "active_adapters"): "Ask the adapted layers: `layer.active_adapters`.",
+    ("All PyTorch models", "get_adapter_state_dict"): PEFT,
+    ("All PyTorch models", "add_adapter"): "The name that PEFT gives where none is given.",
+    (
+        "All PyTorch models",
+        "load_adapter",
+    ): "Takes a folder that PEFT wrote; for more, use `peft.PeftModel.from_pretrained`.",
+    ("All PyTorch models", "add_memory_hooks"): MEMORY,
+    ("All PyTorch models", "reset_memory_hooks_state"): MEMORY,
+    ("All PyTorch models", "add_model_tags"): HUB,
+    ("All PyTorch models", "model_tags"): HUB,
+    ("All PyTorch models", "create_extended_attention_mask_for_decoder"): LANGUAGE,
+    ("All PyTorch models", "get_extended_attention_mask"): LANGUAGE,
+    ("All PyTorch models", "invert_attention_mask"): LANGUAGE,
+    ("All PyTorch models", "warn_if_padding_and_no_attention_mask"): LANGUAGE,
+    ("All PyTorch models", "estimate_tokens"): "`floating_point_ops` counts patches itself.",
+    ("All PyTorch models", "generation_config"): GENERATION,
+    ("All PyTorch models", "get_head_mask"): "Each call takes `head_mask` as `(heads,)` or `(L, heads)`.",
+    ("All PyTorch models", "get_position_embeddings"): RESIZE,
+    ("All PyTorch models", "resize_position_embeddings"): RESIZE,
+    ("All PyTorch models", "retrieve_modules_from_names"): "`model.get_submodule(name)` finds a module.",
+    ("All PyTorch models", "to_bettertransformer"): FUSED,
+    ("All PyTorch models", "reverse_bettertransformer"): FUSED,
+    (
+        "All PyTorch models",
+        "save_pretrained",
+    ): "None means that safetensors writes the file; a function is called as there.",
+    (
+        "BeitForMaskedImageModeling",
+        "num_labels",
+    ): "It has no classes; the number of visual tokens is `config.vocab_size`.",
+    ("BeitForSemanticSegmentation", "compute_loss"): "Call the model with `labels`.",
+    ("BeitBackbone", "backbone_type"): "It is a BEiT, never timm's.",
+    ("BeitBackbone", "use_timm_backbone"): "It is a BEiT, never timm's.",
+    ("BeitBackbone", "forward_with_filtered_kwargs"): "Call the model with the arguments of `forward`.",
+    ("BeitBackbone", "to_dict"): "`model.config.to_dict()`.",
+    ("All Flax models", "can_generate"): GENERATION,
+    ("All Flax models", "generation_config"): GENERATION,
+    ("All Flax models", "enable_gradient_checkpointing"): "Build the model with `gradient_checkpointing=True`.",
+    ("All Flax models", "framework"): "Pipelines of transformers 4 that use Flax do not exist.",
+    ("All Flax models", "init_weights"): "Parameters do not depend on the images' shape.",
+    ("All Flax models", "input_shape"): "Parameters do not depend on the images' shape.",
+    ("All Flax models", "key"): "Used at construction only; give `seed`.",
+    ("All Flax models", "load_flax_weights"): "Inside `from_pretrained`.",
+    ("All Flax models", "load_flax_sharded_weights"): "Inside `from_pretrained`.",
+    ("All Flax models", "main_input_name"): "It is `pixel_values`.",
+    ("All Flax models", "params_shape_tree"): "`jax.tree.map(jnp.shape, model.params)`.",
+    ("All Flax models", "save_pretrained"): "safetensors by default, which both frameworks and transformers open.",
+    **{(name, "__call__"): "Missing images are refused with a message." for name in FLAX},
+    ("BackboneOutput", "__init__"): "No maps are an empty tuple.",
+    ("BackboneOutput", "feature_maps"): "No maps are an empty tuple.",
+}
 
 
 # --- describing ------------------------------------------------------------------------------------------------------
@@ -74,10 +158,11 @@ def describe(kind: type, instance: Any, base: type | tuple[type, ...]) -> dict[s
 
 
 def text_of(value: Any) -> str:
-    plain = value is None or isinstance(value, bool | int | float | str)
-    if plain or (isinstance(value, list | tuple | dict) and len(value) < 5 and "object at" not in repr(value)):
-        return repr(list(value) if isinstance(value, tuple) else value)
-    return ""
+    plain = (type(None), bool, int, float, str)
+    if isinstance(value, tuple):
+        value = list(value)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+    return repr(value) if all(isinstance(one, plain) for one in inner) and len(repr(value)) < 80 else ""
 
 
 def parameters(function: Any) -> dict[str, Any]:
@@ -107,7 +192,13 @@ def describe_all(of: str) -> dict[str, Any]:
     import torch
 
     theirs = of == "transformers"
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "image_size": 8}
+    small = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "image_size": 8,
+    }
     config = module.BeitConfig(**small, patch_size=4)
     dense = module.BeitConfig(
         **{**small, "num_hidden_layers": 4}, patch_size=4, out_indices=[1, 2, 3, 4], auxiliary_channels=8
@@ -183,8 +274,10 @@ def compare_parameters(theirs: list[Parameter], ours: list[Parameter]) -> tuple[
         details.append("no further keywords")
     if details:
         return "differs", "; ".join(details)
+    if len(missing) == len(wanted) and any(p[1] == "VAR_POSITIONAL" for p in ours):
+        return "more", "all arguments, and further fields"
     if missing:
-        return "by keyword", f"{code(missing)}"
+        return "by keyword", code(missing)
     more = [name for name in have if name not in {p[0] for p in wanted}]
     return "more", code(more) if more else "further arguments"
 
@@ -237,7 +330,9 @@ class Page:
         return "\n".join(self.lines).strip() + "\n"
 
 
-def common(descriptions: dict[str, Any], ours: dict[str, Any], kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
+def common(
+    descriptions: dict[str, Any], ours: dict[str, Any], kinds: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Members that all classes have and that compare alike, of the reference and of ours."""
     first = kinds[0]
     theirs_, ours_ = {}, {}

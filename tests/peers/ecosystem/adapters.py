@@ -9,8 +9,9 @@ from typing import Any
 
 import peft
 import torch
-from peers.ecosystem.common import IS_5, Row, arguments, attempt, check, difference, make, one_line, pair, pixels, run
 from torch import nn
+
+from peers.ecosystem.common import IS_5, Row, arguments, attempt, check, difference, make, one_line, pair, pixels, run
 
 TARGETS: dict[str, Any] = {
     "query and value": ["query", "value"],
@@ -80,7 +81,9 @@ def lora(folder: Path) -> Iterator[Row]:
                 yield Row(name, one_line(error), False)
                 continue
             count = len(by_adapter(model))
-            yield attempt(f"{name}: each of {count} adapters has a gradient", lambda model=model: without_gradient(model))
+            yield attempt(
+                f"{name}: each of {count} adapters has a gradient", lambda model=model: without_gradient(model)
+            )
             yield attempt(f"{name}: each has an effect", lambda model=model: without_effect(model))
             given = arguments(model.get_base_model())
             given.pop("labels", None)
@@ -99,7 +102,9 @@ def lora(folder: Path) -> Iterator[Row]:
                 1e-6,
             )
 
-            def saved(model: Any = model, name: str = name, label: str = label, given: Any = given, wanted: Any = wanted) -> float:
+            def saved(
+                model: Any = model, name: str = name, label: str = label, given: Any = given, wanted: Any = wanted
+            ) -> float:
                 model.save_pretrained(folder / name)
                 again = peft.PeftModel.from_pretrained(make(label), str(folder / name)).eval()
                 return difference(run(again, **given), wanted)
@@ -215,7 +220,9 @@ def travel(folder: Path) -> Iterator[Row]:
         sides = {"theirs": theirs, "ours": ours}
         for source, target in (("theirs", "ours"), ("ours", "theirs")):
 
-            def moved(source: str = source, target: str = target, sides: Any = sides, targets: Any = targets, what: str = what) -> float:
+            def moved(
+                source: str = source, target: str = target, sides: Any = sides, targets: Any = targets, what: str = what
+            ) -> float:
                 model = few_steps(adapted(sides[source], targets))
                 wanted = run(model, pixel_values=pixels())
                 assert difference(wanted, run(sides[source], pixel_values=pixels())) > 1e-2

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
-from peers.check_transformers import randomise
 from torch import Tensor, nn
 
 import beit
+from peers.check_transformers import randomise
 
 IS_5 = not transformers.__version__.startswith("4")
 SMALL: dict[str, Any] = {
@@ -26,7 +26,12 @@ SMALL: dict[str, Any] = {
     "num_labels": 3,
     "drop_path_rate": 0.0,
 }
-FOUR: dict[str, Any] = {"num_hidden_layers": 4, "out_indices": [1, 2, 3, 4], "auxiliary_channels": 8, "batch_norm_eps": 1e-5}
+FOUR: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "out_indices": [1, 2, 3, 4],
+    "auxiliary_channels": 8,
+    "batch_norm_eps": 1e-5,
+}
 OWN = {"use_relative_position_bias": True}
 SHARED = {"use_shared_relative_position_bias": True}
 # label → class and settings: what is checked for "each model".
@@ -161,6 +166,4 @@ def run(model: nn.Module, **given: Any) -> Any:
 
 def holders(model: nn.Module) -> dict[str, nn.Module]:
     """The modules that hold parameters themselves."""
-    return {
-        name: module for name, module in model.named_modules() if name and list(module.parameters(recurse=False))
-    }
+    return {name: module for name, module in model.named_modules() if name and list(module.parameters(recurse=False))}

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import transformers
-from peers import check_transformers
-from peers.ecosystem.common import IS_5, MODELS, Row, attempt, check, difference, make, pair, pixels, run
 
 import beit
+from peers import check_transformers
+from peers.ecosystem.common import IS_5, MODELS, Row, attempt, check, difference, make, pair, pixels, run
 
 
 def given(model: Any) -> Any:
@@ -138,7 +138,11 @@ def numbers_kept(folder: Path) -> Iterator[Row]:
             for name, value in again.state_dict().items()
             if name in model.state_dict()
         )
-        return "" if again.dtype is torch.bfloat16 and same else f"{again.dtype}, {'the same' if same else 'other'} numbers"
+        return (
+            ""
+            if again.dtype is torch.bfloat16 and same
+            else f"{again.dtype}, {'the same' if same else 'other'} numbers"
+        )
 
     yield attempt("bfloat16, saved and opened by beit with torch_dtype='auto'", lambda: by(beit))
     yield attempt("bfloat16, saved and opened by transformers with torch_dtype='auto'", lambda: by(transformers))

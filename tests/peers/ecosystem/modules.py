@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from peers.ecosystem.common import (
     IS_5,
     MODELS,
@@ -23,7 +25,6 @@ from peers.ecosystem.common import (
     run,
     tensors,
 )
-from torch import nn
 
 
 @check
@@ -130,8 +131,9 @@ def quantize_dynamic(folder: Path) -> Iterator[Row]:
         )
         yield attempt(
             f"{label}: and not equal to them",
-            lambda quantised=quantised, model=model, given=given: difference(run(quantised, **given), run(model, **given))
-            > 1e-6,
+            lambda quantised=quantised, model=model, given=given: (
+                difference(run(quantised, **given), run(model, **given)) > 1e-6
+            ),
         )
 
 

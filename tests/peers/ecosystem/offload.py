@@ -8,10 +8,10 @@ from typing import Any
 
 import accelerate
 import torch
-from peers.ecosystem.common import MODELS, Row, attempt, check, difference, make, pixels, run
 from torch import nn
 
 import beit
+from peers.ecosystem.common import MODELS, Row, attempt, check, difference, make, pixels, run
 
 TOLERANCE = 1e-6
 CPU = torch.device("cpu")
@@ -75,7 +75,11 @@ def ways(folder: Path) -> dict[str, Callable[[Any, str], Any]]:
             model, {"": "cpu"}, force_hooks=True
         ),
         "dispatch_model, every second part on disk": lambda model, label: accelerate.dispatch_model(
-            model, parts(model, "cpu", "disk"), main_device="cpu", offload_dir=str(folder / f"{label} second"), force_hooks=True
+            model,
+            parts(model, "cpu", "disk"),
+            main_device="cpu",
+            offload_dir=str(folder / f"{label} second"),
+            force_hooks=True,
         ),
         "dispatch_model, all on disk": lambda model, label: accelerate.dispatch_model(
             model, parts(model, "disk"), main_device="cpu", offload_dir=str(folder / f"{label} all"), force_hooks=True
@@ -142,7 +146,9 @@ def device_map(folder: Path) -> Iterator[Row]:
             )
             assert "disk" in found.values(), found
             copied = make(label)
-            accelerate.dispatch_model(copied, found, main_device="cpu", offload_dir=str(folder / label), force_hooks=True)
+            accelerate.dispatch_model(
+                copied, found, main_device="cpu", offload_dir=str(folder / label), force_hooks=True
+            )
             return apart(answers(copied), wanted)
 
         yield attempt(f"{label}: dispatched by it", used, TOLERANCE)
@@ -189,7 +195,9 @@ def accelerator(folder: Path) -> Iterator[Row]:
 
         yield attempt(f"{label}: save_state, load_state", state, TOLERANCE)
 
-        def as_scripts_save(label: str = label, made: Any = made, prepared: Any = prepared, wanted: Any = wanted) -> float:
+        def as_scripts_save(
+            label: str = label, made: Any = made, prepared: Any = prepared, wanted: Any = wanted
+        ) -> float:
             made.unwrap_model(prepared).save_pretrained(
                 folder / f"{label} unwrapped",
                 is_main_process=made.is_main_process,
@@ -198,5 +206,7 @@ def accelerator(folder: Path) -> Iterator[Row]:
             )
             return apart(answers(beit.load(folder / f"{label} unwrapped")), wanted)
 
-        yield attempt(f"{label}: unwrap_model(…).save_pretrained(…, save_function, state_dict)", as_scripts_save, TOLERANCE)
+        yield attempt(
+            f"{label}: unwrap_model(…).save_pretrained(…, save_function, state_dict)", as_scripts_save, TOLERANCE
+        )
         made.free_memory()

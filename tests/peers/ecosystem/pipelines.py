@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from peers.ecosystem.common import IS_5, Row, attempt, check, difference, make, pair, run
 from PIL import Image
 from transformers import pipeline
 
 import beit
+from peers.ecosystem.common import IS_5, Row, attempt, check, difference, make, pair, run
 
 
 def pictures(count: int = 3) -> list[Image.Image]:

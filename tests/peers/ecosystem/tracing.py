@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers.ecosystem.common import MODELS, Row, attempt, check, difference, make, pixels, run, tensors
 from torch import Tensor
+
+from peers.ecosystem.common import MODELS, Row, attempt, check, difference, make, pixels, run, tensors
 
 PATCH = 8
 
@@ -24,9 +25,7 @@ def traced(folder: Path) -> Iterator[Row]:
                     made = torch.jit.trace(model, pixels())
                     made.save(str(folder / "traced.pt"))
                     again = torch.jit.load(str(folder / "traced.pt"))
-                    return max(
-                        difference(again(pixels(seed=seed)), model(pixels(seed=seed))) for seed in (1, 2)
-                    )
+                    return max(difference(again(pixels(seed=seed)), model(pixels(seed=seed))) for seed in (1, 2))
 
             yield attempt(f"{label}, {way}, no_grad: other images", under_no_grad, 1e-5)
 
@@ -69,7 +68,11 @@ def used(model: Any) -> list[Tensor]:
 
 @check
 def exported(folder: Path) -> Iterator[Row]:
-    batch, rows, columns = torch.export.Dim("batch"), torch.export.Dim("rows", max=99), torch.export.Dim("columns", max=99)
+    batch, rows, columns = (
+        torch.export.Dim("batch"),
+        torch.export.Dim("rows", max=99),
+        torch.export.Dim("columns", max=99),
+    )
     for label in MODELS:
         # Segmentation halves its grid, so sides are even numbers of patches there.
         step = PATCH * (2 if label in ("segmentation", "backbone") else 1)
@@ -85,7 +88,9 @@ def exported(folder: Path) -> Iterator[Row]:
                     found["bool_masked_pos"] = (patches % 3 == 0).view(size, height // PATCH, width // PATCH)
                 return found
 
-            def other_sizes(label: str = label, images: Any = images, masked: bool = masked, given: Any = given) -> float:
+            def other_sizes(
+                label: str = label, images: Any = images, masked: bool = masked, given: Any = given
+            ) -> float:
                 model = make(label)
                 shapes = {"pixel_values": images}
                 if masked:

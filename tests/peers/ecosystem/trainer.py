@@ -13,6 +13,10 @@ import numpy as np
 import torch
 import transformers
 from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+import beit
 from peers.ecosystem.common import (
     IS_5,
     Row,
@@ -25,10 +29,6 @@ from peers.ecosystem.common import (
     pixels,
     run,
 )
-from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
-
-import beit
 
 EVALUATION = (
     "eval_strategy" if "eval_strategy" in inspect.signature(TrainingArguments).parameters else "evaluation_strategy"
@@ -121,7 +121,9 @@ def train_evaluate_predict(folder: Path) -> Iterator[Row]:
     data = images(1)
     predicted = made.predict(data)
     direct = run(model.eval(), pixel_values=torch.stack([item["pixel_values"] for item in data])).logits
-    yield attempt("predict gives the model's logits", lambda: difference(torch.tensor(predicted.predictions), direct), 1e-5)
+    yield attempt(
+        "predict gives the model's logits", lambda: difference(torch.tensor(predicted.predictions), direct), 1e-5
+    )
     yield attempt(
         "evaluate's accuracy is that of predict",
         lambda: abs(predicted.metrics["test_accuracy"] - made.evaluate()["eval_accuracy"]),
@@ -173,7 +175,9 @@ def folders(folder: Path) -> Iterator[Row]:
     """With the callback, folders are whole; without it, beit opens them by their tensors."""
     for callback in (True, False):
         model = make("classifier")
-        made = trainer(model, folder / f"run {callback}", processor=beit.BeitImageProcessor(size=32, do_center_crop=False))
+        made = trainer(
+            model, folder / f"run {callback}", processor=beit.BeitImageProcessor(size=32, do_center_crop=False)
+        )
         if callback:
             made.add_callback(beit.SaveConfigCallback())
         made.train()
@@ -199,9 +203,7 @@ def folders(folder: Path) -> Iterator[Row]:
                     1e-5,
                 )
                 if module is beit:
-                    yield attempt(
-                        f"{name}: its processor", lambda where=where: processor_differs(where)
-                    )
+                    yield attempt(f"{name}: its processor", lambda where=where: processor_differs(where))
 
 
 def processor_differs(where: Path) -> str:
@@ -233,7 +235,9 @@ def best_model(folder: Path) -> Iterator[Row]:
     # The rate is far too high after the first epoch, so the first checkpoint is the best.
     model = make("classifier")
     changes = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": False}
-    made = trained(model, folder / "run", lr_scheduler_type="constant", learning_rate=2e-3, num_train_epochs=3, **changes)
+    made = trained(
+        model, folder / "run", lr_scheduler_type="constant", learning_rate=2e-3, num_train_epochs=3, **changes
+    )
     history = [line["eval_loss"] for line in made.state.log_history if "eval_loss" in line]
     yield attempt(
         "at the end the model has the best evaluation", lambda: abs(made.evaluate()["eval_loss"] - min(history)), 1e-6
@@ -267,7 +271,9 @@ def other_heads(folder: Path) -> Iterator[Row]:
             for name, one in zip(("ours", "theirs"), pair(label, folder / f"{label} start"), strict=True):
                 made = Trainer(
                     model=one,
-                    args=settings(folder / f"{label} {name}", max_steps=2, remove_unused_columns=False, **{EVALUATION: "no"}),
+                    args=settings(
+                        folder / f"{label} {name}", max_steps=2, remove_unused_columns=False, **{EVALUATION: "no"}
+                    ),
                     train_dataset=[{"pixel_values": image} for image in pixels(8)],
                     data_collator=collate(label),
                 )
@@ -295,5 +301,3 @@ def lora(folder: Path) -> Iterator[Row]:
         lambda: difference(run(again, pixel_values=pixels()), run(adapted.eval(), pixel_values=pixels())),
         1e-6,
     )
-
-
