@@ -102,7 +102,7 @@ def draw(rng: random.Random, kind: str) -> dict[str, Any]:
             [2, 3, 5] if "Segmentation" in kind or "problem_type" in values else [1, 3, 5]
         )
     elif labels == "names":
-        values["id2label"] = {i: name for i, name in enumerate(["cat", "dog", "Vögel"])}
+        values["id2label"] = dict(enumerate(["cat", "dog", "Vögel"]))
         values["label2id"] = {name: i for i, name in values["id2label"].items()}
     if dense or rng.random() < 0.3:
         count = 4 if dense else 1
