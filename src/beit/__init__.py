@@ -27,6 +27,7 @@ _PUBLIC = {
     "BackboneOutput": "beit.models.outputs",
     "BeitError": "beit.core.errors",
     "CheckpointError": "beit.core.errors",
+    "ClassNumberError": "beit.core.errors",
     "ConfigError": "beit.core.errors",
     "DataError": "beit.core.errors",
     "FlaxBeitForImageClassification": "beit.models.flax.beit",
@@ -38,9 +39,11 @@ _PUBLIC = {
     "ImageClassifierOutput": "beit.models.outputs",
     "InputError": "beit.core.errors",
     "MaskedLMOutput": "beit.models.outputs",
+    "MismatchError": "beit.core.errors",
     "MissingExtraError": "beit.core.errors",
     "SaveConfigCallback": "beit.models.torch.trainer",
     "SemanticSegmenterOutput": "beit.models.outputs",
+    "ShapeError": "beit.core.errors",
     "TrainingError": "beit.core.errors",
     "load": "beit.models.auto",
 }
@@ -81,10 +84,13 @@ if TYPE_CHECKING:
     from beit.config import BeitConfig as BeitConfig
     from beit.core.errors import BeitError as BeitError
     from beit.core.errors import CheckpointError as CheckpointError
+    from beit.core.errors import ClassNumberError as ClassNumberError
     from beit.core.errors import ConfigError as ConfigError
     from beit.core.errors import DataError as DataError
     from beit.core.errors import InputError as InputError
+    from beit.core.errors import MismatchError as MismatchError
     from beit.core.errors import MissingExtraError as MissingExtraError
+    from beit.core.errors import ShapeError as ShapeError
     from beit.core.errors import TrainingError as TrainingError
     from beit.data.processor import BeitFeatureExtractor as BeitFeatureExtractor
     from beit.data.processor import BeitImageProcessor as BeitImageProcessor

@@ -118,7 +118,7 @@ def test_bin(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="named tensors"):
             read_weights.read_file(path)
     path.write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(CheckpointError, match="cannot be read safely"):
+    with pytest.raises(CheckpointError, match=r"cannot be read \(BadZipFile\)"):
         read_weights.read_file(path)
     for content, why in ((b"", "is empty"), (b"<html>", "web page"), (b"\x07" * 99, "no weight file")):
         path.write_bytes(content)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import types
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from beit.core.errors import CheckpointError, ConfigError, InputError, MissingEx
 from beit.core.files import write_json
 from beit.data.processor import BatchFeature, BeitFeatureExtractor, BeitImageProcessor
 from beit.data.processor_sizes import box_of_crop
+from beit.models.outputs import SemanticSegmenterOutput
 
 torch = pytest.importorskip("torch")
 
@@ -672,8 +674,21 @@ def test_batch_feature() -> None:
     assert isinstance(features.convert_to_tensors("np").a, np.ndarray)
     with pytest.raises(InputError, match="return_tensors='pt'"):
         features.to("cpu")
-    copy = pickle.loads(pickle.dumps(features))
-    np.testing.assert_array_equal(copy.a, features.a)
+    for copy in (pickle.loads(pickle.dumps(features)), features.copy(), deepcopy(features)):
+        assert type(copy) is BatchFeature
+        np.testing.assert_array_equal(copy.a, features.a)
+        copy["b"] = 1
+    assert list(features) == ["a"]
+
+
+def test_data_and_attributes_of_a_batch_are_its_entries() -> None:
+    features = BatchFeature({"pixel_values": 1})
+    features.data["labels"] = 2
+    features.pixel_values = 3
+    assert dict(features) == {"pixel_values": 3, "labels": 2}
+    assert features.data["pixel_values"] == features.pixel_values == 3
+    features.data = {"labels": 4}
+    assert dict(features) == dict(features.data) == {"labels": 4}
 
 
 # --- files -------------------------------------------------------------------------------------------------------
@@ -755,6 +770,11 @@ def test_files_of_other_versions(tmp_path: Path) -> None:
     assert old.size == {"height": 640, "width": 640}
     assert (old.do_reduce_labels, old.resample, old.do_rescale) == (True, 2, True)
     assert not {"reduce_labels", "feature_extractor_type"} & old.to_dict().keys()
+    write_json(tmp_path / "old/config.json", {"model_type": "beit"})
+    write_json(tmp_path / "old/preprocessor_config.json", OLD)
+    assert BeitImageProcessor.stored_in(tmp_path / "old").to_dict() == old.to_dict()
+    with pytest.warns(FutureWarning, match="holds `reduce_labels`, the old name.*save_pretrained"):
+        assert BeitImageProcessor.from_pretrained(tmp_path / "old").to_dict() == old.to_dict()
     fast = BeitImageProcessor.from_dict(FAST)
     assert (fast.do_reduce_labels, fast.do_center_crop, fast.size["height"]) == (True, False, 20)
     assert fast.to_dict()["image_processor_type"] == "BeitImageProcessor"
@@ -778,6 +798,18 @@ def test_refused_files(tmp_path: Path) -> None:
         BeitImageProcessor.from_dict({"preprocess": 1})
 
 
+def test_files_and_dicts_by_the_methods_of_transformers(tmp_path: Path) -> None:
+    processor = BeitImageProcessor(size=20, do_reduce_labels=True)
+    processor.to_json_file(tmp_path / "pixels.json")
+    assert (tmp_path / "pixels.json").read_text() == processor.to_json_string()
+    assert BeitImageProcessor.from_json_file(tmp_path / "pixels.json").to_dict() == processor.to_dict()
+    fields, rest = BeitImageProcessor.get_image_processor_dict(tmp_path / "pixels.json", revision="main", size=9)
+    assert (fields, rest) == (processor.to_dict(), {"size": 9})
+    write_json(tmp_path / "list.json", [])
+    with pytest.raises(CheckpointError, match="holds no settings"):
+        BeitImageProcessor.from_json_file(tmp_path / "list.json")
+
+
 def test_push_to_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen = []
 
@@ -790,6 +822,16 @@ def test_push_to_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert processor.push_to_hub("me/model", private=True) == "address"
     processor.save_pretrained(tmp_path / "mine", push_to_hub=True)
     assert [entry[:2] for entry in seen] == [("me/model", {"private": True}), ("mine", {})]
+    processor.push_to_hub("me/model", token="t", create_pr=True, max_shard_size="1GB", use_temp_dir=True, private=None)
+    assert seen[-1][1] == {"token": "t", "create_pr": True}
+    with pytest.warns(FutureWarning, match="use `token`"):
+        processor.save_pretrained(tmp_path / "mine", push_to_hub=True, repo_id="me/other", use_auth_token="t")
+    assert seen[-1][:2] == ("me/other", {"token": "t"})
+    with pytest.warns(UserWarning, match="ignored, unknown to an upload: tags"):
+        processor.push_to_hub("me/model", tags=["a"])
+    with pytest.warns(FutureWarning), pytest.raises(CheckpointError, match="both given"):
+        processor.push_to_hub("me/model", token="t", use_auth_token="t")
+    del seen[2:]
     assert seen[0][2] == seen[1][2] == processor.to_dict()
 
 
@@ -842,6 +884,15 @@ def test_post_processing_equals_the_plain_formula(chunk: int, dtype: Any, monkey
             assert torch.equal(ours, plain)
     plain = BeitImageProcessor().post_process_semantic_segmentation({"logits": logits})
     assert torch.equal(torch.stack(plain), logits.argmax(1))
+
+
+def test_post_processing_in_the_steps_of_a_pipeline() -> None:
+    output = SemanticSegmenterOutput(logits=torch.rand(1, 3, 4, 4))
+    output["target_size"] = [(9, 12)]
+    moved = {name: value for name, value in output.items()}  # noqa: C416  (what other pipelines make of a dict)
+    for outputs in (output, moved, type(output)(moved)):
+        (found,) = BeitImageProcessor().post_process_semantic_segmentation(outputs, target_sizes=outputs["target_size"])
+        assert found.shape == (9, 12)
 
 
 def test_ties_go_to_the_first_class(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_earlier_checkpoints(parts, monkeypatch, where):
             elif where == "rename":
                 monkeypatch.setattr(os, "replace", refuse)
             elif where == "weights":
-                monkeypatch.setattr("beit.checkpoints.write_weights._save", refuse)
+                monkeypatch.setattr("beit.models.torch.pretrained.save_safetensors", refuse)
             else:
                 monkeypatch.setattr(Path, "mkdir", refuse)
         return real_save(folder, step, *rest)

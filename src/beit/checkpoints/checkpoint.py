@@ -293,8 +293,9 @@ class _Files:
 
     @functools.cached_property
     def translated(self) -> _Translated:
+        read = self.read
         try:
-            return _Translated(*names.to_state_dict(self.read.tensors, self.read.dialect))
+            return _Translated(*names.to_state_dict(read.tensors, read.dialect))
         except CheckpointError as error:
             raise CheckpointError(f"{self.source}: {error}") from error
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +174,31 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
             f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=…."
         ) from error
     return str(info.commit_url)
+
+
+_UPLOAD = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
+_FOR_WEIGHTS = (
+    "use_temp_dir",
+    "max_shard_size",
+    "safe_serialization",
+)  # say how weights are written, not how they travel
+
+
+def upload_keywords(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those keywords of transformers' `push_to_hub` that `upload_folder` takes; None counts as not given.
+
+    Warns of those that nothing here takes, and of `use_auth_token`, the old name of `token`.
+
+    Raises:
+        CheckpointError: `token` and `use_auth_token` are both given.
+    """
+    found = {name: given[name] for name in _UPLOAD if given.get(name) is not None}
+    if given.get("use_auth_token") is not None:
+        warnings.warn("`use_auth_token` is deprecated; use `token`", FutureWarning, stacklevel=3)
+        if "token" in found:
+            raise CheckpointError("token and use_auth_token are both given; give token alone.")
+        found["token"] = given["use_auth_token"]
+    unknown = given.keys() - {*_UPLOAD, *_FOR_WEIGHTS, "use_auth_token"}
+    if unknown:
+        warnings.warn(f"ignored, unknown to an upload: {', '.join(sorted(unknown))}", UserWarning, stacklevel=3)
+    return found

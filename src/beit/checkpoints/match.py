@@ -10,7 +10,7 @@ import numpy as np
 from beit.checkpoints.grids import POSITIONS, TABLE, Grid
 from beit.checkpoints.names import SEGMENTATION, prefixed
 from beit.core import geometry, resampling
-from beit.core.errors import CheckpointError
+from beit.core.errors import MismatchError
 
 Shape = tuple[int, ...]
 _SHARED_TABLE = "beit.encoder" + TABLE
@@ -79,12 +79,12 @@ def match_weights(
         The model's own name → array, without those that are to be initialised; and the report.
 
     Raises:
-        CheckpointError: the file is of another architecture or incomplete; or shapes differ.
+        MismatchError: the file is of another architecture or incomplete; or shapes differ.
     """
     rest = dict(state_dict)  # what is taken is removed; in the end these are the unused ones
     if not any(name.startswith("beit.encoder.layer.") for name in rest):
         example = ", ".join([*rest, *left_over][:3]) or "none at all"
-        raise CheckpointError(f"This is no BEiT checkpoint: none of its tensors is a BEiT layer (it has {example}, …).")
+        raise MismatchError(f"This is no BEiT checkpoint: none of its tensors is a BEiT layer (it has {example}, …).")
     prefix = "" if any(name.startswith("beit.") for name in wanted) else "beit."
     file_has = {name.split(".")[0] for name in rest}
     report = LoadReport()
@@ -143,10 +143,10 @@ def _share_table(wanted: Iterable[str], state_dict: dict[str, np.ndarray], repor
         report.copied.append(f"The shared relative-position table was copied into each of the {len(own)} layers.")
 
 
-def _shapes_differ(mismatched: Sequence[tuple[str, Shape, Shape]], model: str) -> CheckpointError:
+def _shapes_differ(mismatched: Sequence[tuple[str, Shape, Shape]], model: str) -> MismatchError:
     lines = "; ".join(f"{_module(name)}: file {got}, model {want}" for name, got, want in mismatched[:4])
     more = f" and {len(mismatched) - 4} more" if len(mismatched) > 4 else ""
-    return CheckpointError(
+    return MismatchError(
         f"Shapes of the file and of {model} differ: {lines}{more}. Give the model the settings of the file, or "
         "pass ignore_mismatched_sizes=True to initialise these tensors newly (right for a classifier of other classes)."
     )
@@ -162,7 +162,7 @@ def _report_missing(missing: Sequence[str], file_has: set[str], model: str, repo
         else:
             report.new.append((module, why))
     if broken:
-        raise CheckpointError(
+        raise MismatchError(
             f"The file lacks {len(broken)} tensors of {model}, among them {', '.join(broken[:3])}. It is incomplete, or "
             "its config.json does not belong to it."
         )

@@ -1,6 +1,6 @@
 """Weight files → named arrays and what else stands in them. The content decides what a file is, not its name.
 
-No code in a file is run: safetensors and msgpack hold numbers only; for PyTorch's pickles see `torch.py`.
+No code in a file is run: safetensors and msgpack hold numbers only; for PyTorch's pickles see `pickles.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 
 from beit.checkpoints import flax_layout
 from beit.checkpoints.msgpack import read_msgpack
-from beit.core.errors import CheckpointError, require
+from beit.checkpoints.read_pickle import read_pickle
+from beit.core.errors import CheckpointError
 
 
 class Raw(NamedTuple):
@@ -39,7 +40,7 @@ def read_file(path: Path) -> Raw:
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe, or no weight file.
-        MissingExtraError: torch or msgpack is needed and not installed.
+        MissingExtraError: msgpack is needed and not installed.
     """
     try:
         with path.open("rb") as file:
@@ -47,9 +48,6 @@ def read_file(path: Path) -> Raw:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        require("torch", "torch", f"reading {path.name}")
-        from beit.checkpoints.torch import read_pickle
-
         tensors, container, more = read_pickle(path)
         return Raw(tensors, "PyTorch", container, more)
     if head[8:9] == b"{":

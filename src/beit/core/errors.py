@@ -3,11 +3,18 @@
     BeitError
     ├── ConfigError (ValueError)      a setting is impossible, or two settings contradict each other
     ├── InputError (ValueError)       an image, array, mask or label is not what the model or processor takes
+    │   ├── ShapeError (RuntimeError)     its shape does not fit the model or the other inputs
+    │   └── ClassNumberError (IndexError) a label is the number of no class
     ├── DataError (ValueError)        a folder or file of data cannot be used
-    ├── CheckpointError (ValueError)  a model folder or weight file is damaged, unsafe or of another architecture
+    ├── CheckpointError (OSError, ValueError)  a model folder or weight file is missing, damaged, unsafe or cannot be written
+    │   └── MismatchError (RuntimeError)  its tensors are not those of the model
     ├── TrainingError (RuntimeError)  a run cannot continue (NaN loss, no space left, nothing to resume)
     ├── MissingExtraError (ImportError)  an optional dependency is not installed
     └── Interrupted                   Ctrl-C, SIGTERM or SIGUSR1 ended a run, after saving
+
+The types of Python beside each are those that transformers raises for the same mistake, so that `except OSError` around
+`from_pretrained` and `except RuntimeError` around tensors of another size catch ours too. Where code of our own handles an
+OSError of the system, a CheckpointError must pass first.
 
 Every message says what was found, what was wanted and what to do. The command line prints the message of a `BeitError`
 without a traceback; `--debug` shows the traceback too.
@@ -32,12 +39,24 @@ class InputError(BeitError, ValueError):
     """An image, array, mask or label is not what the model or processor takes."""
 
 
+class ShapeError(InputError, RuntimeError):
+    """The shape of an image, mask or label does not fit the model or the other inputs."""
+
+
+class ClassNumberError(InputError, IndexError):
+    """A label is the number of no class."""
+
+
 class DataError(BeitError, ValueError):
     """A folder or file of data cannot be used."""
 
 
-class CheckpointError(BeitError, ValueError):
-    """A model folder or weight file is damaged, unsafe or of another architecture."""
+class CheckpointError(BeitError, OSError, ValueError):
+    """A model folder or weight file is missing, damaged, unsafe, of another architecture, or cannot be written."""
+
+
+class MismatchError(CheckpointError, RuntimeError):
+    """The tensors of a checkpoint are not those of the model: other shapes, some are missing, or another architecture."""
 
 
 class TrainingError(BeitError, RuntimeError):

@@ -56,6 +56,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.chmod(temporary, 0o666 & ~_UMASK)  # mkstemp makes a file that only its owner can read
         os.replace(temporary, target)
         sync_folder(target.parent)
+    except CheckpointError:  # of a file that the block writes; it is an OSError too
+        raise
     except OSError as error:
         advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the path and its rights"
         raise CheckpointError(

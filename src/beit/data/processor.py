@@ -25,11 +25,12 @@ from PIL import Image
 from beit import checkpoints
 from beit.checkpoints import hub
 from beit.core.errors import CheckpointError, ConfigError, InputError
-from beit.core.files import write_json
+from beit.core.files import read_json, write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_bands
 from beit.data.label_maps import read_label_map
 from beit.data.postprocess.semantic import label_maps
 from beit.data.processor_sizes import box_of_crop, centred_window, resampling_filter, size_dict, target_size
+from beit.data.processor_steps import ProcessorSteps
 from beit.data.tensors import BatchFeature as BatchFeature
 from beit.data.tensors import choice
 
@@ -37,7 +38,7 @@ FILE_NAME = "preprocessor_config.json"
 _THREADS_FROM = 4  # images; for fewer, starting threads costs more than it saves
 
 
-class BeitImageProcessor:
+class BeitImageProcessor(ProcessorSteps):
     """Prepares images and label maps for BEiT; same arguments, files and results as that of transformers 4.37.2.
 
     Args:
@@ -289,6 +290,18 @@ class BeitImageProcessor:
         """`to_dict` as JSON."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
+    def to_json_file(self, json_file_path: str | os.PathLike[str]) -> None:
+        """Write `to_json_string` to a file. Raises CheckpointError if it cannot be written."""
+        write_json(json_file_path, self.to_dict())
+
+    @classmethod
+    def from_json_file(cls, json_file: str | os.PathLike[str]) -> Any:
+        """A processor from the file that `to_json_file` writes. Raises CheckpointError if it cannot be read."""
+        fields = read_json(json_file)
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"{json_file} holds no settings of an image processor. Save or download it again.")
+        return cls.from_dict(fields)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__} {self.to_json_string()}"
 
@@ -302,7 +315,7 @@ class BeitImageProcessor:
         # null means "the default": transformers 5 and the Fast classes write such fields.
         fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
         given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
-        if "reduce_labels" in fields:  # an old file; no warning, since its user did not write it
+        if "reduce_labels" in fields:  # an old file
             fields["do_reduce_labels"] = fields.pop("reduce_labels")
         known = vars(BeitImageProcessor(**fields)).keys() | {"reduce_labels", "ignore_index"}
         unused = {key: given.pop(key) for key in given.keys() - known}
@@ -327,6 +340,21 @@ class BeitImageProcessor:
         Raises:
             CheckpointError: there is no such file, or it holds no settings.
         """
+        fields, kwargs = cls.get_image_processor_dict(pretrained_model_name_or_path, **kwargs)
+        if "reduce_labels" in fields and not isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
+            warnings.warn(
+                f"the file of {pretrained_model_name_or_path} holds `reduce_labels`, the old name of `do_reduce_labels`, and is "
+                "read as such; save_pretrained writes the new name",
+                FutureWarning,
+                stacklevel=2,
+            )
+        return cls.from_dict(fields, **kwargs)
+
+    @classmethod
+    def get_image_processor_dict(
+        cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The settings that `from_pretrained` reads, as they are stored, and those `kwargs` that do not say where they are."""
         where, kwargs = hub.split_hub_keywords(kwargs)
         source: str | os.PathLike[str]
         if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
@@ -336,13 +364,13 @@ class BeitImageProcessor:
             source = pretrained_model_name_or_path
             path = Path(source)
             if path.is_file() and path.suffix == ".json":
-                return cls.from_dict(checkpoints.pixels_in(path), **kwargs)
+                return checkpoints.pixels_in(path), kwargs
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
             found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
         if found is None:  # raises an error that says what the folder holds instead
             hub.resolve_file(source, FILE_NAME, **where)
-        return cls.from_dict(found or {}, **kwargs)
+        return dict(found or {}), kwargs
 
     @classmethod
     def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
@@ -353,21 +381,39 @@ class BeitImageProcessor:
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Write preprocessor_config.json, which transformers reads too. Returns [its path].
 
-        With `push_to_hub`, also upload it to `repo_id`. Raises CheckpointError if it cannot be written.
+        Args:
+            save_directory: created if it does not exist.
+            push_to_hub: also upload the file, to `repo_id` (default: the name of the folder).
+            **kwargs: `repo_id` and what `push_to_hub` takes; without `push_to_hub` they have no effect.
+
+        Raises:
+            CheckpointError: it cannot be written or uploaded.
         """
         folder = Path(save_directory)
         if folder.is_file():
             raise CheckpointError(f"{folder} is a file; wanted a folder to save in")
+        repo_id = kwargs.pop("repo_id", folder.name)
+        upload = hub.upload_keywords(kwargs)
         write_json(folder / FILE_NAME, self.to_dict())
         if push_to_hub:
-            self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+            self.push_to_hub(repo_id, **upload)
         return [str(folder / FILE_NAME)]
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-        """Upload preprocessor_config.json to the Hub; `kwargs` go to `hub.upload_folder`."""
+        """Upload preprocessor_config.json to the Hub.
+
+        Args:
+            repo_id: `owner/name`; created if it does not exist.
+            **kwargs: `token`, `private`, `commit_message`, `commit_description`, `revision`, `create_pr`. Those that say how
+                weights are split are accepted, and there are none here. Others are warned about and ignored.
+
+        Raises:
+            CheckpointError: the Hub refused, or was not reached.
+        """
+        upload = hub.upload_keywords(kwargs)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return hub.upload_folder(folder, repo_id, **kwargs)
+            write_json(Path(folder) / FILE_NAME, self.to_dict())
+            return hub.upload_folder(folder, repo_id, **upload)
 
 
 class BeitFeatureExtractor(BeitImageProcessor):

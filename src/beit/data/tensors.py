@@ -76,6 +76,27 @@ class BatchFeature(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"no entry {name!r} in this batch; it has {', '.join(self) or 'none'}") from None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self:
+            self[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """This dict itself, under the name by which transformers has it; can be set."""
+        return self
+
+    @data.setter
+    def data(self, entries: Mapping[str, Any]) -> None:
+        entries = dict(entries)
+        self.clear()
+        self.update(entries)
+
+    def copy(self) -> BatchFeature:
+        """A copy that shares the arrays."""
+        return BatchFeature(self)
+
     def convert_to_tensors(self, tensor_type: Any = None) -> BatchFeature:
         """Turn every entry into one tensor, in place; returns itself.
 

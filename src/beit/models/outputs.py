@@ -1,4 +1,4 @@
-"""What models return: dataclasses with access by attribute, key and index. Loads neither torch nor jax.
+"""What models return: dataclasses that are ordered dicts of their fields. Loads neither torch nor jax.
 
 Fields that were not asked for are None. Keys, indices and `to_tuple()` skip them, as in the reference. `Array` stands for
 `torch.Tensor` or `jax.Array`.
@@ -6,52 +6,166 @@ Fields that were not asked for are None. Keys, indices and `to_tuple()` skip the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, KeysView, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NoReturn, Self
+
+from beit.core.errors import InputError
 
 Array = Any
 
 
+class Names(KeysView[str]):
+    """The keys of an output: a view, as of every dict, that also equals a tuple of the same names in the same order."""
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other if isinstance(other, tuple) else super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"keys({list(self)})"
+
+
 @dataclass
-class ModelOutput:
-    """Base of all outputs: a dataclass that also has `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`."""
+class ModelOutput(OrderedDict[str, Any]):
+    """Base of all outputs: a dataclass that also has `out["logits"]`, `out[0]`, `out.to_tuple()` and `**out`.
 
-    def keys(self) -> tuple[str, ...]:
-        """Names of the fields that are set."""
-        return tuple(f.name for f in fields(self) if getattr(self, f.name) is not None)
+    It is a dict, because libraries for training (DataParallel, Accelerate, Trainer) look into dicts. Attributes and keys always
+    agree: `out["logits"] = x` is `out.logits = x`, and a field that is set to None is no key any more. Fields keep their
+    declared order; keys that are no fields, which pipelines add, follow them. Nothing is removed: `replace` makes a changed copy.
 
-    def values(self) -> tuple[Any, ...]:
+    Also made from a dict or from (key, value) pairs, as those libraries do: `type(out)({"logits": x})`.
+    """
+
+    def __post_init__(self) -> None:
+        names = [f.name for f in fields(self)]
+        if not names or any(getattr(self, name) is not None for name in names[1:]):
+            return
+        first = getattr(self, names[0])
+        if not isinstance(first, Mapping | Iterator | list | tuple):
+            return
+        pairs = list(first.items() if isinstance(first, Mapping) else first)
+        if pairs and all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+            setattr(self, names[0], None)
+            for key, value in pairs:
+                self[key] = value
+
+    def keys(self) -> Names:  # type: ignore[override]
+        """Names of the fields that are set, and of further keys."""
+        return Names(self)
+
+    def values(self) -> tuple[Any, ...]:  # type: ignore[override]
         """The fields that are set, in order."""
-        return tuple(getattr(self, name) for name in self.keys())
+        return tuple(self[name] for name in self)
 
-    def items(self) -> tuple[tuple[str, Any], ...]:
+    def items(self) -> tuple[tuple[str, Any], ...]:  # type: ignore[override]
         """(name, value) of the fields that are set."""
-        return tuple((name, getattr(self, name)) for name in self.keys())
+        return tuple((name, self[name]) for name in self)
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The fields that are set, in order: what `return_dict=False` returns."""
         return self.values()
 
-    def get(self, key: str, default: Any = None) -> Any:
-        """The field `key`, or `default` where it is not set."""
-        return getattr(self, key) if key in self.keys() else default
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values in some fields, as of a `flax.struct` dataclass. Raises TypeError for an unknown field."""
+        new = self.copy()
+        for name, value in changes.items():
+            if name not in self.__dataclass_fields__ and name not in self:
+                raise TypeError(
+                    f"{type(self).__name__} has no field {name!r}; it has {', '.join(self.__dataclass_fields__)}"
+                )
+            setattr(new, name, value)
+        return new
 
-    def __getitem__(self, key: str | int | slice) -> Any:
+    def copy(self) -> Self:
+        """A copy that shares the arrays."""
+        new = _empty(type(self))
+        new.__setstate__(vars(self))
+        for key, value in self.items():
+            new[key] = value
+        return new
+
+    __copy__ = copy
+
+    def __getitem__(self, key: Any) -> Any:  # a name, an index or a slice
         if not isinstance(key, str):
             return self.to_tuple()[key]
-        if key not in self.keys():
-            raise KeyError(f"{key!r} is not set; this output has {', '.join(self.keys())}")
-        return getattr(self, key)
+        if key not in self:
+            raise KeyError(f"{key!r} is not set; this output has {', '.join(self)}")
+        return super().__getitem__(key)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+    def __setitem__(self, key: str, value: Any) -> None:
+        if not isinstance(key, str):
+            raise TypeError(
+                f"the key {key!r} is no name; set a field by its name: {', '.join(self.__dataclass_fields__)}"
+            )
+        if key not in self.__dataclass_fields__ and hasattr(type(self), key):
+            raise InputError(f"the key {key!r} would hide a method of {type(self).__name__}; choose another")
+        object.__setattr__(self, key, value)
+        self._store(key, value)
 
-    def __contains__(self, key: object) -> bool:
-        return key in self.keys()
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in self.__dataclass_fields__ or name in self:
+            self._store(name, value)
 
-    def __len__(self) -> int:
-        return len(self.keys())
+    def _store(self, key: str, value: Any) -> None:
+        """Make the entry `key` agree with the attribute."""
+        if value is None:
+            if key in self:
+                OrderedDict.__delitem__(self, key)
+            return
+        is_new = key not in self
+        OrderedDict.__setitem__(self, key, value)
+        if is_new and key in self.__dataclass_fields__:  # in front of the fields and keys that come after it
+            names = list(self.__dataclass_fields__)
+            later = [name for name in names[names.index(key) + 1 :] if name in self]
+            for name in (*later, *(name for name in self if name not in names)):
+                self.move_to_end(name)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """The class; once transformers is imported, one that counts as its ModelOutput too.
+
+        Its pipelines ask `isinstance(output, ModelOutput)` and make a dict without indices of every other dict. Python looks at
+        `__class__` where `type(output)` does not answer the question. Everything else sees `type(output)`.
+        """
+        theirs = getattr(sys.modules.get("transformers.utils.generic"), "ModelOutput", None)
+        return type(self) if theirs is None else _counts_as(type(self), theirs)
+
+    def __init_subclass__(cls) -> None:
+        """Nothing of a second parent is done for `_counts_as`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _empty, (type(self),), dict(vars(self)), None, iter(self.items())
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} keeps its fields: nothing is removed from it, and several are changed by "
+            "replace(logits=…), which returns a copy. For a dict of your own: dict(output)."
+        )
+
+    __delitem__ = __delattr__ = pop = popitem = clear = update = setdefault = __ior__ = _refuse
+
+
+@functools.cache
+def _counts_as(ours: Any, theirs: Any) -> Any:
+    """A class for `isinstance`, with both parents. Called, as `dataclasses.replace` does, it makes an instance of ours."""
+    names = {"__module__": ours.__module__, "__qualname__": ours.__qualname__}
+    return type(ours.__name__, (ours, theirs), {**names, "__new__": lambda _, *values, **named: ours(*values, **named)})
+
+
+def _empty(kind: Any) -> Any:
+    """An output without fields, to which they are given one by one."""
+    return kind.__new__(kind)
 
 
 @dataclass

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from beit.config import BeitConfig
 from beit.core import geometry
-from beit.core.errors import ConfigError, InputError
+from beit.core.errors import ClassNumberError, ConfigError, InputError, ShapeError
 
 Shape = Sequence[int]
 
@@ -24,7 +24,8 @@ def check_pixels(shape: Shape | None, config: BeitConfig) -> None:
         config: the patch must divide H and W, unless `pad_to_patch`.
 
     Raises:
-        InputError: no images, another number of dimensions or channels, or a size that is not whole patches.
+        InputError: no images, or another number of dimensions or channels.
+        ShapeError: a size that is not whole patches.
     """
     height, width = geometry.pair(config.image_size)
     wanted = f"(batch, {config.num_channels}, {height}, {width})"
@@ -47,7 +48,7 @@ def check_pixels(shape: Shape | None, config: BeitConfig) -> None:
         below = [side // p * p for side, p in zip(size, patch, strict=True)]
         above = [max(-(-side // p), 1) * p for side, p in zip(size, patch, strict=True)]
         near = " and ".join(f"{rows}x{columns}" for rows, columns in (below, above) if rows and columns)
-        raise InputError(
+        raise ShapeError(
             f"Images are {size[0]}x{size[1]} pixels; this model takes whole patches of {patch[0]}x{patch[1]}. The nearest "
             f"sizes are {near}. Resize or crop the images, for example with BeitImageProcessor(size={height}, "
             f"crop_size={height}), or load the model with pad_to_patch=True, which pads them with zeros."
@@ -55,17 +56,17 @@ def check_pixels(shape: Shape | None, config: BeitConfig) -> None:
 
 
 def check_pyramid(pixels: Shape, config: BeitConfig) -> None:
-    """Refuse images of shape `pixels` with too few patches for a feature pyramid. Raises InputError."""
+    """Refuse images of shape `pixels` with too few patches for a feature pyramid. Raises ShapeError."""
     grid, patch = config.grid_of(pixels[2:]), geometry.pair(config.patch_size)
     if min(grid) < 2:
-        raise InputError(
+        raise ShapeError(
             f"Images are {pixels[2]}x{pixels[3]} pixels, {grid[0]}x{grid[1]} patches. The feature pyramid halves them, so it "
             f"needs two each way. Give images of at least {2 * patch[0]}x{2 * patch[1]} pixels."
         )
 
 
 def check_mask(shape: Shape, pixels: Shape, config: BeitConfig) -> None:
-    """Refuse a mask that is not `(B, N)` or `(B, h, w)` for images of shape `pixels`. Raises InputError."""
+    """Refuse a mask that is not `(B, N)` or `(B, h, w)` for images of shape `pixels`. Raises InputError or ShapeError."""
     if not config.use_mask_token:
         raise InputError(
             "bool_masked_pos was given, but this model has no mask token. Build or load it with use_mask_token=True."
@@ -73,7 +74,7 @@ def check_mask(shape: Shape, pixels: Shape, config: BeitConfig) -> None:
     grid = config.grid_of(pixels[2:])
     patches = grid[0] * grid[1]
     if tuple(shape) not in ((pixels[0], patches), (pixels[0], *grid)):
-        raise InputError(
+        raise ShapeError(
             f"bool_masked_pos has shape {tuple(shape)}; wanted ({pixels[0]}, {patches}): one value per patch, row by row."
         )
 
@@ -136,9 +137,9 @@ def check_labels(labels: Shape, logits: Shape, problem: str) -> None:
 
 
 def check_label_maps(labels: Shape, dtype: object, whole_numbers: bool, batch: int) -> None:
-    """Refuse label maps that are not `(B, H', W')` integers. Raises InputError."""
+    """Refuse label maps that are not `(B, H', W')` integers. Raises ShapeError."""
     if not whole_numbers or len(labels) != 3 or labels[0] != batch or min(labels[1:]) < 1:
-        raise InputError(
+        raise ShapeError(
             f"labels is {tuple(labels)} of {dtype}; wanted class numbers (int64) of shape "
             f"({batch}, height, width), one map per image, as BeitImageProcessor(images, maps) gives them."
         )
@@ -170,7 +171,7 @@ def label_padding(labels: Shape, size: Shape, config: BeitConfig) -> tuple[int, 
     return padded[0] - size[0], padded[1] - size[1]
 
 
-def outside_classes(values: Sequence[int], number: int, setting: str, ignore: int) -> InputError:
+def outside_classes(values: Sequence[int], number: int, setting: str, ignore: int) -> ClassNumberError:
     """The error for class numbers outside [0, number).
 
     Args:
@@ -180,7 +181,7 @@ def outside_classes(values: Sequence[int], number: int, setting: str, ignore: in
         ignore: the class number that stands for no label.
     """
     shown = ", ".join(map(str, values[:5])) + (", …" if len(values) > 5 else "")
-    return InputError(
+    return ClassNumberError(
         f"labels has {shown}, which is outside the {number} classes; wanted integers from 0 to {number - 1}, or "
         f"{ignore} for no label. Correct the labels, or build the model with a larger {setting}."
     )

@@ -79,6 +79,8 @@ def save(
             shutil.rmtree(final, ignore_errors=True)  # the same step from before a resume
             os.replace(unfinished, final)  # atomic: from here on the checkpoint exists, and is complete
             sync_folder(output)
+    except CheckpointError:  # has its reason already; it is an OSError too
+        raise
     except OSError as error:
         raise CheckpointError(
             f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are untouched; free some space "

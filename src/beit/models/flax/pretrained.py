@@ -69,6 +69,9 @@ class FlaxPretrained:
     """
 
     config_class = BeitConfig
+    framework: ClassVar[str] = "flax"
+    main_input_name: ClassVar[str] = "pixel_values"
+    generation_config: ClassVar[None] = None  # for code that asks whether there is something to generate
     module_class: ClassVar[type[nn.Module]]
     own_arguments: ClassVar[tuple[str, ...]] = ()
     # Settings that make the module draw random numbers in training.
@@ -90,20 +93,55 @@ class FlaxPretrained:
         strange = sorted(set(own) - set(self.own_arguments))
         if strange:
             raise TypeError(f"{type(self).__name__} has no argument {strange[0]!r}")
+        if not isinstance(config, BeitConfig):
+            raise ConfigError(
+                f"config is a {type(config).__name__}; wanted a BeitConfig: BeitConfig.from_pretrained(folder)."
+            )
         self.config = config = self._checked(config)
-        if input_shape is not None:
+        if input_shape is None:
+            self.input_shape: tuple[int, ...] = (1, *geometry.pair(config.image_size), config.num_channels)
+        else:
             batch, *size, channels = input_shape if len(input_shape) == 4 else (0, 0, 0, 0)
             _refuse(lambda: validation.check_pixels((batch, channels, *size), config))
+            self.input_shape = tuple(input_shape)
         self.dtype = _arithmetic(dtype)
         self.seed = seed
+        self.key = jax.random.key(seed)
         self.module: Any = self.module_class(
             config=config, dtype=self.dtype, gradient_checkpointing=gradient_checkpointing, **own
         )
         self._own = own
         self._params: Params | None = None
-        self._run = jax.jit(self._apply, static_argnames=("train", "attentions", "hidden", "method"))
+        self._compile()
         if _do_init:
-            self._params = self.init_weights(jax.random.key(seed))
+            self._params = self.init_weights(self.key)
+
+    @classmethod
+    def _from_config(cls, config: BeitConfig, **arguments: Any) -> Any:
+        """A model with random parameters, under transformers' name."""
+        return cls(config, **arguments)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """False: BEiT generates no text. Code that serves all models asks."""
+        return False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """In training, recompute each layer in the backward pass instead of keeping it, from now on."""
+        self.module = self.module.clone(gradient_checkpointing=True)
+        self._compile()
+
+    def _compile(self) -> None:
+        self._run = jax.jit(self._apply, static_argnames=("train", "attentions", "hidden", "method"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled calls and keys of a random number generator belong to this process.
+        return {name: value for name, value in vars(self).items() if name not in ("_run", "key")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.key = jax.random.key(self.seed)
+        self._compile()
 
     def _checked(self, config: BeitConfig) -> BeitConfig:
         return config
@@ -126,7 +164,12 @@ class FlaxPretrained:
         lost = ["/".join(path) for path in want if path not in have]
         if lost:
             raise InputError(f"params lack {len(lost)} tensors of this model, among them {', '.join(lost[:3])}.")
-        self._params = params
+        self._params = params if type(params) is dict else _plain(params)
+
+    @property
+    def params_shape_tree(self) -> Any:
+        """The tree of parameters, as `jax.ShapeDtypeStruct`."""
+        return self._shapes()
 
     @property
     def required_params(self) -> set[tuple[str, ...]]:
@@ -389,26 +432,38 @@ class FlaxPretrained:
 
     def save_pretrained(
         self,
-        folder: str | os.PathLike[str],
+        save_directory: str | os.PathLike[str],
         params: Params = None,
+        push_to_hub: bool = False,
         max_shard_size: int | str = "5GB",
+        token: str | bool | None = None,
         safe_serialization: bool = True,
+        **keywords: Any,
     ) -> None:
         """Write config.json and the weights, each atomically, with the reference's tensor names.
 
         Args:
-            folder: created if it does not exist.
+            save_directory: created if it does not exist.
             params: saved instead of the model's own.
+            push_to_hub: also upload the folder, to `repo_id` (default: the name of the folder).
             max_shard_size: bytes, or text like `500MB`; larger safetensors files are split into shards.
-            safe_serialization: `model.safetensors`, which both frameworks read; False for `flax_model.msgpack`, as
-                transformers' Flax models wrote it.
+            token: for the upload.
+            safe_serialization: `model.safetensors`, which both frameworks read; False for `flax_model.msgpack`, which
+                transformers' Flax models write unless they are told otherwise.
+            **keywords: `repo_id`, and what `hub.upload_folder` takes.
 
         Raises:
             CheckpointError: it could not be written; what was there before is untouched.
         """
-        path = Path(folder)
+        if not isinstance(push_to_hub, bool):
+            raise TypeError(
+                f"push_to_hub is {push_to_hub!r}, wanted a bool; name what follows it: max_shard_size='5GB'"
+            )
+        path = Path(save_directory)
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
+        repo_id = keywords.pop("repo_id", path.name)
+        upload = hub.upload_keywords({"token": token, **keywords})
         disk = self.disk_tensors(params)
         if safe_serialization:
             write_weights(path, disk, as_bytes(max_shard_size))
@@ -417,12 +472,26 @@ class FlaxPretrained:
             remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
         self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
+        if push_to_hub:
+            hub.upload_folder(path, repo_id, **upload)
 
-    def push_to_hub(self, repo_id: str, params: Params = None, **keywords: Any) -> str:
-        """Upload the model to the Hub; see `BeitModel.push_to_hub`."""
+    def push_to_hub(
+        self,
+        repo_id: str,
+        params: Params = None,
+        max_shard_size: int | str = "5GB",
+        safe_serialization: bool = True,
+        **keywords: Any,
+    ) -> str:
+        """Upload the model to the Hub; see `BeitModel.push_to_hub`, and `save_pretrained` for how it is written.
+
+        Raises:
+            CheckpointError: the Hub refused, or was not reached.
+        """
+        upload = hub.upload_keywords(keywords)
         with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, params)
-            return hub.upload_folder(folder, repo_id, **keywords)
+            self.save_pretrained(folder, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization)
+            return hub.upload_folder(folder, repo_id, **upload)
 
 
 def as_array(name: str, value: Any) -> Any:
@@ -492,7 +561,8 @@ def _cast(params: Params, dtype: Any, mask: Any) -> Params:
     def one(leaf: Any, chosen: Any = True) -> Any:
         return leaf.astype(dtype) if chosen and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    return jax.tree.map(one, params) if mask is None else jax.tree.map(one, params, mask)
+    params = _plain(params)
+    return jax.tree.map(one, params) if mask is None else jax.tree.map(one, params, _plain(mask))
 
 
 def _plain(tree: Any) -> Any:

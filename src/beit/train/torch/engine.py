@@ -18,6 +18,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from beit.checkpoints.torch import read_saved
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import atomic_path
 from beit.train.run import Run
@@ -262,10 +263,12 @@ class TorchEngine:
             else:
                 saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
                 self.optimizer.load_state_dict(saved)
+                _check_optimizer(self.optimizer)
                 if self.average is not None:
                     averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
+                    _check_average(averaged, self.average.weights)
                     self.average.weights = {name: value.to(self.device) for name, value in averaged.items()}
-        except (ValueError, KeyError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
         if self.scaler is not None and "scaler" in state:
             self.scaler.load_state_dict(state["scaler"])
@@ -277,6 +280,23 @@ class TorchEngine:
         if self.average is not None:
             parts["ema"] = self.average.weights
         return parts
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse moments of other shapes than their parameters: the fused kernel would read beyond them. Raises ValueError."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+                what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
+
+
+def _check_average(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
+    """Refuse averaged weights of other names or shapes than the model's. Raises ValueError."""
+    for name in wanted:
+        value = found.get(name)
+        if not isinstance(value, Tensor) or value.shape != wanted[name].shape:
+            raise ValueError(f"the average of {name} is missing or has another shape than {tuple(wanted[name].shape)}")
 
 
 def shard(model: nn.Module) -> nn.Module:
@@ -305,9 +325,12 @@ def check(folder: Path) -> None:
 def read(path: Path) -> dict[str, Any]:
     """What `torch.save` wrote, read without running code from it. Raises CheckpointError when it is damaged."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different type for nearly every kind of damage
-        raise CheckpointError(f"{path} is missing or damaged ({type(error).__name__}).") from error
+        found = read_saved(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is missing or damaged: {error}") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is damaged: it holds a {type(found).__name__}, wanted a dict.")
+    return found
 
 
 def write(path: Path, value: Any) -> None:
