@@ -80,7 +80,6 @@ MISTAKES: dict[str, tuple[type[Exception], Mistake]] = {
     "processor of no folder": (OSError, lambda k: BeitImageProcessor.from_pretrained(k.folder / "none")),
     "empty folder": (OSError, lambda k: BeitModel.from_pretrained(k.make())),
     "no weights": (OSError, lambda k: BeitModel.from_pretrained(k.make(config__json=b"same"))),
-    "no config": (OSError, lambda k: BeitModel.from_pretrained(k.make(model__safetensors=b"same"))),
     "no processor": (OSError, lambda k: BeitImageProcessor.from_pretrained(k.make(config__json=b"same"))),
     "no such subfolder": (OSError, lambda k: BeitModel.from_pretrained(k.folder / "whole", subfolder="x")),
     "config is no JSON": (OSError, lambda k: BeitConfig.from_pretrained(k.make(config__json=b"{"))),

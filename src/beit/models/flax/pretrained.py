@@ -472,8 +472,10 @@ class FlaxPretrained:
             remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
         self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
-        if push_to_hub:
-            hub.upload_folder(path, repo_id, **upload)
+        if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
+            self.push_to_hub(
+                repo_id, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization, **upload
+            )
 
     def push_to_hub(
         self,

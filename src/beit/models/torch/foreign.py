@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from beit.checkpoints import dialects, names
-from beit.core.errors import CheckpointError
+from beit.core.errors import CheckpointError, MismatchError
 
 _ENOUGH = 0.5  # of the tensors: fewer that fit are no state dict of this model
 
@@ -24,14 +24,14 @@ def as_own(state_dict: Mapping[str, Any], own: Mapping[str, Any], model: str) ->
         are the model's already.
 
     Raises:
-        CheckpointError: fewer than half of the tensors have a place in the model.
+        MismatchError: fewer than half of the tensors have a place in the model.
     """
     if _fits(state_dict, own):
         return state_dict, ""
     try:
         found = dialects.recognise(state_dict, "The state dict")
     except CheckpointError as error:
-        raise CheckpointError(_refusal(state_dict, own, model)) from error
+        raise MismatchError(_refusal(state_dict, own, model)) from error
     sources, unknown = names.sources(found.tensors, found.dialect)
     bare = names.is_bare(own)
     renamed: dict[str, Any] = {name: found.tensors[name] for name in unknown}
@@ -42,7 +42,7 @@ def as_own(state_dict: Mapping[str, Any], own: Mapping[str, Any], model: str) ->
             tensor if parts == 1 else tensor.chunk(parts)[part].clone()
         )
     if not _fits(renamed, own):
-        raise CheckpointError(_refusal(state_dict, own, model))
+        raise MismatchError(_refusal(state_dict, own, model))
     done = []
     if found.wrapper:
         done.append(f"the prefix {found.wrapper!r} was taken off")

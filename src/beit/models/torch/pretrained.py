@@ -205,16 +205,17 @@ class PretrainedModule(Conventions):
         Raises:
             CheckpointError: it could not be written; what was there before is untouched. Or `state_dict` is not that of this
                 model.
-            ConfigError: `is_main_process` is no bool; a keyword that the upload does not take, or without an upload.
+            ConfigError: `is_main_process` is no bool.
         """
         if not isinstance(is_main_process, bool):
             raise ConfigError(
                 f"is_main_process is {is_main_process!r}; wanted True or False. For the size of files, name the argument: "
                 "max_shard_size=…."
             )
-        keywords.pop("save_peft_format", None)  # here adapters are saved by the library that made them
-        if keywords and not push_to_hub:
-            raise ConfigError(f"save_pretrained takes no {', '.join(keywords)}, unless with push_to_hub=True.")
+        repo_id = keywords.pop("repo_id", None) or Path(save_directory).name
+        for name in ("save_peft_format", "save_original_format"):  # adapters are saved by the library that made them
+            keywords.pop(name, None)
+        upload = hub.upload_keywords({"token": token, **keywords})
         if not is_main_process:
             return
         path = Path(save_directory)
@@ -228,8 +229,8 @@ class PretrainedModule(Conventions):
                 save = functools.partial(_saved_by, save_function)
         write_weights(path, tensors, as_bytes(max_shard_size), save=save, filename=filename, variant=variant)
         self.config.replace(architectures=[type(self).__name__]).save_pretrained(path)
-        if push_to_hub:
-            self.push_to_hub(keywords.pop("repo_id", None) or path.name, token=token, **keywords)
+        if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
+            self.push_to_hub(repo_id, **upload)
 
     def _tensors_to_write(self, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         """The model's own tensors, or those of `state_dict` by the model's names, on the CPU."""
@@ -285,9 +286,10 @@ class PretrainedModule(Conventions):
         Raises:
             CheckpointError: the Hub refused, or was not reached.
         """
+        upload = hub.upload_keywords(keywords)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
-            return hub.upload_folder(folder, repo_id, **keywords)
+            return hub.upload_folder(folder, repo_id, **upload)
 
 
 def _gathered(model: nn.Module) -> Mapping[str, torch.Tensor]:

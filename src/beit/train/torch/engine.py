@@ -268,6 +268,8 @@ class TorchEngine:
                     averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
                     _check_average(averaged, self.average.weights)
                     self.average.weights = {name: value.to(self.device) for name, value in averaged.items()}
+        except CheckpointError:
+            raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
         if self.scaler is not None and "scaler" in state:
