@@ -96,6 +96,11 @@ REASONS: dict[tuple[str, str], str] = {
     ("All PyTorch models", "get_head_mask"): "Each call takes `head_mask` as `(heads,)` or `(L, heads)`.",
     ("All PyTorch models", "get_position_embeddings"): RESIZE,
     ("All PyTorch models", "resize_position_embeddings"): RESIZE,
+    ("All PyTorch models", "prune_heads"): (
+        "Refused: folders have no place for layers of different widths, and with relative positions transformers fails too. "
+        "`head_mask` gives the same outputs."
+    ),
+    ("All PyTorch models", "resize_token_embeddings"): "Refused: images have no vocabulary of words.",
     ("All PyTorch models", "retrieve_modules_from_names"): "`model.get_submodule(name)` finds a module.",
     ("All PyTorch models", "to_bettertransformer"): FUSED,
     ("All PyTorch models", "reverse_bettertransformer"): FUSED,
@@ -112,17 +117,9 @@ REASONS: dict[tuple[str, str], str] = {
     ("BeitBackbone", "use_timm_backbone"): "It is a BEiT, never timm's.",
     ("BeitBackbone", "forward_with_filtered_kwargs"): "Call the model with the arguments of `forward`.",
     ("BeitBackbone", "to_dict"): "`model.config.to_dict()`.",
-    ("All Flax models", "can_generate"): GENERATION,
-    ("All Flax models", "generation_config"): GENERATION,
-    ("All Flax models", "enable_gradient_checkpointing"): "Build the model with `gradient_checkpointing=True`.",
-    ("All Flax models", "framework"): "Pipelines of transformers 4 that use Flax do not exist.",
     ("All Flax models", "init_weights"): "Parameters do not depend on the images' shape.",
-    ("All Flax models", "input_shape"): "Parameters do not depend on the images' shape.",
-    ("All Flax models", "key"): "Used at construction only; give `seed`.",
     ("All Flax models", "load_flax_weights"): "Inside `from_pretrained`.",
     ("All Flax models", "load_flax_sharded_weights"): "Inside `from_pretrained`.",
-    ("All Flax models", "main_input_name"): "It is `pixel_values`.",
-    ("All Flax models", "params_shape_tree"): "`jax.tree.map(jnp.shape, model.params)`.",
     ("All Flax models", "save_pretrained"): "safetensors by default, which both frameworks and transformers open.",
     **{(name, "__call__"): "Missing images are refused with a message." for name in FLAX},
     ("BackboneOutput", "__init__"): "No maps are an empty tuple.",
@@ -287,6 +284,7 @@ def code(names: list[str]) -> str:
 
 
 WORDS = {
+    "same": "the same",
     "more": "ours has more",
     "by keyword": "the same, as keywords",
     "differs": "differs",
@@ -313,13 +311,14 @@ class Page:
 
     def table(self, title: str, kind: str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
         results = {member: compare(what, ours.get(member)) for member, what in theirs.items()}
-        same = [member for member, (result, _) in results.items() if result == "same"]
+        explained = {member for member in results if self.reason(kind, member, "")}
+        same = [member for member, (result, _) in results.items() if result == "same" and member not in explained]
         self.lines += [f"### {title}", ""]
         if same:
             self.lines += [f"The same: {code(same)}.", ""]
         joined: dict[tuple[str, str], list[str]] = {}
         for member, (result, details) in results.items():
-            if result != "same":
+            if member not in same:
                 found = f"{WORDS[result]}{': ' * bool(details)}{details}"
                 joined.setdefault((found, self.reason(kind, member, result)), []).append(member)
         rows = [f"| {code(members)} | {found} | {reason} |" for (found, reason), members in joined.items()]
