@@ -319,7 +319,11 @@ class Machine:
 
     Attributes:
         storages: those that tensors refer to, by key.
+        keys: the types that keys of a table may have: those that are quick to hash. Tuples nested by reference take time
+            exponential in the file's size.
     """
+
+    keys: tuple[type, ...] = (str, int, float, bytes, type(None))
 
     # What becomes a `Thing` when it is called: values beside the weights, which nobody needs.
     THINGS = frozenset(
@@ -371,7 +375,7 @@ class Machine:
                 stack = []
             elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
                 items, stack = stack, marks.pop()
-                stack.append(_container(name, items))
+                stack.append(_container(name, items, self.keys))
             elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
                 stack.append(tuple([stack.pop() for _ in range(int(name[-1]))][::-1]))
             elif name == "APPENDS":
@@ -382,10 +386,10 @@ class Machine:
                 _list(stack[-1]).append(item)
             elif name == "SETITEMS":
                 items, stack = stack, marks.pop()
-                _set_items(stack[-1], items)
+                _set_items(stack[-1], items, self.keys)
             elif name == "SETITEM":
                 item, key = stack.pop(), stack.pop()
-                _set_items(stack[-1], [key, item])
+                _set_items(stack[-1], [key, item], self.keys)
             elif name == "EMPTY_SET":
                 stack.append(Thing(Global("builtins.set")))
             elif name == "ADDITEMS":
@@ -447,7 +451,7 @@ class Machine:
                 isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
             ):
                 table: dict[Any, Any] = {}
-                _set_items(table, [item for pair in pairs for item in pair])
+                _set_items(table, [item for pair in pairs for item in pair], self.keys)
                 return table
             case "Size", (list() | tuple() as sizes,):
                 return tuple(sizes)
@@ -493,19 +497,18 @@ def _list(value: Any) -> list[Any]:
     return value
 
 
-def _container(name: str, items: list[Any]) -> Any:
+def _container(name: str, items: list[Any], keys: tuple[type, ...]) -> Any:
     if name == "DICT":
         table: dict[Any, Any] = {}
-        _set_items(table, items)
+        _set_items(table, items, keys)
         return table
     if name == "FROZENSET":
         return Thing(Global("builtins.frozenset"))
     return tuple(items) if name == "TUPLE" else list(items)
 
 
-def _set_items(table: Any, items: list[Any]) -> None:
-    # Only keys that are quick to hash: tuples nested by reference take time exponential in the file's size.
-    if not all(isinstance(key, str | int | float | bytes | None) for key in items[::2]):
+def _set_items(table: Any, items: list[Any], keys: tuple[type, ...]) -> None:
+    if not all(isinstance(key, keys) for key in items[::2]):
         refuse("has a key that is neither text nor a number. It is damaged or forged.")
     pairs = zip(items[::2], items[1::2], strict=True)
     if isinstance(table, Thing):

@@ -25,6 +25,7 @@ from beit.train.run import Run
 from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
 from beit.train.torch.ema import Average, local
+from beit.train.torch.shards import check_index
 
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
@@ -255,6 +256,7 @@ class TorchEngine:
                 from torch.distributed.checkpoint import load as load_shards
                 from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
+                check_index(folder / SHARDS)
                 found = self._shards()
                 load_shards(found, storage_reader=FileSystemReader(folder / SHARDS))
                 set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
