@@ -22,22 +22,21 @@ def given(model: Any) -> Any:
 def state_dicts(folder: Path) -> Iterator[Row]:
     for label in MODELS:
         ours, theirs = pair(label, folder / label)
-        # Fresh models of the same configs, with other numbers.
-        torch.manual_seed(7)
-        fresh = type(ours)(ours.config).eval()
+        for strict in (True, False):
 
-        def theirs_to_ours(fresh: Any = fresh, theirs: Any = theirs) -> float:
-            fresh.load_state_dict(theirs.state_dict(), strict=True)
-            return difference(given(fresh), given(theirs))
+            def theirs_to_ours(ours: Any = ours, theirs: Any = theirs, strict: bool = strict) -> float:
+                torch.manual_seed(7)
+                fresh = type(ours)(ours.config).eval()  # the same config, other numbers
+                try:
+                    fresh.load_state_dict(theirs.state_dict(), strict=strict)
+                except RuntimeError:
+                    if IS_5:
+                        return 0.0
+                    raise
+                return difference(given(fresh), given(theirs))
 
-        yield attempt(f"{label}: theirs into ours, strict", theirs_to_ours, 1e-5)
-
-        def loosely(ours: Any = ours, theirs: Any = theirs) -> float:
-            other = type(ours)(ours.config).eval()
-            other.load_state_dict(theirs.state_dict(), strict=False)
-            return difference(given(other), given(theirs))
-
-        yield attempt(f"{label}: theirs into ours, strict=False", loosely, 1e-5)
+            # 5.x has other names in memory, which may be refused, but never loaded in part.
+            yield attempt(f"{label}: theirs into ours, strict={strict}{', or refused' * IS_5}", theirs_to_ours, 1e-5)
 
         if IS_5:
             yield Row(f"{label}: ours into theirs, strict", "5.x has other names in memory", None)
