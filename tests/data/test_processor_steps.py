@@ -6,6 +6,8 @@ The digests are of transformers 4.37.2 with the same calls on the same arrays.
 from __future__ import annotations
 
 import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,3 +135,36 @@ def test_a_subclass_learns_that_its_step_is_not_called() -> None:
         class Mine(BeitImageProcessor):
             def resize(self, *arguments: Any, **keywords: Any) -> Any:
                 return None
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("size", 50_000),
+        ("size", {"height": 10**9, "width": 4}),
+        ("size", [[]]),
+        ("crop_size", True),
+        ("resample", {"a": 1}),
+        ("resample", [1]),
+        ("rescale_factor", "x"),
+        ("rescale_factor", None),
+        ("rescale_factor", float("inf")),
+        ("image_mean", [0.5, [1]]),
+        ("image_mean", "abc"),
+        ("image_mean", []),
+        ("image_std", {"a": 1}),
+        ("image_std", [0.5] * 2000),
+        ("do_resize", "no"),
+        ("do_normalize", []),
+        ("semantic_loss_ignore_index", 10**30),
+        ("semantic_loss_ignore_index", "255"),
+    ],
+)
+def test_impossible_settings_are_refused(setting: str, value: Any, tmp_path: Path) -> None:
+    """Also where they come from a file."""
+    with pytest.raises((ConfigError, InputError), match=setting):
+        BeitImageProcessor(**{setting: value})
+    saved = {**BeitImageProcessor().to_dict(), setting: value}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(saved))
+    with pytest.raises((ConfigError, InputError), match=setting):
+        BeitImageProcessor.from_pretrained(tmp_path)

@@ -64,6 +64,17 @@ def test_saved_settings_are_checked():
     values = make(PretrainSettings).to_dict()
     with pytest.raises(CheckpointError, match="unknown fields: colour, shape"):
         from_dict(PretrainSettings, {**values, "shape": 1, "colour": 2})
+    for name, value in {
+        "steps": [1],
+        "learning_rate": {"a": 1},
+        "crop_scale": [[]],
+        "images": 3,
+        "workers": 10**20,
+    }.items():
+        with pytest.raises(CheckpointError, match=f"saved setting {name} is .*wanted .*damaged or was edited"):
+            from_dict(PretrainSettings, {**values, name: value})
+    with pytest.raises(CheckpointError, match="Saved settings are a list; wanted a JSON object"):
+        from_dict(PretrainSettings, [1])
     values.pop("output")
     with pytest.raises(CheckpointError, match=r"incomplete: .*output"):
         from_dict(PretrainSettings, values)

@@ -29,7 +29,15 @@ from beit.core.files import read_json, write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_bands
 from beit.data.label_maps import read_label_map
 from beit.data.postprocess.semantic import label_maps
-from beit.data.processor_sizes import box_of_crop, centred_window, resampling_filter, size_dict, target_size
+from beit.data.processor_sizes import (
+    box_of_crop,
+    centred_window,
+    channel_values,
+    number,
+    resampling_filter,
+    size_dict,
+    target_size,
+)
 from beit.data.processor_steps import ProcessorSteps
 from beit.data.tensors import BatchFeature as BatchFeature
 from beit.data.tensors import choice
@@ -79,18 +87,30 @@ class BeitImageProcessor(ProcessorSteps):
         if "reduce_labels" in kwargs:
             warnings.warn("`reduce_labels` is deprecated; use `do_reduce_labels`", FutureWarning, stacklevel=2)
             do_reduce_labels = kwargs.pop("reduce_labels")
+        for name, value in {
+            "do_resize": do_resize,
+            "do_center_crop": do_center_crop,
+            "do_rescale": do_rescale,
+            "do_normalize": do_normalize,
+            "do_reduce_labels": do_reduce_labels,
+        }.items():
+            if not isinstance(value, bool | np.bool_) and value not in (0, 1):
+                raise ConfigError(f"{name} is {value!r:.60}; wanted True or False")
         self.do_resize = do_resize
         self.size = size_dict(256 if size is None else size, "size")
         self.resample = resampling_filter(resample)
         self.do_center_crop = do_center_crop
         self.crop_size = size_dict(224 if crop_size is None else crop_size, "crop_size")
         self.do_rescale = do_rescale
-        self.rescale_factor = rescale_factor
+        self.rescale_factor = number(rescale_factor, "rescale_factor")
         self.do_normalize = do_normalize
-        self.image_mean = np.asarray([0.5, 0.5, 0.5] if image_mean is None else image_mean).tolist()
-        self.image_std = np.asarray([0.5, 0.5, 0.5] if image_std is None else image_std).tolist()
+        self.image_mean = channel_values([0.5, 0.5, 0.5] if image_mean is None else image_mean, "image_mean")
+        self.image_std = channel_values([0.5, 0.5, 0.5] if image_std is None else image_std, "image_std")
         self.do_reduce_labels = do_reduce_labels
-        self.semantic_loss_ignore_index = int(kwargs.pop("ignore_index", semantic_loss_ignore_index))
+        ignore = kwargs.pop("ignore_index", semantic_loss_ignore_index)
+        if isinstance(ignore, bool) or not isinstance(ignore, int | np.integer) or abs(int(ignore)) >= 1 << 31:
+            raise ConfigError(f"semantic_loss_ignore_index is {ignore!r:.60}; wanted a whole number, such as 255")
+        self.semantic_loss_ignore_index = int(ignore)
         for key in kwargs.keys() - {"feature_extractor_type", "image_processor_type"}:  # to_dict writes these again
             if hasattr(type(self), key):
                 raise ConfigError(f"the field {key!r} would hide an attribute of {type(self).__name__}; remove it")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,9 @@ import numpy as np
 from PIL import Image
 
 from beit.core.errors import ConfigError, InputError
+
+MAX_SIDE = 50_000  # pixels; an image of this side squared would take 30 GB
+MAX_CHANNELS = 1024
 
 
 def size_dict(size: Any, name: str) -> dict[str, int]:
@@ -28,10 +32,31 @@ def size_dict(size: Any, name: str) -> dict[str, int]:
         pair = size if isinstance(size, (list, tuple)) else (size, size)
         sizes = {"height": pair[0], "width": pair[1]} if len(pair) == 2 else {}
     known = set(sizes) in ({"height", "width"}, {"shortest_edge"}, {"shortest_edge", "longest_edge"})
-    if not known or not all(isinstance(v, (int, np.integer)) and v is not True and v > 0 for v in sizes.values()):
-        wanted = 'a dict {"height": …, "width": …} or {"shortest_edge": …}, in whole pixels'
-        raise ConfigError(f"{name} is {size!r}; give one length for a square, (height, width), or {wanted}")
+    if not known or not all(_is_side(value) for value in sizes.values()):
+        wanted = f'a dict {{"height": …, "width": …}} or {{"shortest_edge": …}}, in whole pixels below {MAX_SIDE:,}'
+        raise ConfigError(f"{name} is {size!r:.100}; give one length for a square, (height, width), or {wanted}")
     return {key: int(value) for key, value in sizes.items()}
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(0 < value < MAX_SIDE)
+
+
+def number(value: Any, name: str) -> float:
+    """A setting that is a number. Raises ConfigError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise ConfigError(f"{name} is {value!r:.60}; wanted a number")
+    return float(value)
+
+
+def channel_values(value: Any, name: str) -> float | list[float]:
+    """A number, or a list with one for each channel. Raises ConfigError for anything else."""
+    values = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        if not 0 < len(values) <= MAX_CHANNELS:
+            raise ConfigError(f"{name} has {len(values)} values; wanted one for each channel, {MAX_CHANNELS} at most")
+        return [number(one, name) for one in values]
+    return number(values, name)
 
 
 def resampling_filter(value: Any) -> Image.Resampling | None:
@@ -39,8 +64,8 @@ def resampling_filter(value: Any) -> Image.Resampling | None:
     known: dict[Any, Image.Resampling] = {key: f for f in Image.Resampling for key in (f.name, f.value)}
     value = getattr(value, "value", value)
     key = value.upper() if isinstance(value, str) else value
-    if key is not None and key not in known:
-        raise InputError(f"resample is {value!r}; use one of {', '.join(map(str, known))}")
+    if key is not None and (not isinstance(key, str | int) or isinstance(key, bool) or key not in known):
+        raise InputError(f"resample is {value!r:.60}; use one of {', '.join(map(str, known))}")
     return known.get(key)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from beit.core.errors import CheckpointError
+from beit.core.typed import described, fits
 from beit.train.settings.base import RunSettings
 
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
@@ -22,8 +23,12 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
     """The inverse of `RunSettings.to_dict`, of values that were read from JSON.
 
     Raises:
-        CheckpointError: a field is unknown or missing.
+        CheckpointError: a field is unknown or missing, or its value is of another type than the setting's.
     """
+    if not isinstance(values, dict):
+        raise CheckpointError(
+            f"Saved settings are a {type(values).__name__}; wanted a JSON object. The file is damaged."
+        )
     hints = typing.get_type_hints(kind)
     known = {item.name for item in dataclasses.fields(kind)}
     strange = sorted(set(values) - known)
@@ -32,6 +37,10 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
     ready: dict[str, Any] = {}
     for name, value in values.items():
         wanted = hints[name]
+        if not fits(value, wanted):
+            raise CheckpointError(
+                f"The saved setting {name} is {str(value)!r:.60}; wanted {described(wanted)}. The file is damaged or was edited."
+            )
         options = typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
         # An address stays text: Path would take a slash from https://.
         if isinstance(value, str) and Path in options and value.partition(":")[0] not in _SCHEMES:
