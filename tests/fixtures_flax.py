@@ -21,8 +21,8 @@ FLATTEN = golden.base.flatten
 
 
 def small(**changes: Any) -> BeitConfig:
-    """As the fixture `tiny`, with four patches and nothing that draws at random."""
-    return tiny_config(**{"patch_size": 8, "drop_path_rate": 0.0, **changes})
+    """As the fixture `tiny`, with four patches, nothing that draws at random, and one meaning of a mask in both frameworks."""
+    return tiny_config(**{"patch_size": 8, "drop_path_rate": 0.0, "mask_keeps_position": True, **changes})
 
 
 def pair(kind: str, config: BeitConfig, seed: int = 0, **arguments: Any) -> tuple[Any, Any, Any]:

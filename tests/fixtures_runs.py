@@ -83,6 +83,7 @@ def small_config(**changes: Any) -> Any:
         "use_mask_token": True,
         "use_shared_relative_position_bias": True,
         "use_absolute_position_embeddings": True,
+        "mask_keeps_position": False,  # one meaning in both frameworks
         "layer_scale_init_value": 0.1,
     }
     return BeitConfig(**{**values, **changes})

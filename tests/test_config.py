@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
 import json
+import logging
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -71,9 +74,21 @@ def test_defaults_are_not_shared() -> None:
     assert BeitConfig().num_labels == 2
 
 
-def test_only_keywords() -> None:
-    with pytest.raises(TypeError):
-        BeitConfig(8192)  # type: ignore[call-arg]
+def test_positional_arguments_are_in_the_order_of_the_reference() -> None:
+    assert list(inspect.signature(BeitConfig).parameters)[:31] == list(CONTRACT)
+    config = BeitConfig(100, 24, 4, 3, num_labels=5)
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers, config.num_attention_heads) == (
+        100,
+        24,
+        4,
+        3,
+    )
+    default = BeitConfig()
+    assert BeitConfig(*(getattr(default, name) for name in CONTRACT)) == default
+    with pytest.raises(TypeError, match="31 positional arguments; got 32"):
+        BeitConfig(*range(32))
+    with pytest.raises(TypeError, match="vocab_size twice"):
+        BeitConfig(8192, vocab_size=3)
 
 
 REFUSALS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
@@ -92,7 +107,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"image_size": 224.0}, ("image_size", "224.0")),
     ({"patch_size": -4}, ("patch_size", "-4")),
     ({"patch_size": None}, ("patch_size", "None")),
-    ({"hidden_act": "swish"}, ("swish", "gelu, relu, selu, gelu_new")),
+    ({"hidden_act": "swoosh"}, ("swoosh", "gelu, relu, selu, gelu_new")),
     ({"drop_path_rate": 1.0}, ("drop_path_rate", "1.0", "[0, 1)")),
     ({"hidden_dropout_prob": -0.1}, ("hidden_dropout_prob", "-0.1")),
     ({"attention_probs_dropout_prob": 2}, ("attention_probs_dropout_prob", "2")),
@@ -154,7 +169,10 @@ def test_labels() -> None:
     config.num_labels = 3
     assert config.id2label[2] == "LABEL_2"
     assert BeitConfig(num_labels=0).id2label == {}
-    named = BeitConfig(id2label={"0": "cat", "1": "dog", "2": "eel"}, label2id={"wrong": 0})
+    config.id2label = {0: "cat", 1: "dog", 2: "eel"}
+    config.num_labels = 3
+    assert config.id2label[0] == "cat", "as many classes keep their names"
+    named = BeitConfig(id2label={"0": "cat", "1": "dog", "2": "eel"})
     assert named.id2label == {0: "cat", 1: "dog", 2: "eel"}
     assert named.label2id == {"cat": 0, "dog": 1, "eel": 2}
     assert BeitConfig(num_labels=3, id2label=named.id2label) == named
@@ -307,3 +325,247 @@ def test_json_round_trip(config: BeitConfig) -> None:
 def test_id2label_must_be_numbers_to_names(names: object) -> None:
     with pytest.raises(ConfigError, match="wanted class number → name"):
         BeitConfig(id2label=names)
+
+
+# --- edits -----------------------------------------------------------------------------------------------------------
+
+
+def saved(config: BeitConfig, folder: Path) -> dict[str, Any]:
+    config.save_pretrained(folder)
+    values: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return values
+
+
+def test_an_attribute_that_is_no_field_is_saved(tmp_path: Path) -> None:
+    config = BeitConfig()
+    config.foo = 1
+    config._bar = [1, {"a": None}]
+    config.update({"use_cache": False, "hidden_dropout_prob": 0})
+    values = saved(config, tmp_path)
+    assert (values["foo"], values["_bar"], values["use_cache"]) == (1, [1, {"a": None}], False)
+    assert json.dumps(values["hidden_dropout_prob"]) == "0.0"
+    with pytest.warns(UserWarning, match="no field foo"):
+        assert BeitConfig.from_pretrained(tmp_path).foo == 1
+    other = copy.copy(config)
+    other.foo = 2
+    assert (config.foo, pickle.loads(pickle.dumps(config)).foo, config.replace().foo) == (1, 1, 1)
+    del config.foo
+    assert not hasattr(config, "foo")
+    with pytest.raises(AttributeError):
+        del config.hidden_size
+    with pytest.warns(UserWarning, match="Did you mean num_hidden_layers"):
+        config.num_hiden_layers = 3
+
+
+def test_an_edit_that_cannot_be_saved_is_refused(tmp_path: Path) -> None:
+    config = BeitConfig()
+    config.foo = object()
+    with pytest.raises(ConfigError, match=r"foo is a object, which config\.json cannot hold"):
+        config.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="cannot hold"):
+        config.to_json_string()
+    config.foo = 1
+    config.hidden_size = 770
+    with pytest.raises(ConfigError, match="770"):
+        config.save_pretrained(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="a method or constant"):
+        config.to_dict = 3  # type: ignore[assignment,method-assign]
+    with pytest.raises(AttributeError):
+        config.stage_names = ["stem"]  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        config.pruned_heads[0] = [1]
+    with pytest.raises(ConfigError, match="class number → name"):
+        config.id2label = ["cat"]
+
+
+def test_label2id_follows_until_it_is_changed(tmp_path: Path) -> None:
+    config = BeitConfig(id2label={0: "cat", 1: "dog"})
+    config.id2label = {"0": "eel", "1": "fox"}
+    assert config.label2id == {"eel": 0, "fox": 1}
+    config.id2label[1] = "gnu"
+    assert config.label2id == {"eel": 0, "gnu": 1}
+    config.label2id["fox"] = 1
+    assert saved(config, tmp_path)["label2id"] == {"eel": 0, "gnu": 1, "fox": 1}
+    again = BeitConfig.from_pretrained(tmp_path)
+    assert again.label2id == {"eel": 0, "gnu": 1, "fox": 1}
+    assert again.replace(hidden_size=384).label2id == again.label2id
+    assert again.replace(num_labels=2).label2id == again.label2id
+    assert again.replace(num_labels=1).label2id == {"LABEL_0": 0}
+    assert again.replace(id2label={0: "x"}).label2id == {"x": 0}
+    again.num_labels = 5
+    assert again.label2id["LABEL_4"] == 4
+    kept = BeitConfig(id2label={0: "cat", 1: "dog"}, label2id={"wrong": 0})
+    assert (kept.id2label, kept.label2id) == ({0: "cat", 1: "dog"}, {"wrong": 0})
+    config.label2id = {"a": 1, "b": 0}
+    assert config.label2id == {"a": 1, "b": 0}
+    with pytest.raises(ConfigError, match="name → class number"):
+        config.label2id = ["a"]  # type: ignore[assignment]
+
+
+def test_label2id_alone_names_the_classes() -> None:
+    for number in (None, 2):
+        config = BeitConfig(label2id={"dog": 1, "cat": 0}, num_labels=number)
+        assert (config.id2label, config.label2id) == ({0: "cat", 1: "dog"}, {"dog": 1, "cat": 0})
+    odd = BeitConfig(label2id={"dog": 7})
+    assert (odd.num_labels, odd.label2id) == (2, {"dog": 7})
+
+
+def test_gaps_in_id2label_are_kept_and_said(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    caplog.set_level(logging.WARNING, "beit")
+    config = BeitConfig(id2label={0: "cat", 5: "eel"})
+    assert "2 classes with numbers up to 5" in caplog.text
+    assert (config.id2label, config.label2id, config.num_labels) == ({0: "cat", 5: "eel"}, {"cat": 0, "eel": 5}, 2)
+    assert config.class_names == ["cat", "LABEL_1"]
+    assert saved(config, tmp_path)["id2label"] == {"0": "cat", "5": "eel"}
+    assert BeitConfig.from_pretrained(tmp_path) == config
+    for wrong in ({-1: "a"}, {0: "a", "0": "b"}):
+        with pytest.raises(ConfigError, match="each once, from 0 on"):
+            BeitConfig(id2label=wrong)
+
+
+def test_stages_follow_each_other() -> None:
+    config = BeitConfig()
+    config.out_indices = [3, 5]
+    assert config.out_features == ["stage3", "stage5"]
+    config.out_features = ["stem", "stage2"]
+    assert config.out_indices == [0, 2]
+    with pytest.raises(ConfigError, match="stage13"):
+        config.out_features = ["stage13"]
+    assert (config.out_features, config.out_indices) == (["stem", "stage2"], [0, 2])
+    config.num_hidden_layers = 6
+    assert config.out_indices == [0, 2], "chosen stages stay"
+    config.out_indices = None
+    assert (config.out_features, config.out_indices) == (["stage6"], [6])
+    config.num_hidden_layers = 4
+    assert (config.out_features, config.out_indices, config.stage_names[-1]) == (["stage4"], [4], "stage4")
+    assert config.to_dict()["stage_names"] == ["stem", "stage1", "stage2", "stage3", "stage4"]
+
+
+# --- methods of the reference ----------------------------------------------------------------------------------------
+
+
+def test_json_as_in_the_reference(tmp_path: Path) -> None:
+    config = BeitConfig(num_labels=2, torch_dtype="float16")
+    diff = json.loads(config.to_json_string())
+    assert set(diff) == {*CONTRACT, "stage_names", "model_type", "torch_dtype", *(set(diff) & OURS)}
+    everything = json.loads(config.to_json_string(use_diff=False))
+    assert {"return_dict", "id2label", "label2id", "problem_type"} <= set(everything) - set(diff)
+    assert repr(config) == f"BeitConfig {config.to_json_string()}"
+    config.to_json_file(tmp_path / "x.json")
+    assert (tmp_path / "x.json").read_text() == config.to_json_string()
+    assert BeitConfig.from_json_file(tmp_path / "x.json") == config
+    assert BeitConfig.from_pretrained(tmp_path / "x.json", num_labels=4).num_labels == 4
+    assert BeitConfig(id2label={0: "a"}).to_diff_dict()["id2label"] == {0: "a"}
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="no settings"):
+        BeitConfig.from_json_file(tmp_path / "x.json")
+
+
+OURS = {"decode_dropout_prob", "pad_to_patch", "segmentation_layers"}
+
+
+def test_unused_keywords_are_returned(tmp_path: Path) -> None:
+    BeitConfig().save_pretrained(tmp_path)
+    given = {"hidden_size": 24, "torch_dtype": "float16", "device_map": "auto", "foo": 1, "token": None}
+    config, unused = BeitConfig.from_pretrained(tmp_path, return_unused_kwargs=True, **given)
+    assert unused == {"device_map": "auto", "foo": 1, "torch_dtype": "float16"}
+    assert config.hidden_size == 24
+    assert config.to_dict()["torch_dtype"] == "float16"
+    values, rest = BeitConfig.get_config_dict(tmp_path, **given)
+    assert values == json.loads((tmp_path / "config.json").read_text())
+    assert rest == {"hidden_size": 24, "torch_dtype": "float16", "device_map": "auto", "foo": 1}
+    assert BeitConfig.from_dict(values, return_unused_kwargs=True, foo=1) == (BeitConfig(), {"foo": 1})
+    with pytest.warns(UserWarning, match="no keyword foo"):
+        assert "foo" not in BeitConfig.from_dict(values, foo=1).to_dict()
+
+
+def test_update_from_string() -> None:
+    config = BeitConfig()
+    config.update_from_string("hidden_size=96,use_mean_pooling=no, drop_path_rate=0.5,hidden_act=relu")
+    assert (config.hidden_size, config.use_mean_pooling, config.drop_path_rate, config.hidden_act) == (
+        96,
+        False,
+        0.5,
+        "relu",
+    )
+    for text, words in (
+        ("foo=1", "field of the config"),
+        ("hidden_size", "name=value"),
+        ("hidden_size=x", "hidden_size is a int, and 'x' is none"),
+        ("add_fpn=maybe", "add_fpn is a bool"),
+        ("pool_scales=3", "numbers, true or false, and text only"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            config.update_from_string(text)
+
+
+def test_attributes_that_every_config_of_the_reference_has() -> None:
+    config = BeitConfig()
+    assert (config.is_encoder_decoder, config.tie_word_embeddings, config.torch_dtype, config.name_or_path) == (
+        *(False, True, None),
+        "",
+    )
+    assert config.use_return_dict
+    config.torchscript = True
+    assert not config.use_return_dict
+    config.name_or_path = "a/b"
+    assert config.to_dict()["_name_or_path"] == "a/b"
+    assert BeitConfig(name_or_path="c").name_or_path == "c"
+    assert BeitConfig.attribute_map == {}
+
+
+@pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
+def test_torch_dtype(name: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    for value in (torch.bfloat16, "bfloat16", "torch.bfloat16"):
+        config = BeitConfig(**{name: value})
+        assert config.torch_dtype is config.dtype is torch.bfloat16
+        assert saved(config, tmp_path)[name] == "bfloat16"
+        assert BeitConfig.from_pretrained(tmp_path).torch_dtype is torch.bfloat16
+        config.torch_dtype = torch.float16
+        assert config.to_dict()["torch_dtype"] == "float16"
+        assert "dtype" not in config.to_dict()
+        assert config.replace(dtype=value).to_dict()["torch_dtype"] == "bfloat16"
+
+
+# --- what is saved is what was there ---------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@given(
+    config=configs(),
+    dtype=st.sampled_from([None, "float32", "bfloat16", "float16"]),
+    label2id=st.none() | st.dictionaries(st.text(), st.integers(0, 9), max_size=3),
+    names=st.none() | st.dictionaries(st.integers(0, 9), st.text(), min_size=1, max_size=3),
+    keeps=st.sampled_from([None, False, True]),
+    extra=st.dictionaries(st.sampled_from(["foo", "_bar", "use_cache", "transformers_version"]), JSON),
+)
+@pytest.mark.filterwarnings("ignore:BeitConfig has no field foo")
+def test_random_edits_survive_a_round_trip(
+    config: BeitConfig, dtype: Any, label2id: Any, names: Any, keeps: Any, extra: Any, tmp_path_factory: Any
+) -> None:
+    folder = tmp_path_factory.mktemp("round")
+    config.mask_keeps_position = keeps
+    if names is not None:
+        config.id2label = names
+    if label2id is not None:
+        config.label2id = label2id
+    if dtype is not None:
+        config.torch_dtype = dtype
+    for name, value in extra.items():
+        setattr(config, name, value)
+    first = saved(config, folder)
+    assert {name: first[name] for name in extra} == extra
+    assert first.get("torch_dtype") == dtype
+    assert ("mask_keeps_position" in first) == (keeps is not None)
+    again = BeitConfig.from_pretrained(folder)
+    assert again == config
+    assert saved(again, folder) == first
+    assert saved(again.replace(), folder) == first
+    assert saved(copy.deepcopy(again), folder) == first

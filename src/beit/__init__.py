@@ -13,6 +13,16 @@ __version__ = "0.1.0"
 
 # Public name → the module that has it. A test compares this list with docs and modules.
 _PUBLIC = {
+    "AutoBackbone": "beit.models.auto_classes",
+    "AutoConfig": "beit.models.auto_classes",
+    "AutoModel": "beit.models.auto_classes",
+    "AutoModelForImageClassification": "beit.models.auto_classes",
+    "AutoModelForMaskedImageModeling": "beit.models.auto_classes",
+    "AutoModelForSemanticSegmentation": "beit.models.auto_classes",
+    "FlaxAutoModel": "beit.models.auto_classes",
+    "FlaxAutoModelForImageClassification": "beit.models.auto_classes",
+    "FlaxAutoModelForMaskedImageModeling": "beit.models.auto_classes",
+    "FlaxAutoModelForSemanticSegmentation": "beit.models.auto_classes",
     "AutoImageProcessor": "beit.data.processor",
     "BeitBackbone": "beit.models.torch.segmentation",
     "BeitConfig": "beit.config",
@@ -95,6 +105,16 @@ if TYPE_CHECKING:
     from beit.data.processor import BeitFeatureExtractor as BeitFeatureExtractor
     from beit.data.processor import BeitImageProcessor as BeitImageProcessor
     from beit.models.auto import load as load
+    from beit.models.auto_classes import AutoBackbone as AutoBackbone
+    from beit.models.auto_classes import AutoConfig as AutoConfig
+    from beit.models.auto_classes import AutoModel as AutoModel
+    from beit.models.auto_classes import AutoModelForImageClassification as AutoModelForImageClassification
+    from beit.models.auto_classes import AutoModelForMaskedImageModeling as AutoModelForMaskedImageModeling
+    from beit.models.auto_classes import AutoModelForSemanticSegmentation as AutoModelForSemanticSegmentation
+    from beit.models.auto_classes import FlaxAutoModel as FlaxAutoModel
+    from beit.models.auto_classes import FlaxAutoModelForImageClassification as FlaxAutoModelForImageClassification
+    from beit.models.auto_classes import FlaxAutoModelForMaskedImageModeling as FlaxAutoModelForMaskedImageModeling
+    from beit.models.auto_classes import FlaxAutoModelForSemanticSegmentation as FlaxAutoModelForSemanticSegmentation
     from beit.models.flax.beit import FlaxBeitForImageClassification as FlaxBeitForImageClassification
     from beit.models.flax.beit import FlaxBeitForMaskedImageModeling as FlaxBeitForMaskedImageModeling
     from beit.models.flax.beit import FlaxBeitModel as FlaxBeitModel

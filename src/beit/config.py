@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
+import inspect
 import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
-from beit.checkpoints import Checkpoint, Source, hub, infer
+from beit.checkpoints import Checkpoint, Source, hub, infer, keywords
+from beit.checkpoints.config_json import (
+    BOOKKEEPING,
+    ConfigJson,
+    check_json,
+    dtype_name,
+    settings_in,
+)
+from beit.checkpoints.labels import Labels, as_labels, inverse_of, warn_of_gaps, without_gaps_of_imagenet_22k
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import write_json
 
 CONFIG_FILE = "config.json"
-ACTIVATIONS = ("gelu", "relu", "selu", "gelu_new")
+ACTIVATIONS = (
+    *("gelu", "relu", "selu", "gelu_new", "gelu_10", "gelu_accurate", "gelu_fast", "gelu_python", "gelu_pytorch_tanh"),
+    *("laplace", "leaky_relu", "linear", "mish", "quick_gelu", "relu2", "relu6", "sigmoid", "silu", "swish", "tanh"),
+)
 
 # The sizes of the paper (table 10), and two of our own for small images and small data.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -60,19 +72,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-# What the reference library writes into every config.json besides the fields below. It is kept without a warning.
-_BOOKKEEPING = frozenset(
-    """_attn_implementation _name_or_path _commit_hash transformers_version torch_dtype dtype use_cache is_encoder_decoder
-    is_decoder add_cross_attention cross_attention_hidden_size tie_encoder_decoder tie_word_embeddings torchscript
-    use_bfloat16 pruned_heads chunk_size_feed_forward tf_legacy_loss finetuning_task task_specific_params
-    max_length min_length do_sample early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p
-    typical_p repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
-    num_return_sequences output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id remove_invalid_values
-    exponential_decay_length_penalty suppress_tokens begin_suppress_tokens tokenizer_class prefix bos_token_id pad_token_id
-    eos_token_id sep_token_id decoder_start_token_id""".split()
-)
-
-
 _FLOATS = [
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
@@ -98,27 +97,34 @@ def _without_default_stage(values: Mapping[str, Any], changes: Mapping[str, Any]
     return {name: value for name, value in values.items() if name not in dropped}
 
 
-def _without_gaps(id2label: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Renumber the names from 0 on, in the order of their numbers.
-
-    The Hub's ImageNet-22k models number 21,843 classes but name 21,841, and their classifiers have 21,841 outputs, so the two
-    numbers without a name have no output (timm has the same names in this order).
-    """
-    try:
-        numbers = sorted(id2label, key=int)
-    except (TypeError, ValueError):
-        return id2label  # the constructor refuses it with a message
-    if len({int(number) for number in numbers}) < len(numbers) or not numbers or int(numbers[0]) < 0:
-        return id2label
-    return {place: id2label[number] for place, number in enumerate(numbers)}
+def _as_pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
 
-@dataclass(init=False, eq=True)
-class BeitConfig:
-    """Architecture of a BEiT model; keyword arguments only.
+def _as_float(value: Any) -> Any:
+    return float(value) if type(value) is int else value  # transformers 5 refuses a config.json that has 0 for 0.0
 
-    Defaults are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes and in `to_dict()`, so that
-    fields of other libraries survive; a warning names the nearest known field, in case of a misspelling.
+
+# What a value becomes when a field is set, at construction or later.
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "id2label": as_labels,
+    "image_size": _as_pair,
+    "patch_size": _as_pair,
+    **dict.fromkeys(_FLOATS, _as_float),
+}
+
+
+@dataclass(init=False, eq=True, repr=False)
+class BeitConfig(Labels, ConfigJson):
+    """Architecture of a BEiT model.
+
+    Defaults, and the order of arguments, are those of the reference's `BeitConfig()`. Unknown keywords are kept as attributes
+    and in `to_dict()`, so that fields of other libraries survive; a warning names the nearest known field, in case of a
+    misspelling. Keywords that say how to load (`token`, `device_map`, …) are left out with a warning: config.json is public.
+
+    Attributes can be set later. `out_indices` and `out_features` follow each other, `label2id` follows `id2label` until it is
+    changed itself, and an attribute that is no field is saved like one. Values are checked when a model is built from the
+    config and when it is saved.
 
     Attributes:
         vocab_size: number of different visual tokens, which pre-training predicts.
@@ -154,9 +160,9 @@ class BeitConfig:
         add_fpn: whether the backbone adds a feature pyramid, which needs four stages.
         reshape_hidden_states: whether the backbone returns `(B, C, h, w)` maps (True) or `(B, 1+N, C)` tokens.
         mask_keeps_position: whether a masked patch is the mask token plus its absolute position, as in the authors' code
-            (True), or the mask token alone, as in the reference (False, the default, so that folders of the reference mean the
-            same). Without its position, and without relative positions, a masked patch does not know where it lies, so
-            models that `beit` trains set it to True.
+            (True), or the mask token alone (False). None, the default, means what the reference does: the mask token alone in
+            PyTorch, with its position in Flax. Without its position, and without relative positions, a masked patch does not
+            know where it lies, so models that `beit` trains set it to True. config.json has it only where it is not None.
         pad_to_patch: whether images whose sides are no multiples of the patch are padded with zeros (the mean colour after
             normalisation), below and on the right, to the next multiple; False refuses them. The model then sees the padded
             image: masks and feature maps have its grid, segmentation logits cover all of it (crop them before you resize them
@@ -167,7 +173,8 @@ class BeitConfig:
             each index, so 2, 4, 6, 10 from 3, 5, 7, 11. The last two layers are unused there.
         decode_dropout_prob: dropout of whole channels before the classifiers of segmentation, in training, in [0, 1). The
             authors have .1, the reference has none.
-        id2label: class number → name; its length is the number of classes. Default: LABEL_0, LABEL_1.
+        id2label: class number → name; its length is the number of classes. Default: LABEL_0, LABEL_1. Numbers may have gaps:
+            see `class_names`.
         problem_type: `regression`, `single_label_classification`, `multi_label_classification`, or None to decide by the type
             of the labels.
         output_attentions: default of the argument of the same name.
@@ -209,7 +216,7 @@ class BeitConfig:
     out_indices: list[int] | None = None
     add_fpn: bool = False
     reshape_hidden_states: bool = True
-    mask_keeps_position: bool = False
+    mask_keeps_position: bool | None = None
     pad_to_patch: bool = False
     segmentation_layers: list[int] | None = None
     decode_dropout_prob: float = 0.0
@@ -220,60 +227,100 @@ class BeitConfig:
     return_dict: bool = True
     architectures: list[str] | None = None
 
-    model_type = "beit"
+    model_type: ClassVar[str] = "beit"
 
-    def __init__(self, **keywords: Any) -> None:
-        num_labels = keywords.pop("num_labels", None)
-        keywords.pop("label2id", None)  # always the inverse of id2label
-        keywords.pop("model_type", None)
-        keywords.pop("stage_names", None)  # follows from the depth
-        if "segmentation_indices" in keywords:
-            warnings.warn("segmentation_indices is deprecated: use out_indices", FutureWarning, stacklevel=2)
-            keywords["out_indices"] = keywords.pop("segmentation_indices")
-        id2label_given = keywords.get("id2label") is not None
-        if not id2label_given:
-            keywords.pop("id2label", None)
+    def __init__(self, *positional: Any, **given: Any) -> None:
+        given = self._named(positional, given)
+        self.__dict__["extra"] = {}
+        num_labels, label2id = given.pop("num_labels", None), given.pop("label2id", None)
+        for name in ("model_type", "stage_names"):  # follow from the class and the depth
+            given.pop(name, None)
+        if "segmentation_indices" in given:
+            keywords.warn("segmentation_indices is deprecated: use out_indices", FutureWarning)
+            given["out_indices"] = given.pop("segmentation_indices")
+        keywords.check_attention(given.pop("attn_implementation", None))
+        if given.get("id2label") is None:
+            given.pop("id2label", None)
+            names = inverse_of(label2id) if isinstance(label2id, Mapping) else None
+            if names and num_labels in (None, len(names)):
+                given["id2label"] = names
+        id2label_given = "id2label" in given
         for item in fields(self):
             default = item.default if item.default_factory is MISSING else item.default_factory()
-            setattr(self, item.name, keywords.pop(item.name, default))
-        try:
-            self.id2label = {int(number): str(name) for number, name in self.id2label.items()}
-        except (AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"id2label is {self.id2label!r:.80}; wanted class number → name, such as {{0: 'cat', 1: 'dog'}}."
-            ) from error
-        if sorted(self.id2label) != list(range(len(self.id2label))):
-            raise ConfigError(
-                f"id2label has the numbers {sorted(self.id2label)[:6]}; wanted 0 to the number of classes - 1."
-            )
+            value = given.pop(item.name, default)
+            self.__dict__[item.name] = _FORMS[item.name](value) if item.name in _FORMS else value
         if num_labels is not None and num_labels != len(self.id2label):
             if id2label_given:
                 raise ConfigError(f"num_labels is {num_labels}, but id2label names {len(self.id2label)} classes.")
             self.num_labels = num_labels
-        for name in ("image_size", "patch_size"):
-            if isinstance(getattr(self, name), list):  # JSON has no tuples
-                setattr(self, name, tuple(getattr(self, name)))
-        for name in _FLOATS:  # transformers 5 refuses a config.json that has 0 where it wants 0.0
-            if type(getattr(self, name)) is int:
-                setattr(self, name, float(getattr(self, name)))
-        self.extra = keywords
+        if label2id is not None:
+            self.label2id = label2id
+        if "name_or_path" in given:
+            given["_name_or_path"] = str(given.pop("name_or_path"))
+        self.__dict__["extra"] = keywords.without_loader(given, "BeitConfig", BOOKKEEPING)
+        for name in ("torch_dtype", "dtype"):
+            if name in self.extra:
+                self.extra[name] = dtype_name(self.extra[name])
         self._warn_of_unknown()
         self.validate()
-        self.out_features, self.out_indices = self.stages()
+        self.__dict__["out_features"], self.__dict__["out_indices"] = self.stages()
+        warn_of_gaps(self.id2label)
+
+    def _named(self, positional: Sequence[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name; positional ones are in the order of the reference. Raises TypeError."""
+        names = [item.name for item in fields(self)][:_POSITIONAL]
+        if len(positional) > len(names):
+            raise TypeError(
+                f"BeitConfig takes {len(names)} positional arguments; got {len(positional)}. Name the others."
+            )
+        twice = sorted(set(names[: len(positional)]) & set(given))
+        if twice:
+            raise TypeError(f"BeitConfig got {twice[0]} twice, by position and by name.")
+        return {**dict(zip(names, positional, strict=False)), **given}
 
     def _warn_of_unknown(self) -> None:
-        known = [item.name for item in fields(self)] + ["num_labels", "label2id"]
         for name in self.extra:
-            if name in _BOOKKEEPING or name.startswith("_"):
-                continue
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            warnings.warn(f"BeitConfig has no field {name}; it is kept, but has no effect.{hint}", stacklevel=3)
+            if name not in BOOKKEEPING and not name.startswith("_"):
+                hint = self._nearest(name, cutoff=0.6)
+                keywords.warn(f"BeitConfig has no field {name}; it is kept, but has no effect.{hint}")
 
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("__") and name in self.__dict__.get("extra", {}):
-            return self.extra[name]
-        raise AttributeError(f"BeitConfig has no field {name}")
+    def _nearest(self, name: str, cutoff: float) -> str:
+        near = difflib.get_close_matches(name, self._field_names(), n=1, cutoff=cutoff)
+        return f" Did you mean {near[0]}?" if near else ""
+
+    @classmethod
+    def _field_names(cls) -> list[str]:
+        return [*(item.name for item in fields(cls)), "num_labels", "label2id"]
+
+    # --- attributes ------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("out_features", "out_indices"):
+            self._set_stages(name, value)
+        elif name == "num_hidden_layers":
+            self._set_depth(value)
+        else:
+            super().__setattr__(name, _FORMS[name](value) if name in _FORMS else value)
+
+    def _is_field(self, name: str) -> bool:
+        return name in self.__dataclass_fields__
+
+    def _set_stages(self, name: str, value: Any) -> None:
+        """Set `out_features` or `out_indices`; the other follows. Raises ConfigError, and changes nothing then."""
+        old = self.out_features, self.out_indices
+        self.__dict__.update({"out_features": None, "out_indices": None, name: value})
+        try:
+            self.__dict__["out_features"], self.__dict__["out_indices"] = self.stages()
+        except ConfigError:
+            self.__dict__["out_features"], self.__dict__["out_indices"] = old
+            raise
+
+    def _set_depth(self, value: Any) -> None:
+        """Set the number of layers. Where the stages are the default, the last one, they stay the last one."""
+        default = self.out_indices == [self.num_hidden_layers]
+        self.__dict__["num_hidden_layers"] = value
+        if default and type(value) is int:
+            self.__dict__["out_features"], self.__dict__["out_indices"] = [self.stage_names[-1]], [value]
 
     # --- validation ------------------------------------------------------------------------------------------------
 
@@ -336,6 +383,8 @@ class BeitConfig:
         problems = (None, "regression", "single_label_classification", "multi_label_classification")
         if self.problem_type not in problems:
             raise ConfigError(f"Unknown problem_type {self.problem_type!r}. Choose from {', '.join(problems[1:])}.")
+        if self.mask_keeps_position not in (None, False, True):
+            raise ConfigError(f"mask_keeps_position is {self.mask_keeps_position!r}; choose True, False or None.")
         ignore = self.semantic_loss_ignore_index
         if type(ignore) is not int:
             raise ConfigError(f"semantic_loss_ignore_index is {ignore!r}; it must be a whole number, such as 255.")
@@ -377,25 +426,9 @@ class BeitConfig:
         return self.grid[0] * self.grid[1]
 
     @property
-    def num_labels(self) -> int:
-        """Number of classes. Setting it names them LABEL_0, LABEL_1, …"""
-        return len(self.id2label)
-
-    @num_labels.setter
-    def num_labels(self, number: int) -> None:
-        if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise ConfigError(f"num_labels is {number!r}; it must be a whole number, 0 for no classifier.")
-        self.id2label = {i: f"LABEL_{i}" for i in range(number)}
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """Name → class number, the inverse of `id2label`."""
-        return {name: number for number, name in self.id2label.items()}
-
-    @property
     def use_return_dict(self) -> bool:
-        """The reference's name of `return_dict`."""
-        return self.return_dict
+        """`return_dict`, unless a file or script sets the reference's `torchscript`."""
+        return self.return_dict and not self.torchscript
 
     @property
     def stage_names(self) -> list[str]:
@@ -470,14 +503,52 @@ class BeitConfig:
         return cls(**{**PRESETS[name], **overrides})
 
     def replace(self, **changes: Any) -> BeitConfig:
-        """A copy with other values, validated."""
-        values = _without_default_stage(self.to_dict(), changes)
-        if "num_labels" in changes and "id2label" not in changes and changes["num_labels"] != self.num_labels:
-            values.pop("id2label")  # the names belong to other classes
+        """A copy with other values, validated. Names that are no fields are warned of and left out.
+
+        Raises:
+            ConfigError: a value is impossible.
+        """
+        values = self.to_dict()
         values["hidden_act"] = self.hidden_act
+        changes = self._known(changes, values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # unknown fields were warned of when `self` was made
-            return type(self)(**{**values, **changes})
+            other = self._changed(values, changes)
+        if "_source" in self.__dict__:
+            other.__dict__["_source"] = self.__dict__["_source"]
+        return other
+
+    @classmethod
+    def _known(cls, changes: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of `changes` that are fields; a warning names the others."""
+        unknown = [name for name in changes if not cls._has(name, values)]
+        keywords.warn_unknown(unknown, "BeitConfig", cls._field_names())
+        return {name: value for name, value in changes.items() if name not in unknown}
+
+    @classmethod
+    def _changed(cls, values: Mapping[str, Any], changes: Mapping[str, Any]) -> BeitConfig:
+        """A config of `values` with `changes` on top; what depends on a change follows it."""
+        merged = _without_default_stage(values, changes)
+        names = changes.get("id2label")
+        if names is None and changes.get("num_labels") is not None:
+            if len(merged.get("id2label") or (0, 1)) != changes["num_labels"]:
+                merged.pop("id2label", None)  # the names belong to other classes
+                merged.pop("label2id", None)
+        elif names is not None:
+            merged.pop("num_labels", None)
+            merged.pop("label2id", None)
+        if {"torch_dtype", "dtype"} & set(changes):  # two names of one field
+            merged = {name: value for name, value in merged.items() if name not in ("torch_dtype", "dtype")}
+            changes = {("torch_dtype" if name == "dtype" else name): value for name, value in changes.items()}
+        return cls(**{**merged, **changes})
+
+    @classmethod
+    def _has(cls, name: str, values: Mapping[str, Any] = {}) -> bool:
+        """Whether a keyword of a call names a field: of the class, of every config of the reference, or of a file's `values`."""
+        known = name in cls._field_names() or name in BOOKKEEPING or name in values
+        return (
+            known or name in ("segmentation_indices", "name_or_path", "model_type")
+        ) and name not in keywords.SECRETS
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as values that JSON can hold, unknown ones included."""
@@ -487,69 +558,151 @@ class BeitConfig:
             values[item.name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
         if callable(self.hidden_act):
             values["hidden_act"] = getattr(self.hidden_act, "__name__", str(self.hidden_act))
-        values["id2label"] = {str(number): name for number, name in self.id2label.items()}
-        values["label2id"] = self.label2id
+        if self.mask_keeps_position is None:
+            del values["mask_keeps_position"]
+        values["id2label"] = dict(self.id2label)
+        values["label2id"] = dict(self.label2id)
+        values["stage_names"] = self.stage_names
         values["model_type"] = self.model_type
         return values
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], **overrides: Any) -> BeitConfig:
+    def from_dict(cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
         """The inverse of `to_dict`, with `overrides` on top.
 
+        Args:
+            config_dict: as `to_dict` gives it. Fields that are unknown are kept.
+            return_unused_kwargs: return `(config, unused)`: the overrides that are no fields, of which this does not warn.
+            **overrides: fields. Others are warned of, and not kept.
+
         Raises:
-            CheckpointError: `values` describes another architecture.
+            CheckpointError: `config_dict` describes another architecture.
+            ConfigError: a value is impossible.
         """
-        infer.check_model_type(values)
+        infer.check_model_type(config_dict)
+        values = dict(config_dict)
         if values.get("model_type") == "data2vec-vision":
             # The reference's default is [3, 5, 7, 11] at any depth, and files may leave it out. Only segmentation uses it.
             segments = "ForSemanticSegmentation" in str(values.get("architectures"))
             default = {"out_indices": [3, 5, 7, 11]}
             values = {**default, **values} if segments else {k: v for k, v in values.items() if k not in default}
-        merged = _without_default_stage(values, overrides)
-        if isinstance(merged.get("id2label"), Mapping):
-            merged["id2label"] = _without_gaps(merged["id2label"])
-        if "num_labels" in overrides and "id2label" not in overrides:
-            if len(merged.get("id2label") or ()) != overrides["num_labels"]:
-                merged.pop("id2label", None)  # the names belong to other classes
-        elif "id2label" in overrides:
-            merged.pop("num_labels", None)
-        return cls(**{**merged, **overrides})
+        numbered = without_gaps_of_imagenet_22k(values.get("id2label"))
+        if numbered is not values.get("id2label"):
+            values["id2label"] = numbered
+            values.pop("label2id", None)
+        unused = {name: value for name, value in overrides.items() if not cls._has(name, values)}
+        if return_unused_kwargs:
+            overrides = {name: value for name, value in overrides.items() if name not in unused}
+            unused |= {name: overrides[name] for name in ("torch_dtype",) if name in overrides}
+        config = cls._changed(values, cls._known(overrides, values))
+        return (config, unused) if return_unused_kwargs else config
 
     @classmethod
-    def from_pretrained(cls, id_or_folder: Source, **keywords: Any) -> BeitConfig:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Source, return_unused_kwargs: bool = False, **kwargs: Any
+    ) -> Any:
         """The config of any BEiT checkpoint: of its config.json, or inferred from its tensors.
 
         Args:
-            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue, or
-                an open `Checkpoint`.
-            **keywords: `revision`, `token`, `cache_dir`, `local_files_only` say where files come from; all others override
-                fields.
+            pretrained_model_name_or_path: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of
+                the catalogue, or an open `Checkpoint`; or a JSON file.
+            return_unused_kwargs: return `(config, unused)`: the keywords that are no fields.
+            **kwargs: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder` say where files come from; all others
+                override fields. Names that are no fields are warned of, and never saved.
 
         Raises:
             CheckpointError: no such folder or id; damaged files; another architecture.
             ConfigError: a value is impossible.
         """
-        where, overrides = hub.split_hub_keywords(keywords)
-        checkpoint = Checkpoint.open(id_or_folder, overrides, **where)
-        settings = checkpoint.settings
-        try:
-            return cls.from_dict(settings, **checkpoint.given)
-        except ConfigError as error:
-            if not checkpoint.inferred:
-                raise
-            raise CheckpointError(f"{checkpoint.source}: its tensors are of impossible sizes. {error}") from error
+        where, given, unused = cls._split(kwargs, return_unused_kwargs)
+        path = _json_file(pretrained_model_name_or_path)
+        if path is not None:
+            config, more = cls.from_dict(settings_in(path), True, **given)
+        else:
+            checkpoint = Checkpoint.open(pretrained_model_name_or_path, given, **where)
+            try:
+                config, more = cls.from_dict(checkpoint.settings, True, **checkpoint.given)
+            except ConfigError as error:
+                if not checkpoint.inferred:
+                    raise
+                raise CheckpointError(f"{checkpoint.source}: its tensors are of impossible sizes. {error}") from error
+        config.__dict__["_source"] = hub.without_secrets(path or checkpoint.source)
+        if return_unused_kwargs:
+            return config, {**unused, **more}
+        keywords.warn_unknown(
+            [name for name in more if name != "torch_dtype"], f"{cls.__name__}.from_pretrained", cls._field_names()
+        )
+        return config
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write config.json into `folder`, atomically.
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Source, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The content of config.json, or settings inferred from the tensors, and the keywords that say nothing about where it is.
 
         Raises:
-            ConfigError: `hidden_act` is a function, which JSON cannot hold.
+            CheckpointError: as `from_pretrained`.
+        """
+        where, given, unused = cls._split(kwargs, True)
+        path = _json_file(pretrained_model_name_or_path)
+        settings = (
+            Checkpoint.open(pretrained_model_name_or_path, **where).settings if path is None else settings_in(path)
+        )
+        return copy.deepcopy(settings), {**given, **unused}
+
+    @classmethod
+    def _split(cls, kwargs: Mapping[str, Any], keep: bool) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """Keywords that say where files come from, fields, and, with `keep`, those that say how weights are loaded."""
+        of_weights = set(keywords.OF_WEIGHTS) - {"torch_dtype", "dtype", "attn_implementation"}
+        honours = {"torch_dtype", "dtype", *(of_weights if keep else ())}
+        where, found, rest = keywords.split(
+            kwargs, f"{cls.__name__}.from_pretrained", honours, "a config has no weights; pass it to the model"
+        )
+        dtypes: dict[str, Any] = {name: found.pop(name) for name in ("torch_dtype", "dtype") if name in found}
+        return where, {**rest, **dtypes}, found
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **keywords_of_hub: Any
+    ) -> None:
+        """Write config.json into a folder, atomically.
+
+        Args:
+            save_directory: the folder, created if it does not exist.
+            push_to_hub: also upload it, to `repo_id` or a repository named as the folder.
+            **keywords_of_hub: `repo_id`, and those of `hub.upload_folder`.
+
+        Raises:
+            ConfigError: a field was set to an impossible value, or to one that JSON cannot hold, such as a function.
             CheckpointError: it could not be written.
         """
         if callable(self.hidden_act):
             raise ConfigError("hidden_act is a function, which config.json cannot hold. Use the name of an activation.")
-        write_json(os.path.join(folder, CONFIG_FILE), self.to_dict())
+        self.validate()
+        values = self.to_dict()
+        check_json(values)
+        folder = Path(save_directory)
+        write_json(folder / CONFIG_FILE, values)
+        if push_to_hub:
+            self.push_to_hub(keywords_of_hub.pop("repo_id", folder.name), **keywords_of_hub)
 
-    def to_json_string(self) -> str:
-        """config.json as text."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+def _json_file(source: Source) -> Path | None:
+    if isinstance(source, Checkpoint) or not str(source).endswith(".json"):
+        return None
+    path = Path(source).expanduser()
+    return path if path.is_file() else None
+
+
+# The reference's arguments come first, in its order; the fields after them are by name only.
+_POSITIONAL = [item.name for item in fields(BeitConfig)].index("reshape_hidden_states") + 1
+BeitConfig.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(
+            item.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD if place < _POSITIONAL else inspect.Parameter.KEYWORD_ONLY,
+            default=item.default if item.default_factory is MISSING else item.default_factory(),
+        )
+        for place, item in enumerate(fields(BeitConfig))
+    ]
+    + [inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)]
+)

@@ -223,10 +223,13 @@ def test_a_published_name_says_how_pixels_are_normalised(tmp_path: Path) -> None
         assert "by the name" in checkpoint.pixel_guesses[0].why
 
 
-def test_names_of_classes_with_gaps_are_renumbered() -> None:
+def test_names_of_imagenet_22k_are_renumbered() -> None:
     """The Hub's ImageNet-22k models count over two classes that their classifiers lack."""
-    config = BeitConfig.from_dict({"id2label": {"0": "a", "1": "b", "3": "d", "10": "k"}})
-    assert config.id2label == {0: "a", 1: "b", 2: "d", 3: "k"}
+    numbers = [number for number in range(21_843) if number not in (9_205, 15_027)]
+    names = {str(number): f"class {number}" for number in numbers}
+    config = BeitConfig.from_dict({"id2label": names, "label2id": {name: int(n) for n, name in names.items()}})
+    assert config.id2label == {place: f"class {number}" for place, number in enumerate(numbers)}
+    assert config.label2id["class 21842"] == 21_840
 
 
 def test_features_are_not_taken_for_tokens(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def test_every_tensor_has_its_place(name: str) -> None:
 def test_flax_opens_them_too(name: str) -> None:
     pytest.importorskip("flax")
     jnp = pytest.importorskip("jax.numpy")
-    model = getattr(beit, f"Flax{architecture(name)}").from_pretrained(FILES[name], **given(name))
+    # transformers' PyTorch, which wrote the outputs of its folders, forgets the position of a masked patch; its Flax does not.
+    of_torch = {"mask_keeps_position": False} if name.startswith(("hf4", "hf5")) else {}
+    model = getattr(beit, f"Flax{architecture(name)}").from_pretrained(FILES[name], **given(name), **of_torch)
     for what in whats(name):
         found, wanted = outputs_of(model, name, what, jnp.asarray), OUTPUTS[f"{name}/{what}"]
         np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=0, err_msg=what)

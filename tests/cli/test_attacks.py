@@ -172,11 +172,6 @@ def test_large_images_are_not_made_small_without_a_filter(tmp_path: Path) -> Non
     assert isinstance(hold_in_memory(images, BadImages(2), 96), ArrayImages)
 
 
-def test_numbers_of_classes_have_no_gap() -> None:
-    with pytest.raises(ConfigError, match="wanted 0 to the number of classes"):
-        BeitConfig(id2label={1: "a", 2: "b"})
-
-
 def test_classes_of_one_name_are_refused(labelled: Path) -> None:
     with pytest.raises(DataError, match="several classes of one name"):
         FolderImages(labelled, labelled=True, classes=["boot", "trouser", "boot"])

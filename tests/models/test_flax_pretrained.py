@@ -561,3 +561,23 @@ assert not any(name.partition(".")[0] == "torch" for name in sys.modules)
     close(np.load(tmp_path / "logits.npy"), flax_model(pixels(small())).logits)
     assert (tmp_path / "safe" / hub.SAFETENSORS).read_bytes() == (folder / hub.SAFETENSORS).read_bytes()
     same_params(FlaxBeitForImageClassification.from_pretrained(tmp_path / "msgpack").params, flax_model.params)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.parametrize("kind", ["bfloat16", "float16", "float32"])
+def test_parameters_are_saved_in_the_type_that_they_have(kind: str, safe: bool, tmp_path: Path) -> None:
+    model = FlaxBeitForImageClassification(small())
+    cast = {"bfloat16": model.to_bf16, "float16": model.to_fp16, "float32": model.to_fp32}[kind]
+    params = cast(model.params)
+    model.save_pretrained(tmp_path, params=params, safe_serialization=safe)
+    assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == kind
+    again = FlaxBeitForImageClassification.from_pretrained(tmp_path)
+    same_params(again.params, model.to_fp32(params))
+    of_torch = BeitForImageClassification.from_pretrained(tmp_path, torch_dtype="auto")
+    assert of_torch.dtype == getattr(torch, kind)
+    if safe:
+        from safetensors import safe_open
+
+        with safe_open(tmp_path / hub.SAFETENSORS, "numpy") as file:
+            kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+        assert kinds == {{"bfloat16": "BF16", "float16": "F16", "float32": "F32"}[kind]}

@@ -28,7 +28,8 @@ CLASSES = {
 CASES = golden.load()
 DRAWN = [case for case in CASES if "folder" not in case]
 FOLDERS = [case for case in CASES if "folder" in case]
-AS_FLAX = {"mask_keeps_position": True}  # the reference's Flax has it so and its config.json cannot say it
+# The reference's Flax adds positions after the mask token. Its config.json cannot say it, and our Flax models do it by default.
+AS_FLAX = {"mask_keeps_position": True}
 TOLERANCE = 5e-5
 LARGEST: dict[str, float] = {}  # largest differences, printed by test_largest_difference
 
@@ -84,7 +85,7 @@ def test_cases_cover_all_switches() -> None:
 @pytest.mark.usefixtures("quick_compiles")
 @pytest.mark.parametrize("case", DRAWN, ids=name_of)
 def test_numbers_of_the_reference(case: dict[str, Any]) -> None:
-    model = CLASSES[case["kind"]](BeitConfig(**case["config"], **AS_FLAX), _do_init=False, **case["arguments"])
+    model = CLASSES[case["kind"]](BeitConfig(**case["config"]), _do_init=False, **case["arguments"])
     params = model.fill(*to_state_dict(draw_weights(case["shapes"], case["seed"])))
     assert str(model.load_report) == "every tensor of the file has its place"
     output = model(**golden.draw_inputs(case), params=params, output_attentions=True, output_hidden_states=True)
@@ -98,7 +99,7 @@ def test_numbers_of_the_reference(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", FOLDERS, ids=name_of)
 def test_folders_open_in_flax(case: dict[str, Any]) -> None:
     """Attention weights are not asked for, so this is the fused attention."""
-    model = CLASSES[case["kind"]].from_pretrained(folder_of(case), **AS_FLAX)
+    model = CLASSES[case["kind"]].from_pretrained(folder_of(case))
     assert str(model.load_report) == "every tensor of the file has its place"
     compare(case, model(**golden.draw_inputs(case), output_hidden_states=True), "fused attention")
 

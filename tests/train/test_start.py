@@ -172,6 +172,16 @@ def test_a_preset_changed_afterwards_is_the_preset_with_these_fields(preset):
     assert classifier_config(tuning, open_start(tuning), list("abc")).to_json_string() == expected.to_json_string()
 
 
+@pytest.mark.parametrize("framework", ["torch", "flax"])
+def test_a_run_says_what_its_masks_mean(framework, tmp_path):
+    """Otherwise the result would mean one thing in PyTorch and another in Flax."""
+    for said in (None, False, True):
+        start = save_small_model(tmp_path / str(said), num_hidden_layers=1, mask_keeps_position=said)
+        settings = PretrainSettings(images="x", output="y", tokenizer="z", model=str(start), framework=framework)
+        config = model_config(settings, open_start(settings), 99)
+        assert config.mask_keeps_position is (framework == "flax" if said is None else said)
+
+
 def test_sizes_that_do_not_fit_are_refused(tmp_path):
     folder = str(save_small_model(tmp_path / "model"))
     for kind in (PretrainSettings, FinetuneSettings, SegmentSettings):

@@ -39,7 +39,8 @@ class Checkpoint:
     Args:
         source: a folder, a weight file, a Hub id, a URL, or a name of the catalogue (`beit models`).
         given: fields of the config that the caller states; they override config.json and are not inferred.
-        **where: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`, of the Hub.
+        **where: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`, of the Hub; `variant` and
+            `use_safetensors` choose among the weight files of a folder.
 
     Raises:
         CheckpointError (here and from every attribute): nothing is there; damaged, unsafe, incomplete; no BEiT.

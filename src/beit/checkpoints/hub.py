@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from beit.checkpoints.keywords import with_token
 from beit.core.errors import CheckpointError
 from beit.core.files import read_json
 
@@ -24,7 +25,6 @@ BIN_INDEX = "pytorch_model.bin.index.json"
 MSGPACK = "flax_model.msgpack"
 MSGPACK_INDEX = "flax_model.msgpack.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference
-_HUB_KEYWORDS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 class _FileMissing(CheckpointError):
@@ -35,10 +35,14 @@ class _NotReached(CheckpointError):
     """The file is not in the cache and the Hub was not reached, so whether the file exists is unknown."""
 
 
-def split_hub_keywords(keywords: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split keywords of a `from_pretrained` call into (those that say where files come from, all others)."""
-    where = {key: value for key, value in keywords.items() if key in _HUB_KEYWORDS}
-    return where, {key: value for key, value in keywords.items() if key not in _HUB_KEYWORDS}
+def without_secrets(place: str | os.PathLike[str]) -> str:
+    """A path, an id, or a URL without what may be secret in it: user, password and query."""
+    text = os.fspath(place)
+    if not text.lower().startswith(("https://", "http://")):
+        return text
+    scheme, _, rest = text.partition("://")
+    host, slash, path = rest.partition("?")[0].partition("#")[0].partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
 
 
 def resolve_file(
@@ -117,14 +121,28 @@ def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) 
     return True
 
 
-def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[Path]:
+def resolve_weights(
+    id_or_folder: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    use_safetensors: bool | None = None,
+    **where: Any,
+) -> list[Path]:
     """The weight files of a model folder: one file, or the shards that an index names. Safetensors are preferred.
+
+    Args:
+        id_or_folder: the folder or id.
+        variant: of the files: `fp16` for `model.fp16.safetensors`.
+        use_safetensors: True takes safetensors only, False what `torch.save` wrote; None whichever is there.
+        **where: as for `resolve_file`.
 
     Raises:
         CheckpointError: there are none; or a shard that the index names is missing.
     """
+    wanted = WEIGHT_FILES if use_safetensors is None else WEIGHT_FILES[:2] if use_safetensors else WEIGHT_FILES[2:4]
+    names = [with_variant(name, variant) for name in wanted]
     not_reached: CheckpointError | None = None
-    for filename in WEIGHT_FILES:
+    for filename in names:
         try:
             path = resolve_file(id_or_folder, filename, **where)
         except _FileMissing:
@@ -132,10 +150,53 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
         except _NotReached as error:  # another of the files may be in the cache
             not_reached = not_reached or error
             continue
-        return _shards(id_or_folder, path, where) if filename.endswith(".index.json") else [path]
+        return _shards(id_or_folder, path, where) if ".index." in filename else [path]
     if not_reached is not None:
         raise not_reached
-    raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(WEIGHT_FILES)}.")
+    raise CheckpointError(
+        f"{id_or_folder} has no weights: looked for {', '.join(names)}.{_others(id_or_folder, where)}"
+    )
+
+
+def with_variant(name: str, variant: str | None) -> str:
+    """`model.safetensors` → `model.fp16.safetensors`; the name itself without a variant."""
+    stem, dot, ending = name.rpartition(".")
+    return name if variant is None else f"{stem}.{variant}{dot}{ending}"
+
+
+def _others(id_or_folder: str | os.PathLike[str], where: dict[str, Any]) -> str:
+    """Which weight files there are instead, and of which variants; "" where nothing shows it."""
+    files = _listed(id_or_folder, where)
+    plain = sorted(set(files) & set(WEIGHT_FILES))
+    variants = set()
+    for known in WEIGHT_FILES:
+        stem, _, ending = known.rpartition(".")
+        shape = re.compile(rf"{re.escape(stem)}\.([\w-]+)(-\d+-of-\d+)?\.{re.escape(ending)}")
+        variants |= {match[1] for name in files if name not in WEIGHT_FILES and (match := shape.fullmatch(name))}
+    variants -= {"index"}
+    found = [f"Its variants: {', '.join(sorted(variants))}."] if variants else []
+    found += [f"Without a variant it has {', '.join(plain)}."] if plain else []
+    return " ".join(["", *found])
+
+
+def _listed(id_or_folder: str | os.PathLike[str], where: dict[str, Any]) -> list[str]:
+    """Names of the files in a folder or repository, as far as they can be known."""
+    under = str(where.get("subfolder") or "")
+    folder = Path(id_or_folder).expanduser() / under
+    if folder.is_dir():
+        return [path.name for path in folder.iterdir()]
+    import huggingface_hub
+
+    if where.get("local_files_only"):
+        return []
+    try:
+        names = huggingface_hub.list_repo_files(
+            str(id_or_folder), revision=where.get("revision"), token=where.get("token")
+        )
+    except Exception:  # of many types, as in `resolve_file`; this only completes another error's message
+        return []
+    prefix = f"{under}/" if under else ""
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
 
 def _shards(id_or_folder: str | os.PathLike[str], index_path: Path, where: dict[str, Any]) -> list[Path]:
@@ -162,6 +223,7 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
     """
     import huggingface_hub
 
+    keywords = with_token(keywords)
     token, private = keywords.pop("token", None), keywords.pop("private", None)
     message = keywords.pop("commit_message", "Upload a BEiT model")
     try:

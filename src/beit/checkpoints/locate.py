@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.checkpoints import catalogue, hub
+from beit.checkpoints.keywords import WEIGHT_FILES
 from beit.checkpoints.read_weights import diagnose
 from beit.core.errors import CheckpointError, DataError
 from beit.core.files import atomic_path
@@ -49,7 +50,7 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
 
     Args:
         source: a folder, a weight file, an id on the Hub, a URL, or a name of the catalogue.
-        **where: as for `hub.resolve_file`.
+        **where: as for `hub.resolve_weights`. Of a single file, `use_safetensors` refuses the other kind.
 
     Raises:
         CheckpointError: nothing is there; the message lists everything that was tried.
@@ -58,7 +59,7 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
         raise CheckpointError(f"Got {source!r:.80}; wanted a model folder, a weight file or a Hub id like owner/name.")
     name = os.fspath(source)
     if name.lower().startswith(("https://", "http://")):
-        return _single(download(name, **where))
+        return _single(download(name, **where), where)
     try:
         path = Path(source).expanduser()
         if path.is_dir():
@@ -66,7 +67,7 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
         if path.is_file():
             if path.name in hub.WEIGHT_FILES and (path.parent / "config.json").is_file():
                 return _folder(os.fspath(path.parent), where)
-            return _single(path)
+            return _single(path, where)
         if path.exists():
             raise CheckpointError(f"{name} is neither a file nor a folder. Give a model folder or a weight file.")
     except (OSError, RuntimeError, ValueError) as error:  # a name too long, an unknown user, a null byte
@@ -83,6 +84,8 @@ def find(source: str | os.PathLike[str], **where: Any) -> Place:
 def _folder(name: str, where: dict[str, Any]) -> Place:
     """A local folder, or an id on the Hub."""
 
+    of_files = {key: value for key, value in where.items() if key not in WEIGHT_FILES}
+
     def file(filename: str) -> Path | None:
         if filename == "config.json":
             if _lacks_settings(name, where):
@@ -92,9 +95,9 @@ def _folder(name: str, where: dict[str, Any]) -> Place:
                     name, filename, name,
                 )  # fmt: skip
                 return None
-            return hub.resolve_file(name, filename, **where)  # its absence is an error
+            return hub.resolve_file(name, filename, **of_files)  # its absence is an error
         try:
-            return hub.resolve_file(name, filename, **where)
+            return hub.resolve_file(name, filename, **of_files)
         except CheckpointError:
             return None
 
@@ -107,7 +110,16 @@ def _lacks_settings(name: str, where: dict[str, Any]) -> bool:
     return not (folder / "config.json").is_file() and any((folder / file).is_file() for file in hub.WEIGHT_FILES)
 
 
-def _single(path: Path) -> Place:
+def _single(path: Path, where: dict[str, Any]) -> Place:
+    safe, variant = where.get("use_safetensors"), where.get("variant")
+    if (safe is True and path.suffix != ".safetensors") or (safe is False and path.suffix == ".safetensors"):
+        raise CheckpointError(
+            f"use_safetensors is {safe}, but {path.name} is the only file. Leave it out, or give a folder."
+        )
+    if variant is not None and f".{variant}." not in path.name:
+        raise CheckpointError(
+            f"variant is {variant!r}, but {path.name} is the only file. Leave it out, or give a folder."
+        )
     return Place(lambda _: None, lambda: [path], catalogue.find(path.name))
 
 
@@ -127,7 +139,7 @@ def _of_catalogue(entry: catalogue.Published, where: dict[str, Any]) -> Place:
                 place = _folder(form.where, where)
                 place.file("config.json")
             else:
-                place = _single(download(form.where, **where))
+                place = _single(download(form.where, **where), where)
             return Place(place.file, place.weights, entry)
         except CheckpointError as error:
             tried.append(str(error))
@@ -145,11 +157,12 @@ def _in_mirror(entry: catalogue.Published, mirror: str, where: dict[str, Any]) -
             if form.kind in ("unilm", "openmmlab"):
                 url = f"{mirror.rstrip('/')}/{form.where.rpartition('/')[2]}"
                 try:
-                    return _single(download(url, **where)), ""
+                    return _single(download(url, **where), where), ""
                 except CheckpointError as error:
                     return None, str(error)
         return None, "a mirror by URL has single files only, and this checkpoint is not published as one"
     folder = Path(os.path.expanduser(mirror))
+    pick = {key: value for key, value in where.items() if key in WEIGHT_FILES}
     names = [entry.name]
     for form in entry.forms:
         names += (
@@ -158,9 +171,9 @@ def _in_mirror(entry: catalogue.Published, mirror: str, where: dict[str, Any]) -
     for name in names:
         try:
             if (folder / name).is_dir():
-                return _folder(os.fspath(folder / name), {}), ""
+                return _folder(os.fspath(folder / name), pick), ""
             if (folder / name).is_file():
-                return _single(folder / name), ""
+                return _single(folder / name, pick), ""
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
     return None, f"has none of {', '.join(dict.fromkeys(names))}"

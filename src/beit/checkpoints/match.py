@@ -25,9 +25,15 @@ class LoadReport:
         new: (names on disk, why) of tensors that the file lacks and that were newly initialised.
         unused: (names on disk, why) of tensors in the file that this model has no place for.
         copied: plain sentences about tensors that were derived from others.
+        missing: the model's names of parameters that the file lacks.
+        unexpected: names of parameters in the file that this model lacks.
+        mismatched: (the model's name, shape in the file, shape in the model) of parameters of another shape.
     """
 
     def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.unexpected: list[str] = []
+        self.mismatched: list[tuple[str, Shape, Shape]] = []
         self.new: list[tuple[str, str]] = []
         self.unused: list[tuple[str, str]] = []
         self.copied: list[str] = []
@@ -112,6 +118,9 @@ def match_weights(
     ]
     _report_missing(missing, file_has, model, report)
     report.unused += [(module, f"{model} has no such part") for module in _by_module(rest)]
+    report.missing = [name.removeprefix(prefix) for name in missing if not name.endswith(_BATCHES)]
+    report.mismatched = [(name.removeprefix(prefix), got, want) for name, got, want in mismatched]
+    report.unexpected = [*rest, *left_over]
     if left_over:
         listed = ", ".join(left_over[:5]) + (", …" if len(left_over) > 5 else "")
         report.unused.append((listed, "no BEiT model has tensors of this name"))

@@ -42,7 +42,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from beit.inference.trained import open_classifier
 
     model, processor = open_classifier(settings.model, settings.framework)
-    classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    classes = model.config.class_names
     images = FolderImages(settings.images, labelled=True, classes=classes)
     result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
     print(result)

@@ -139,7 +139,7 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
                 f"{settings.classes} names {len(names)} classes; {settings.model} has {config.num_labels}."
             )
         config.id2label = dict(enumerate(names))
-    classes = [config.id2label[i] for i in range(config.num_labels)]
+    classes = config.class_names
     rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels)
     images = open_segmented(settings.images, settings.maps, classes, rules, test=True)
     if len(images.classes) != len(classes):

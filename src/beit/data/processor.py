@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from beit import checkpoints
-from beit.checkpoints import hub
+from beit.checkpoints import hub, keywords
 from beit.core.errors import CheckpointError, ConfigError, InputError
 from beit.core.files import read_json, write_json
 from beit.data.image_input import FIRST, LAST, NONE, as_list, read_bands
@@ -111,6 +111,7 @@ class BeitImageProcessor(ProcessorSteps):
         if isinstance(ignore, bool) or not isinstance(ignore, int | np.integer) or abs(int(ignore)) >= 1 << 31:
             raise ConfigError(f"semantic_loss_ignore_index is {ignore!r:.60}; wanted a whole number, such as 255")
         self.semantic_loss_ignore_index = int(ignore)
+        kwargs = keywords.without_loader(kwargs, type(self).__name__, ("return_unused_kwargs",))
         for key in kwargs.keys() - {"feature_extractor_type", "image_processor_type"}:  # to_dict writes these again
             if hasattr(type(self), key):
                 raise ConfigError(f"the field {key!r} would hide an attribute of {type(self).__name__}; remove it")
@@ -301,6 +302,8 @@ class BeitImageProcessor(ProcessorSteps):
         """All settings and unknown fields, as they are saved."""
         # Through JSON: plain values, and a copy that the caller may change.
         fields = json.loads(json.dumps(vars(self), default=lambda value: value.tolist()))
+        for secret in keywords.SECRETS & fields.keys():  # set as attributes; this dict is saved and uploaded
+            del fields[secret]
         fields.pop("max_threads", None)  # belongs to this machine, not to the model
         if self.semantic_loss_ignore_index == 255:
             del fields["semantic_loss_ignore_index"]  # so that default files are those of the reference
@@ -333,7 +336,8 @@ class BeitImageProcessor(ProcessorSteps):
         """
         wants_unused = kwargs.pop("return_unused_kwargs", False)
         # null means "the default": transformers 5 and the Fast classes write such fields.
-        fields = {k: v for k, v in image_processor_dict.items() if v is not None or k == "resample"}
+        stated = keywords.without_loader(image_processor_dict, cls.__name__)
+        fields = {k: v for k, v in stated.items() if v is not None or k == "resample"}
         given = {k: v for k, v in kwargs.items() if v is not None or k == "resample"}
         if "reduce_labels" in fields:  # an old file
             fields["do_reduce_labels"] = fields.pop("reduce_labels")
@@ -375,7 +379,10 @@ class BeitImageProcessor(ProcessorSteps):
         cls, pretrained_model_name_or_path: checkpoints.Source, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings that `from_pretrained` reads, as they are stored, and those `kwargs` that do not say where they are."""
-        where, kwargs = hub.split_hub_keywords(kwargs)
+        instead = "an image processor has no weights; pass it to the model"
+        caller = f"{cls.__name__}.from_pretrained"
+        where, asked, kwargs = keywords.split(kwargs, caller, ("return_unused_kwargs",), instead)
+        kwargs |= asked
         source: str | os.PathLike[str]
         if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
             checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)

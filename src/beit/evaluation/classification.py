@@ -144,7 +144,7 @@ def evaluate(
         top5=_fraction(before < 5) if classes > 5 else None,
         interval=wilson(round(top1 * len(kept)), len(kept)),
         confusion=confusion_of(logits, labels),
-        classes=[model.config.id2label[i] for i in range(classes)],
+        classes=model.config.class_names,
         images_per_second=len(kept) / (time.perf_counter() - began),
         skipped=list(bad.reasons),
     )

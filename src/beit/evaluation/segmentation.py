@@ -204,7 +204,7 @@ def evaluate_segmentation(
         iou=iou,
         accuracy=accuracy,
         confusion=confusion,
-        classes=[model.config.id2label[i] for i in range(classes)],
+        classes=model.config.class_names,
         ignore_index=ignore,
         sliding_window=sliding_window,
         seconds_per_image=(time.perf_counter() - began) / count,

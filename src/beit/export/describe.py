@@ -44,7 +44,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     guesses = [*checkpoint.guesses, *checkpoint.pixel_guesses]
     pixels = checkpoint.pixels or {}
     entry = checkpoint.published
-    names = [config.id2label[i] for i in range(config.num_labels)]
+    names = config.class_names
     return {
         "source": str(checkpoint.source),
         "files": [_about_file(path) for path in checkpoint.files],

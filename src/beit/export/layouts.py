@@ -99,7 +99,7 @@ def _write_file(
     index = geometry.relative_position_index(config.grid)
     tables = [name for name in disk if name.endswith(_TABLE)]
     disk |= {name.replace(_TABLE, "relative_position_index"): index for name in tables}
-    classes = tuple(config.id2label[i] for i in range(config.num_labels))
+    classes = tuple(config.class_names)
     write_pickle(path, dialect.pack(disk, architecture == "BeitForSemanticSegmentation", classes))
 
 
@@ -112,7 +112,7 @@ def _write_timm(
         )
     kept = {name: array for name, array in state_dict.items() if not name.endswith("mask_token")}
     disk = names.to_disk(kept, "unilm")
-    classes = [config.id2label[i] for i in range(config.num_labels)] if "head.weight" in disk else None
+    classes = config.class_names if "head.weight" in disk else None
     write_tensors(folder / hub.SAFETENSORS, disk)
     write_json(folder / "config.json", timm.config_json(config.to_dict(), pixels, classes))
 
@@ -135,5 +135,7 @@ def _losses(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None) ->
             "reads the last), so its logits differ there; beit reads them."
         )
     if to in ("hf", "flax") and config.mask_keeps_position and config.use_absolute_position_embeddings:
-        losses.append("transformers replaces the position of a masked patch too; its logits with a mask differ there.")
+        losses.append(
+            "PyTorch's models of transformers replace the position of a masked patch too; their logits with a mask differ."
+        )
     return losses

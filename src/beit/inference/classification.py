@@ -9,7 +9,7 @@ All of them work with PyTorch and Flax models. Importing this loads neither fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
@@ -99,10 +99,10 @@ def classify(
     """
     if not len(pictures):
         return []
-    return most_probable(batch_logits(model, processor, pictures, device), model.config.id2label, top)
+    return most_probable(batch_logits(model, processor, pictures, device), model.config.class_names, top)
 
 
-def most_probable(logits: np.ndarray, names: Mapping[int, str], top: int = 5) -> list[list[Label]]:
+def most_probable(logits: np.ndarray, names: Sequence[str], top: int = 5) -> list[list[Label]]:
     """The `top` classes of each row of logits `(n, classes)`, most probable first; of equal ones the first."""
     rows = logits.astype(np.float64)
     found: list[list[Label]] = []
@@ -181,7 +181,7 @@ def predict(
     errors: dict[int, str] = {}
     done = 0
     for numbers, logits in logit_batches(model, processor, images, errors.__setitem__, batch_size, device):
-        labels = dict(zip(numbers, most_probable(logits, model.config.id2label, top), strict=True))
+        labels = dict(zip(numbers, most_probable(logits, model.config.class_names, top), strict=True))
         for index in range(done, numbers[-1] + 1):  # with the unreadable images among them
             image = images.name(index)
             yield {"image": image, "labels": labels[index]} if index in labels else _unreadable(image, errors[index])

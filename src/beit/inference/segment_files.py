@@ -62,7 +62,7 @@ def predict_maps(
         if (output / name).exists():
             raise DataError(f"{output / name} exists already. Choose another --output, or remove it.")
     names = _names(files.values())
-    classes = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    classes = model.config.class_names
     colours = palette(len(classes))
     written: list[Path] = []
     failed: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from beit.checkpoints import Checkpoint, Source
-from beit.checkpoints.hub import split_hub_keywords
+from beit.checkpoints import keywords as loader
 from beit.core.errors import CheckpointError, require
 
 MODELS = (
@@ -34,20 +34,34 @@ def load(id_or_folder: Source, **keywords: Any) -> Any:
         CheckpointError: as `from_pretrained`; or config.json names a class that `beit` does not have.
         MissingExtraError: torch is not installed.
     """
-    where, overrides = split_hub_keywords(keywords)
-    checkpoint = Checkpoint.open(id_or_folder, **where)
-    named = checkpoint.with_given(overrides).architecture
+    given = loader.with_token(keywords)
+    places = (*loader.WHERE, *loader.WEIGHT_FILES)
+    where = {name: given.pop(name) for name in places if name in given}
+    checkpoint = Checkpoint.open(id_or_folder, **{name: value for name, value in where.items() if value is not None})
+    fields = {name: value for name, value in given.items() if name not in loader.LOADER}
+    named = checkpoint.with_given(fields).architecture
     if named not in MODELS:
         kind = checkpoint.settings.get("model_type")
         raise CheckpointError(
             f"{checkpoint.source} holds a {named} (model_type {kind}), which is not one of the models here: {', '.join(MODELS)}."
         )
-    return class_named(named).from_pretrained(checkpoint, **overrides)
+    return class_named(named).from_pretrained(checkpoint, **given)
 
 
 def class_named(name: str) -> Any:
-    """The PyTorch class of this name, one of `MODELS`. Raises MissingExtraError if torch is not installed."""
+    """The class of this name, one of `MODELS`, in PyTorch; in Flax with `Flax` before the name.
+
+    Raises:
+        MissingExtraError: the framework is not installed.
+    """
+    segments = name.endswith(("BeitForSemanticSegmentation", "BeitBackbone"))
+    if name.startswith("Flax"):
+        require("flax", "flax", f"beit.{name}")
+        from beit.models.flax import beit as flax_beit
+        from beit.models.flax import segmentation as flax_segmentation
+
+        return getattr(flax_segmentation if segments else flax_beit, name)
     require("torch", "torch", f"beit.{name}")
     from beit.models.torch import beit, segmentation
 
-    return getattr(segmentation if name in ("BeitForSemanticSegmentation", "BeitBackbone") else beit, name)
+    return getattr(segmentation if segments else beit, name)

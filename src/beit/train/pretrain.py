@@ -101,4 +101,8 @@ def model_config(settings: PretrainSettings, start: Start, width: int) -> BeitCo
         changes["layer_scale_init_value"] = settings.layer_scale
     if start.checkpoint is None:  # as in the paper: one table for all layers, and masked patches keep their position
         changes |= {"use_shared_relative_position_bias": True, "mask_keeps_position": True}
+    elif (
+        start.config.mask_keeps_position is None
+    ):  # a result that does not say it would mean two things in two frameworks
+        changes["mask_keeps_position"] = settings.framework == "flax"
     return start.config.replace(**changes)

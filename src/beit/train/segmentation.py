@@ -135,7 +135,7 @@ def _named_classes(settings: SegmentSettings, start: Start, images: Any) -> list
             return read_classes(settings.classes)
         if not _segments(start.config):
             return None
-    return [start.config.id2label[number] for number in range(start.config.num_labels)]
+    return start.config.class_names
 
 
 def _with_classes(images: Any, classes: list[str]) -> Any:

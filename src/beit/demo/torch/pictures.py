@@ -84,7 +84,7 @@ def attention(classifier: Path, test: ArrayImages) -> Any:
     output = model(pixels, output_attentions=True)
     height, width = model.config.grid
     maps = output.attentions[-1][:, :, 0, 1:].mean(1).view(-1, height, width).numpy()
-    names = [model.config.id2label[int(number)] for number in output.logits.argmax(-1)]
+    names = [model.config.class_names[int(number)] for number in output.logits.argmax(-1)]
     return figures.attention_maps(as_pictures(images), maps / maps.max(axis=(1, 2), keepdims=True), names)
 
 

@@ -14,8 +14,6 @@ in `kernels/`; how weights start is in `models/parameters.py`.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -26,6 +24,7 @@ import numpy as np
 from beit.config import BeitConfig
 from beit.core import geometry, resampling
 from beit.models import validation
+from beit.models.flax.activations import ACTIVATIONS
 from beit.models.flax.kernels.attention import fused_attention, fuses
 from beit.models.flax.kernels.layers import QKV, Patches, dense, layer_norm, zeros
 from beit.models.flax.kernels.position_bias import Grid, PositionBias, gather, resize_table
@@ -34,12 +33,6 @@ from beit.models.flax.pretrained import FlaxPretrained, check_classes, whole_num
 from beit.models.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 
 Array = jax.Array
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(nn.gelu, approximate=False),
-    "relu": nn.relu,
-    "selu": nn.selu,
-    "gelu_new": functools.partial(nn.gelu, approximate=True),
-}
 
 
 class FlaxBeitEmbeddings(nn.Module):
@@ -68,11 +61,12 @@ class FlaxBeitEmbeddings(nn.Module):
         positions = self._positions(grid)
         # Before the positions are added or after: this decides whether a masked patch knows where it is. See
         # BeitConfig.mask_keeps_position.
-        if mask is not None and self.config.mask_keeps_position:
+        keeps = self.config.mask_keeps_position is not False  # None: as in the reference's Flax
+        if mask is not None and keeps:
             x = self._swap_in_mask_token(x, mask)
         if positions is not None:
             x = x + positions[:, 1:].astype(x.dtype)
-        if mask is not None and not self.config.mask_keeps_position:
+        if mask is not None and not keeps:
             x = self._swap_in_mask_token(x, mask)
         cls = self.cls_token if positions is None else self.cls_token + positions[:, :1]
         cls = jnp.broadcast_to(cls.astype(x.dtype), (x.shape[0], 1, x.shape[2]))

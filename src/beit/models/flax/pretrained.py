@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import flax.linen as nn
 import jax
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv
 
-from beit.checkpoints import Checkpoint, Source, flax_layout, hub, names
+from beit.checkpoints import Checkpoint, Source, flax_layout, hub, keywords, names
 from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.msgpack import write_msgpack
 from beit.checkpoints.write_weights import as_bytes, remove_other_weights, write_weights
@@ -36,6 +36,17 @@ from beit.models import outputs, validation
 from beit.models.parameters import Starts
 
 logger = logging.getLogger("beit")
+# What happens in place of keywords that only PyTorch's models honour.
+_INSTEAD = {
+    "torch_dtype": "parameters are float32; dtype is the type of the arithmetic, and to_bf16 casts parameters",
+    "state_dict": "give params to each call, or set model.params",
+    "output_loading_info": "model.load_report says it",
+    "attn_implementation": "attention is the one formula, which JAX compiles",
+    **dict.fromkeys(
+        ("device_map", "max_memory"), "JAX puts parameters on its default device; move them by jax.device_put"
+    ),
+    **dict.fromkeys(("offload_folder", "offload_buffers"), "parameters stay on JAX's device"),
+}
 Params = Any  # {"params": …}'s content; with statistics of batch norms the whole {"params": …, "batch_stats": …}
 
 # jit, grad and vmap look into outputs through pytrees.
@@ -329,25 +340,27 @@ class FlaxPretrained:
     @classmethod
     def from_pretrained(
         cls,
-        id_or_folder: Source,
-        *,
-        config: BeitConfig | None = None,
-        ignore_mismatched_sizes: bool = False,
+        pretrained_model_name_or_path: Source,
         dtype: Any = jnp.float32,
-        **keywords: Any,
+        *model_args: Any,
+        config: BeitConfig | str | os.PathLike[str] | None = None,
+        ignore_mismatched_sizes: bool = False,
+        **given: Any,
     ) -> Any:
         """Load a model from any BEiT checkpoint, whichever framework and project wrote it.
 
         Args:
-            id_or_folder: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of the catalogue,
-                or an open `Checkpoint`, whose files are not read again.
-            config: used instead of the checkpoint's own.
-            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
+            pretrained_model_name_or_path: as for `BeitModel.from_pretrained`: a folder, a weight file, an id, a URL, a name of
+                the catalogue, or an open `Checkpoint`, whose files are not read again.
             dtype: type of the arithmetic; parameters are float32, whatever the file has.
-            **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
-                files come from; arguments of the constructor (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is
-                accepted but not needed; all others override fields of the config (`num_labels=10`). With another
-                `image_size`, positions are resized: see `core/resampling.py`.
+            *model_args: arguments of the constructor after the config.
+            config: used instead of the checkpoint's own; or the path or id of one.
+            ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
+            **given: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
+                files come from, `variant` and `use_safetensors` which weight file is taken; arguments of the constructor
+                (`seed`, `gradient_checkpointing`, …) go there; `from_pt` is accepted but not needed; all others override fields
+                of the config (`num_labels=10`). With another `image_size`, positions are resized: see `core/resampling.py`. A
+                name that is none of these is warned of.
 
         Returns:
             The model; with `_do_init=False` (model, params).
@@ -356,16 +369,23 @@ class FlaxPretrained:
             CheckpointError: no such folder or id; damaged or incomplete files; another architecture; other shapes.
             ConfigError: an override is impossible.
         """
-        where, overrides = hub.split_hub_keywords(keywords)
-        overrides.pop("from_pt", None)
+        where, files, overrides = keywords.split(
+            given, f"{cls.__name__}.from_pretrained", keywords.WEIGHT_FILES, _INSTEAD
+        )
+        where |= {name: value for name, value in files.items() if value is not None}
         keep = overrides.pop("_do_init", True)
         own = {*inspect.signature(FlaxPretrained.__init__).parameters, *cls.own_arguments} - {"self", "config", "own"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
-        checkpoint = Checkpoint.open(id_or_folder, overrides if config is None else config.to_dict(), **where)
+        if config is not None and not isinstance(config, BeitConfig):
+            places = {name: value for name, value in where.items() if name not in keywords.WEIGHT_FILES}
+            config = cast(BeitConfig, BeitConfig.from_pretrained(config, **places))
+        fields = overrides if config is None else config.to_dict()
+        checkpoint = Checkpoint.open(pretrained_model_name_or_path, fields, **where)
         if config is None:
-            config = BeitConfig.from_pretrained(checkpoint)
+            config = cast(BeitConfig, BeitConfig.from_pretrained(checkpoint))
         elif overrides:
             config = config.replace(**overrides)
+        arguments |= dict(zip(("input_shape", "seed"), model_args, strict=False))
         model = cls(config, dtype=dtype, _do_init=False, **arguments)
         params = model.fill(
             checkpoint.take(),
@@ -430,6 +450,11 @@ class FlaxPretrained:
         tree = self._variables(_plain(self.params if params is None else params))
         return flax_layout.from_tree(jax.tree.map(as_numpy, tree))
 
+    def _narrow(self, params: Params) -> bool:
+        """Whether all parameters are bfloat16, so that the file is to be."""
+        tree = self._variables(_plain(self.params if params is None else params))
+        return all(leaf.dtype.name == "bfloat16" for leaf in jax.tree.leaves(tree["params"]))
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -465,13 +490,19 @@ class FlaxPretrained:
         repo_id = keywords.pop("repo_id", path.name)
         upload = hub.upload_keywords({"token": token, **keywords})
         disk = self.disk_tensors(params)
+        if self._narrow(params):
+            disk = {
+                name: array.astype(jnp.bfloat16) if array.dtype.kind == "f" else array for name, array in disk.items()
+            }
         if safe_serialization:
             write_weights(path, disk, as_bytes(max_shard_size))
         else:
             write_msgpack(path / hub.MSGPACK, disk)
             remove_other_weights(path, hub.MSGPACK)
         # A folder belongs to no framework: transformers writes the name without Flax too, and its pipelines read it.
-        self.config.replace(architectures=[type(self).__name__.removeprefix("Flax")]).save_pretrained(path)
+        kinds = [array.dtype.name for array in disk.values() if array.dtype.kind != "i"]
+        architecture = type(self).__name__.removeprefix("Flax")
+        self.config.replace(architectures=[architecture], torch_dtype=kinds[0]).save_pretrained(path)
         if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
             self.push_to_hub(
                 repo_id, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization, **upload

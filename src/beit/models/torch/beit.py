@@ -10,9 +10,8 @@ Paper: Bao et al., BEiT: BERT Pre-Training of Image Transformers, 2021 (arXiv 21
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,10 +25,11 @@ from beit.models import validation
 from beit.models.outputs import BaseModelOutput, BeitModelOutputWithPooling, ImageClassifierOutput, MaskedLMOutput
 from beit.models.parameters import Starts
 from beit.models.torch import inputs
-from beit.models.torch.initialization import initialize
 
 # All faster ways are plugged in here. Each gives the numbers of a formula below, and tests/models/kernels holds it to that:
 # `apply_linear` is `layer(x)`, `activated` is `activation(layer(x))`, `fused_attention` is `attention`, `gather` is `table[index]`.
+from beit.models.torch.activations import ACTIVATIONS
+from beit.models.torch.initialization import initialize
 from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
 from beit.models.torch.kernels.linear import apply_linear, untouched
@@ -38,13 +38,6 @@ from beit.models.torch.kernels.position_tables import Grid, relative_position_in
 from beit.models.torch.pretrained import PretrainedModule
 from beit.models.torch.qkv import QKV
 from beit.models.torch.renamed import Renamed
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "selu": F.selu,
-    "gelu_new": functools.partial(F.gelu, approximate="tanh"),  # a lambda could not be pickled with its model
-}
 
 
 class BeitPatchEmbeddings(nn.Module):

@@ -103,7 +103,7 @@ class Conventions(nn.Module):
     @property
     def name_or_path(self) -> str:
         """Where the model was loaded from; "" for a model that was not loaded."""
-        return str(getattr(self, "_name_or_path", ""))
+        return str(getattr(self, "_name_or_path", "") or getattr(self.config, "name_or_path", ""))
 
     @name_or_path.setter
     def name_or_path(self, value: str) -> None:

@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError
 from beit.models import outputs
-from beit.models.torch import foreign
+from beit.models.torch import foreign, loading
 from beit.models.torch.conventions import Conventions
 
 logger = logging.getLogger("beit")
@@ -67,9 +67,9 @@ class PretrainedModule(Conventions):
     @classmethod
     def from_pretrained(
         cls,
-        id_or_folder: Source,
-        *,
-        config: BeitConfig | None = None,
+        pretrained_model_name_or_path: Source | None,
+        *model_args: Any,
+        config: BeitConfig | str | os.PathLike[str] | None = None,
         ignore_mismatched_sizes: bool = False,
         torch_dtype: torch.dtype | str | None = None,
         **keywords: Any,
@@ -77,47 +77,69 @@ class PretrainedModule(Conventions):
         """Load a model from any BEiT checkpoint; it comes in evaluation mode.
 
         Args:
-            id_or_folder: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax; an id on the Hub
-                like `microsoft/beit-base-patch16-224`; a URL; a name of the catalogue (`beit models`); or an open `Checkpoint`,
-                whose files are not read again. `beit inspect` shows what it holds and which settings are guesses.
-            config: used instead of the checkpoint's own.
+            pretrained_model_name_or_path: a model folder; a weight file of transformers, the authors, timm, OpenMMLab or Flax;
+                an id on the Hub like `microsoft/beit-base-patch16-224`; a URL; a name of the catalogue (`beit models`); or an
+                open `Checkpoint`, whose files are not read again. `beit inspect` shows what it holds and which settings are
+                guesses. None where `config` and `state_dict` are given.
+            *model_args: arguments of the constructor after the config.
+            config: used instead of the checkpoint's own; or the path or id of one.
             ignore_mismatched_sizes: newly initialise tensors of another shape instead of raising.
             torch_dtype: type of the parameters: float32 by default, whatever the file has; "auto" for the type that
-                config.json names. `dtype` is accepted as well.
+                config.json names, else that of the file. `dtype` is accepted as well.
             **keywords: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder` say where
-                files come from; arguments of the constructor (`add_pooling_layer`) go there; all others override
-                fields of the config (`num_labels=10`). With another `image_size`, positions are resized: see `core/resampling.py`.
+                files come from; `variant` and `use_safetensors` which weight file is taken; `state_dict` replaces it;
+                `device_map` (a device, "auto", or module → device, with `max_memory` and `offload_folder`) says where the model
+                goes; `attn_implementation` may be eager or sdpa; with `output_loading_info=True` the result is
+                `(model, info)`. Arguments of the constructor (`add_pooling_layer`) go there; all others override fields of the
+                config (`num_labels=10`). With another `image_size`, positions are resized: see `core/resampling.py`. A name
+                that is none of these is warned of.
 
         Raises:
-            CheckpointError: no such folder or id; damaged, unsafe or incomplete files; another architecture; other shapes.
-            ConfigError: an override is impossible.
+            CheckpointError: no such folder or id; damaged, unsafe or incomplete files; another architecture; other shapes; no
+                files of this `variant`.
+            ConfigError: an override is impossible; a keyword cannot be honoured; a device is not there.
+            MissingExtraError: a `device_map` of several modules needs Accelerate.
         """
-        torch_dtype = keywords.pop("dtype", torch_dtype)
-        where, overrides = hub.split_hub_keywords(keywords)
+        where, options, overrides = loading.split(keywords, f"{cls.__name__}.from_pretrained")
+        torch_dtype = options.get("dtype", torch_dtype)
+        devices = {name: options.get(name) for name in ("max_memory", "offload_folder")}
+        plan = loading.plan_devices(options.get("device_map"), **devices)
         own = set(inspect.signature(cls.__init__).parameters) - {"self", "config"}
         arguments = {name: overrides.pop(name) for name in own & set(overrides)}
-        checkpoint = Checkpoint.open(id_or_folder, overrides if config is None else config.to_dict(), **where)
-        if config is None:
-            config = BeitConfig.from_pretrained(checkpoint)
+        settings = loading.config_at(config, where)
+        state_dict = options.get("state_dict")
+        checkpoint: Checkpoint | loading.GivenTensors | None = None
+        if pretrained_model_name_or_path is not None or settings is None or state_dict is None:
+            source = cast(Source, pretrained_model_name_or_path)
+            checkpoint = Checkpoint.open(source, overrides if settings is None else settings.to_dict(), **where)
+        if settings is None:
+            settings = cast(BeitConfig, BeitConfig.from_pretrained(cast(Checkpoint, checkpoint)))
         elif overrides:
-            config = config.replace(**overrides)
+            settings = settings.replace(**overrides)
+        if checkpoint is None or state_dict is not None:
+            checkpoint = loading.GivenTensors(state_dict or {}, settings)
+        if torch_dtype == "auto" and settings.torch_dtype is None:
+            torch_dtype = loading.stored_dtype(checkpoint)
         with torch.inference_mode(False):  # a model that is loaded under inference_mode may be trained later
             with torch.device("meta"):
-                model = cls(config, **arguments)
+                model = cls(settings, *model_args, **arguments)
             model.fill(
                 checkpoint.take(),
                 checkpoint.left_over,
                 grid=checkpoint.grid,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
             )
-        dtype = _as_dtype(torch_dtype, config)
+        dtype = _as_dtype(torch_dtype, settings)
         report = model.load_report
         if checkpoint.wrapper and report is not None:
             report.copied.append(f"The prefix {checkpoint.wrapper!r} was taken off the names of the file.")
         if report:
             level = logging.WARNING if report.needs_training or report.contradicts else logging.INFO
             logger.log(level, "%s from %s, besides the tensors that fit:\n%s", cls.__name__, checkpoint.source, report)
-        return model.to(dtype).eval()
+        loading.place(model.to(dtype).eval(), plan, offload_buffers=bool(options.get("offload_buffers")), **devices)
+        if options.get("output_loading_info"):
+            return model, loading.info_of(report)  # type: ignore[return-value]
+        return model
 
     def fill(
         self,
@@ -228,7 +250,8 @@ class PretrainedModule(Conventions):
             if save_function is not None:
                 save = functools.partial(_saved_by, save_function)
         write_weights(path, tensors, as_bytes(max_shard_size), save=save, filename=filename, variant=variant)
-        self.config.replace(architectures=[type(self).__name__]).save_pretrained(path)
+        dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+        self.config.replace(architectures=[type(self).__name__], torch_dtype=dtype).save_pretrained(path)
         if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
             self.push_to_hub(repo_id, **upload)
 

@@ -140,4 +140,4 @@ def _pixels(config: BeitConfig) -> Tensor:
 
 
 def _names(config: BeitConfig) -> list[str]:
-    return [config.id2label[number] for number in range(config.num_labels)]
+    return config.class_names
