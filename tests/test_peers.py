@@ -22,6 +22,32 @@ def test_transformers(tmp_path: Path) -> None:
     assert {row for row in rows if row[-1] > check_transformers.TOLERANCE} == set()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_ecosystem() -> None:
+    pytest.importorskip("torch")
+    for name in ("transformers", "accelerate", "peft"):
+        pytest.importorskip(name, reason=f"{name} is not installed: nothing to compare with", exc_type=ImportError)
+    from peers import check_ecosystem
+
+    rows = list(check_ecosystem.rows())
+    assert len(rows) >= 250
+    assert [row for row in rows if row.passed is False] == []
+
+
+@pytest.mark.filterwarnings("ignore")  # the peers' own
+def test_random_models_go_to_transformers_and_back() -> None:
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is not installed: nothing to compare with", exc_type=ImportError
+    )
+    if not transformers.__version__.startswith("4.37"):
+        pytest.skip("config.json is compared with that of transformers 4.37.2")
+    from peers import check_round_trips
+
+    assert check_round_trips.check(20) == {}
+
+
 @pytest.mark.filterwarnings("ignore")  # the peers' own
 def test_timm_opens_what_is_written_for_it(tmp_path: Path) -> None:
     pytest.importorskip("torch")

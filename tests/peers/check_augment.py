@@ -185,7 +185,8 @@ def mixing(failures: Failures) -> None:
             ):
                 expected, expected_targets = mixer(images.clone(), labels)
             rng = Scripted(integers=[int(cut), *centre], beta=[keep])
-            found, targets = mixup(images, torch.eye(10)[labels], 0.8, 1.0, rng)  # type: ignore[arg-type]
+            mixed = mixup(images.numpy(), np.eye(10, dtype=np.float32)[labels.numpy()], 0.8, 1.0, rng)  # type: ignore[arg-type]
+            found, targets = map(torch.from_numpy, mixed)
             smoothed = targets * 0.9 + 0.1 / 10  # what torch's cross_entropy does with label_smoothing
             worst = max(worst, float((found - expected).abs().max()))
             worst_target = max(worst_target, float((smoothed - expected_targets).abs().max()))
@@ -196,12 +197,12 @@ def mixing(failures: Failures) -> None:
         failures.check(worst < 2e-6, f"mixed {height}x{width}: images differ by at most {worst:.1e}")
         failures.check(worst_target < 2e-6, f"mixed {height}x{width}: targets and losses by at most {worst_target:.1e}")
     shares: dict[str, list[float]] = {"ours": [], "timm": []}
-    images, targets, labels = torch.zeros(2, 3, 16, 16), torch.eye(2), torch.tensor([0, 1])
+    images, targets, labels = torch.zeros(2, 3, 16, 16), np.eye(2, dtype=np.float32), torch.tensor([0, 1])
     rng = np.random.default_rng(1)
     np.random.seed(1)
     mixer = Mixup(0.8, 1.0, prob=0.9, switch_prob=0.5, label_smoothing=0.0, num_classes=2)
     for _ in range(DRAWS // 2):
-        shares["ours"].append(float(mixup(images, targets, 0.8, 1.0, rng, 0.9)[1][0, 0]))
+        shares["ours"].append(float(mixup(images.numpy(), targets, 0.8, 1.0, rng, 0.9)[1][0, 0]))
         shares["timm"].append(float(mixup_target(labels, 2, mixer._mix_batch(images.clone()))[0, 0]))
     failures.distribution("share of an image's own label, mixed with probability .9", shares["ours"], shares["timm"])
 
@@ -221,7 +222,7 @@ def erasing(failures: Failures) -> None:
                 if who == "timm":
                     eraser(image)
                 elif rng.random() < 0.25:
-                    erase_rectangle(image, rng)
+                    erase_rectangle(image.numpy(), rng)  # shares its memory
                 changed = (image != 9).all(0)
                 rows, columns = changed.any(1).nonzero().flatten(), changed.any(0).nonzero().flatten()
                 if len(rows):

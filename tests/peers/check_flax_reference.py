@@ -37,7 +37,6 @@ SMALL = {
     "vocab_size": 19,
     "num_labels": 5,
     "use_mask_token": True,
-    "mask_keeps_position": True,  # as the reference's Flax has it; its PyTorch does not
 }
 SETTINGS: dict[str, dict[str, Any]] = {
     "pre-training": {"use_shared_relative_position_bias": True},
@@ -146,7 +145,9 @@ def check(folder: Path) -> list[tuple[str, str, str, float]]:
             model = getattr(transformers, "Flax" + kind).from_pretrained(where)
             worst = difference(wanted, one_by_one(model(**inputs, **asked)))
             rows.append((label, kind, f"{way} → its Flax", worst))
-        if label != "positions" or kind == "BeitForImageClassification":  # the others mask, and see SMALL
+        if (
+            label != "positions" or kind == "BeitForImageClassification"
+        ):  # the others mask: its PyTorch drops positions there
             model = getattr(transformers, kind).from_pretrained(place(folder, label, kind, "msgpack"), from_flax=True)
             tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
             with torch.no_grad():

@@ -103,10 +103,10 @@ def equal_views(theirs: Any, ours: PretrainViews, photos: list[Image.Image], fai
             with mock.patch.object(type(crop), "get_params", lambda *a, p=place: p):
                 patches, tokens = crop(image)
             expected = theirs.patch_transform(patches)
-            worst = max(worst, float((found["pixel_values"] - expected).abs().max()))
+            worst = max(worst, float(np.abs(found["pixel_values"] - expected.numpy()).max()))
             # Their view goes on to 0.8 x + 0.1 (map_pixels), which is the tokenizer's part with us.
             expected_tokens = torchvision_functional.to_tensor(tokens)
-            worst_tokens = max(worst_tokens, float((found["token_pixels"] - expected_tokens).abs().max()))
+            worst_tokens = max(worst_tokens, float(np.abs(found["token_pixels"] - expected_tokens.numpy()).max()))
             mapped = theirs.visual_token_transform(tokens)
             assert float((mapped - (0.8 * expected_tokens + 0.1)).abs().max()) < 1e-6
             flips, count = flips + bool(seen["flip"]), count + 1
