@@ -98,8 +98,9 @@ def test_offloaded_weights_are_those_that_compute(kind: str, where: str, tmp_pat
         accelerate.disk_offload(model, str(tmp_path / "offload"), execution_device=torch.device("cpu"))
     assert next(model.parameters()).is_meta
     same(outputs_of(model), wanted)
-    model.save_pretrained(tmp_path / "saved")
-    same(outputs_of(getattr(beit, kind).from_pretrained(tmp_path / "saved")), wanted)
+    for given in (None, model.state_dict()):
+        model.save_pretrained(tmp_path / "saved", state_dict=given)
+        same(outputs_of(getattr(beit, kind).from_pretrained(tmp_path / "saved")), wanted)
 
 
 def test_dynamic_quantisation_reaches_every_linear_layer() -> None:
@@ -173,6 +174,23 @@ def test_every_adapter_has_a_gradient_and_an_effect(names: tuple[str, ...]) -> N
             adapter.up.weight.normal_()
             assert not torch.allclose(outputs_of(model)[0], before)
             adapter.up.weight.zero_()
+
+
+def test_an_adapter_on_qkv_can_be_merged() -> None:
+    """As PEFT does it."""
+    model = build("BeitModel")
+    for adapter in adapted(model, "qkv"):
+        nn.init.normal_(adapter.up.weight)
+    wanted = outputs_of(model)
+    for layer in model.encoder.layer:
+        adapter = layer.attention.attention.qkv
+        delta = (adapter.up.weight @ adapter.down.weight).detach()
+        adapter.base_layer.weight.data += delta
+        layer.attention.attention.qkv = adapter.base_layer
+    same(outputs_of(model), wanted, 1e-5)
+    attention = model.encoder.layer[0].attention.attention
+    attention.qkv.weight.data = torch.zeros(48, 16)
+    assert not attention.key.weight.any()
 
 
 def test_an_adapter_on_qkv_is_one_on_its_three_parts() -> None:
@@ -327,6 +345,13 @@ def test_gradient_checkpointing_takes_the_arguments_of_trainer() -> None:
         gradients.append(model.beit.encoder.relative_position_bias.relative_position_bias_table.grad.clone())
     model.gradient_checkpointing_disable()
     assert not model.is_gradient_checkpointing
+    with pytest.warns(UserWarning, match="offload=True is not followed"):
+        model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=2, offload=True)
+    assert model.is_activation_checkpointing
+    model.zero_grad()
+    torch.manual_seed(1)
+    model(IMAGES, labels=labels).loss.backward()
+    gradients.append(model.beit.encoder.relative_position_bias.relative_position_bias_table.grad.clone())
     for gradient in gradients[1:]:
         torch.testing.assert_close(gradient, gradients[0])
 

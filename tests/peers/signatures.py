@@ -66,7 +66,6 @@ REASONS: dict[tuple[str, str], str] = {
     (CONFIG, "dict_torch_dtype_to_str"): "Inside `to_dict`; types are written by their names.",
     (CONFIG, "pruned_heads"): "Heads are not removed: see `prune_heads`.",
     (CONFIG, "transformers_version"): "A file's value is kept.",
-    (CONFIG, "torchscript"): "`return_dict=False` gives tuples, which `torch.jit.trace` takes.",
     ("*", "register_for_auto_class"): REGISTRY,
     ("*", "push_to_hub"): KEYWORDS,
     ("*", "from_pretrained"): KEYWORDS,

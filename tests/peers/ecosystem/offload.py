@@ -57,6 +57,7 @@ def ways(folder: Path) -> dict[str, Callable[[Any, str], Any]]:
             device_map=device_map,
             offload_folder=str(folder / f"{label} parts"),
             force_hooks=True,
+            offload_buffers=True,  # without it, Accelerate leaves out the statistics of batch norms on disk
         )
 
     return {

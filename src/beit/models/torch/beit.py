@@ -131,9 +131,10 @@ class BeitRelativePositionBias(nn.Module):
         self.biases = KeptBiases()
 
     def reset_buffers(self) -> None:
-        """Compute the index again, on the table's device: a model that is loaded is first built without numbers."""
+        """Compute the index again, on the table's device, or on the CPU for a table without numbers."""
         device = self.relative_position_bias_table.device
-        self.index = relative_position_index(self.grid, torch.device("cpu")).to(device)
+        index = relative_position_index(self.grid, torch.device("cpu"))
+        self.index = index if device.type == "meta" else index.to(device)
 
     def forward(self, grid: Grid | None = None, dtype: torch.dtype | None = None, as_table: bool = False) -> Tensor:
         """The bias for images of `grid` patches.
@@ -356,6 +357,7 @@ class BeitEncoder(Renamed):
         self.dropout = config.attention_probs_dropout_prob
         self.gradient_checkpointing = False
         self.checkpointing_options: dict[str, Any] = {}
+        self.checkpoint_every = 1
 
     def forward(
         self,
@@ -381,7 +383,7 @@ class BeitEncoder(Renamed):
             bias = bias.plus(self.relative_position_bias, product_dtype(x))
         hidden_states, attentions = [x], []
         for i, layer in enumerate(self.layer[:depth]):
-            if self.gradient_checkpointing and self.training:
+            if self.gradient_checkpointing and self.training and i % self.checkpoint_every == 0:
                 x, weights = checkpoint(
                     layer, x, bias, options.of_layer(i), use_reentrant=False, **self.checkpointing_options
                 )
@@ -438,7 +440,7 @@ class BeitPreTrainedModel(PretrainedModule):
         return (
             config.output_attentions if attentions is None else attentions,
             config.output_hidden_states if hidden is None else hidden,
-            config.return_dict if as_dict is None else as_dict,
+            (config.return_dict and not getattr(config, "torchscript", False)) if as_dict is None else as_dict,
         )
 
 

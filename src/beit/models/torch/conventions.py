@@ -126,13 +126,22 @@ class Conventions(nn.Module):
 
     # --- training --------------------------------------------------------------------------------------------------
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """Trade time for memory: in training, recompute each layer in the backward pass instead of keeping its numbers.
 
         Args:
             gradient_checkpointing_kwargs: for `torch.utils.checkpoint.checkpoint`. `use_reentrant=True` is not followed,
                 and said so: it would drop the gradient of a relative-position bias that layers share.
+            every_n_layers: recompute every n-th layer only.
+            offload: not followed, and said so: what is kept stays on its device.
         """
+        if offload:
+            warnings.warn("offload=True is not followed: what layers keep stays on its device.", stacklevel=2)
         options = dict(gradient_checkpointing_kwargs or {})
         if options.pop("use_reentrant", False):
             warnings.warn(
@@ -142,6 +151,13 @@ class Conventions(nn.Module):
             )
         encoder = self.base_model.encoder
         encoder.gradient_checkpointing, encoder.checkpointing_options = True, options  # type: ignore[union-attr]
+        encoder.checkpoint_every = max(int(every_n_layers or 1), 1)  # type: ignore[union-attr]
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **keywords: Any
+    ) -> None:
+        """The name of `gradient_checkpointing_enable` in later versions of transformers."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **keywords)
 
     def gradient_checkpointing_disable(self) -> None:
         """Undo `gradient_checkpointing_enable`."""
@@ -151,6 +167,11 @@ class Conventions(nn.Module):
     def is_gradient_checkpointing(self) -> bool:
         """Whether layers are recomputed in the backward pass."""
         return bool(self.base_model.encoder.gradient_checkpointing)  # type: ignore[union-attr]
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        """The name of `is_gradient_checkpointing` in later versions of transformers."""
+        return self.is_gradient_checkpointing
 
     def enable_input_require_grads(self) -> None:
         """Make the embedded patches require gradients, as adapters with gradient checkpointing need."""
@@ -255,7 +276,11 @@ class Conventions(nn.Module):
             layer.enable_adapters(enabled=True)
 
     def _adapted(self) -> list[Any]:
-        layers = [module for module in self.modules() if hasattr(module, "enable_adapters") and module is not self]
+        layers = [
+            module
+            for module in self.modules()
+            if hasattr(module, "enable_adapters") and not isinstance(module, Conventions)
+        ]
         if not layers:
             raise ConfigError(f"{type(self).__name__} has no adapter. Put one on it by add_adapter(…).")
         return layers

@@ -258,7 +258,7 @@ class PretrainedModule(Conventions):
     def _tensors_to_write(self, state_dict: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
         """The model's own tensors, or those of `state_dict` by the model's names, on the CPU."""
         own = self.state_dict()
-        if state_dict is None and any(tensor.is_meta for tensor in own.values()):
+        if any(tensor.is_meta for tensor in (own if state_dict is None else state_dict).values()):
             state_dict = _gathered(self)
         given: Mapping[str, torch.Tensor] = own
         if state_dict is not None:

@@ -18,6 +18,21 @@ class HasLayers(Protocol):
     value: nn.Linear
 
 
+class _Joined(Tensor):
+    """A tensor made of several, for those who merge an adapter by `layer.weight.data += …`."""
+
+    matrices: list[Tensor]
+
+    @property
+    def data(self) -> Tensor:
+        return torch.cat([matrix.data for matrix in self.matrices])
+
+    @data.setter
+    def data(self, value: Tensor) -> None:
+        for matrix, part in zip(self.matrices, value.chunk(len(self.matrices)), strict=True):
+            matrix.data.copy_(part)
+
+
 class QKV(nn.Linear):
     """`x (…, C)` → query, key and value, one after the other: `(…, 3·C)`.
 
@@ -43,12 +58,15 @@ class QKV(nn.Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """A copy of the three matrices, `(3·C, C)`. Writing to it changes nothing."""
-        return torch.cat([layer.weight for layer in self.layers])
+        """The three matrices, one below the other, `(3·C, C)`: a copy, whose `data` is written back to them when it is set."""
+        matrices = [layer.weight for layer in self.layers]
+        joined = torch.cat(matrices).as_subclass(_Joined)
+        joined.matrices = matrices
+        return joined
 
     @property
     def bias(self) -> Tensor:  # type: ignore[override]
-        """A copy of the biases, `(3·C,)`: that of the key is 0."""
+        """A copy of the biases, `(3·C,)`: that of the key is 0. Writing to it changes nothing."""
         query, _, value = self.layers
         return torch.cat((query.bias, torch.zeros_like(query.bias), value.bias))
 

@@ -42,7 +42,12 @@ def head_by_head(x: Tensor) -> bool:
 
 
 def plain_is_faster(q: Tensor, bias: PositionBias) -> bool:
-    """On a CPU the fused kernel has no gradient for the bias; it falls back to one slower than the plain formula."""
+    """On a CPU the fused kernel has no gradient for the bias; it falls back to one slower than the plain formula.
+
+    A traced program is one program, with and without gradients: it has the fused kernel.
+    """
+    if torch.jit.is_tracing():
+        return False
     return q.device.type == "cpu" and not bias.by_head and bias.total is not None and bias.total.requires_grad
 
 
