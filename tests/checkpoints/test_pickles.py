@@ -9,6 +9,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -329,3 +330,52 @@ def test_tensors_are_checked_when_they_are_described() -> None:
 
     sound = Tensor(Storage("0", "<f4", 6), 1, (2, 2), (3, 1))
     assert sound.storage.nbytes == 24
+
+
+# --- averaged weights beside the model's own -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_average(tmp_path: Path) -> Any:
+    """(a file with `model` and `model_ema`, both models)."""
+    from beit import BeitConfig, BeitForImageClassification
+
+    config = BeitConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=8, patch_size=4,
+        use_relative_position_bias=True,
+    )  # fmt: skip
+    models = [BeitForImageClassification(config) for _ in range(2)]
+    torch.save({"model": models[0].state_dict(), "model_ema": models[1].state_dict(), "epoch": 1}, tmp_path / "x.pth")
+    return tmp_path / "x.pth", *models
+
+
+def test_averaged_weights_are_offered_and_taken(
+    with_average: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    import beit
+    from beit.cli import main
+
+    path, own, average = with_average
+    assert torch.equal(beit.load(path).classifier.weight, own.classifier.weight)
+    assert torch.equal(beit.load(path, weights="ema").classifier.weight, average.classifier.weight)
+    found = beit.BeitForImageClassification.from_pretrained(path, weights="ema")
+    assert torch.equal(
+        found.beit.encoder.layer[0].output.dense.weight, average.beit.encoder.layer[0].output.dense.weight
+    )
+    assert main(["inspect", str(path)]) == 0
+    assert "model_ema beside the weights; --weights ema takes it" in capsys.readouterr().out
+    assert main(["convert", str(path), str(tmp_path / "out"), "--to", "hf", "--weights", "ema"]) == 0
+    assert torch.equal(beit.load(tmp_path / "out").classifier.weight, average.classifier.weight)
+
+
+def test_an_average_that_is_not_there(tmp_path: Path) -> None:
+    import beit
+
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="holds no averaged weights: it has model"):
+        beit.load(tmp_path / "x.pth", weights="ema")
+    with pytest.raises(CheckpointError, match="weights takes 'ema'"):
+        beit.load(tmp_path / "x.pth", weights="avg")
+    torch.save({"model_ema": {"a": torch.zeros(1), "b": torch.zeros(1)}}, tmp_path / "y.pth")
+    with pytest.raises(CheckpointError, match="open them with weights='ema'"):
+        beit.load(tmp_path / "y.pth")

@@ -40,7 +40,8 @@ class Checkpoint:
         source: a folder, a weight file, a Hub id, a URL, or a name of the catalogue (`beit models`).
         given: fields of the config that the caller states; they override config.json and are not inferred.
         **where: `revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`, of the Hub; `variant` and
-            `use_safetensors` choose among the weight files of a folder.
+            `use_safetensors` choose among the weight files of a folder; `weights="ema"` takes the averaged weights in a file of
+            `torch.save`.
 
     Raises:
         CheckpointError (here and from every attribute): nothing is there; damaged, unsafe, incomplete; no BEiT.
@@ -263,6 +264,11 @@ class _Files:
 
     def __init__(self, source: str, where: Mapping[str, Any]) -> None:
         self.source = source
+        where = dict(where)
+        weights = where.pop("weights", None)
+        if weights not in (None, "ema"):
+            raise CheckpointError("weights takes 'ema', for averaged weights; leave it out for the model's own.")
+        self.average = weights == "ema"
         self.place = locate.find(source, **where)
         self._handed_over = False
 
@@ -288,7 +294,7 @@ class _Files:
 
     @functools.cached_property
     def read(self) -> _Read:
-        raw = read_files(self.weights)
+        raw = read_files(self.weights, self.average)
         found = dialects.recognise(raw.tensors, str(self.source))
         return _Read(raw.format, raw.container, raw.more, *found)
 

@@ -20,8 +20,8 @@ from beit.core.errors import ConfigError
 
 # Where files come from: keywords of `hub.resolve_file`.
 WHERE = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-# Which of a folder's weight files is taken: keywords of `hub.resolve_weights`.
-WEIGHT_FILES = ("variant", "use_safetensors")
+# Which of a folder's weight files is taken, and which of the weights in it: keywords of `Checkpoint`.
+WEIGHT_FILES = ("variant", "use_safetensors", "weights")
 # How weights become a model. Models honour them as far as their framework can; a config or a processor has no weights.
 OF_WEIGHTS = (
     *WEIGHT_FILES,

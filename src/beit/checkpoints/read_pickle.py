@@ -14,11 +14,16 @@ from beit.core.errors import CheckpointError
 # Keys under which projects save the weights, in the order of preference. An average of weights beside them (EMA) is not among
 # them: published accuracies are those of the weights, unless the publisher says otherwise.
 _CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "net", "teacher")
+AVERAGES = "averaged weights"  # the key in `more` that lists them
 _READ = ("args", "meta")  # containers beside the weights that `infer` and the dialects look into
 
 
-def read_pickle(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
+def read_pickle(path: Path, average: bool = False) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]:
     """Read the state dict in a file of `torch.save`.
+
+    Args:
+        path: the file.
+        average: read the averaged weights that stand beside the model's own, such as `model_ema`.
 
     Returns:
         Name → array, with bfloat16 as float32, which is exact; the key under which the state dict stood, "" for none; plain
@@ -33,8 +38,11 @@ def read_pickle(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]
         what = content.of.name if isinstance(content, Thing) else type(content).__name__.lower()
         raise CheckpointError(f"{path} holds a {what}; wanted named tensors (a state dict).")
     # The one with the most tensors: a single tensor, such as a counter or a decay, is not the model.
-    key = max(_CONTAINERS, key=lambda key: len(_tensors(content.get(key))))
-    if len(_tensors(content.get(key))) <= len(_tensors(content)):
+    choices = averages_in(content) if average else list(_CONTAINERS)
+    if not choices:
+        raise CheckpointError(f"{path} holds no averaged weights: it has {_keys(content)}. Leave weights='ema' out.")
+    key = max(choices, key=lambda key: len(_tensors(content.get(key))))
+    if not average and len(_tensors(content.get(key))) <= len(_tensors(content)):
         key = ""
     tensors = _tensors(content[key] if key else content)
     if not tensors:
@@ -42,11 +50,22 @@ def read_pickle(path: Path) -> tuple[dict[str, np.ndarray], str, dict[str, Any]]
     others = {name: value for name, value in content.items() if isinstance(name, str) and not isinstance(value, Tensor)}
     try:
         more = {name: _beside(name, value) for name, value in others.items() if name != key}
+        if not average and (beside := averages_in(content)):
+            more[AVERAGES] = beside
         opened.load(tensors.values())
         arrays = {name: as_array(opened, tensor) for name, tensor in tensors.items()}
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
     return arrays, key, more
+
+
+def averages_in(table: Mapping[Any, Any]) -> list[str]:
+    """The keys of averaged weights in what a file holds, as in `{"model": …, "model_ema": …}`."""
+    return [
+        key
+        for key in table
+        if isinstance(key, str) and "ema" in key.lower().split("_") and len(_tensors(table[key])) > 1
+    ]
 
 
 def as_array(opened: Opened, tensor: Tensor) -> np.ndarray:
@@ -69,12 +88,13 @@ def _beside(name: str, value: Any) -> Any:
     return plain(value, lambda _: None)
 
 
+def _keys(content: Mapping[Any, Any]) -> str:
+    return ", ".join([str(key)[:40] for key in content if isinstance(key, str)][:6]) or "nothing under a name"
+
+
 def _no_state_dict(path: Path, content: Mapping[Any, Any]) -> CheckpointError:
-    keys = [str(key)[:40] for key in content if isinstance(key, str)]
-    found = ", ".join(keys[:6]) or "nothing under a name"
-    average = next((key for key in keys if "ema" in key.lower()), None)
-    hint = f" There is an average of weights: save content[{average!r}] alone to use it." if average else ""
+    hint = " It has averaged weights: open them with weights='ema', or --weights ema." if averages_in(content) else ""
     return CheckpointError(
-        f"{path} holds no dict of named tensors: it has {found}; wanted a state dict, or one under {', '.join(_CONTAINERS[:3])}."
+        f"{path} holds no dict of named tensors: it has {_keys(content)}; wanted a state dict, or one under {', '.join(_CONTAINERS[:3])}."
         f"{hint}"
     )

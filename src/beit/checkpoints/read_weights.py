@@ -35,8 +35,8 @@ class Raw(NamedTuple):
     more: Mapping[str, Any] = {}
 
 
-def read_file(path: Path) -> Raw:
-    """Read one weight file of any kind.
+def read_file(path: Path, average: bool = False) -> Raw:
+    """Read one weight file of any kind; with `average`, the averaged weights in a file of `torch.save`.
 
     Raises:
         CheckpointError: the file is missing, damaged, unsafe, or no weight file.
@@ -48,8 +48,12 @@ def read_file(path: Path) -> Raw:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        tensors, container, more = read_pickle(path)
+        tensors, container, more = read_pickle(path, average)
         return Raw(tensors, "PyTorch", container, more)
+    if average:
+        raise CheckpointError(
+            f"{path} holds one set of weights: only files of torch.save have averaged ones beside them."
+        )
     if head[8:9] == b"{":
         return Raw(read_tensors(path), "safetensors")
     why = diagnose(head)
@@ -62,13 +66,13 @@ def read_file(path: Path) -> Raw:
     )
 
 
-def read_files(paths: Sequence[Path]) -> Raw:
+def read_files(paths: Sequence[Path], average: bool = False) -> Raw:
     """Read the files of one model, whose shards are taken together; see `read_file`.
 
     Raises:
         CheckpointError: as `read_file`; or two shards hold a tensor of the same name.
     """
-    raws = [read_file(path) for path in paths]
+    raws = [read_file(path, average) for path in paths]
     tensors: dict[str, np.ndarray] = {}
     for path, raw in zip(paths, raws, strict=True):
         twice = next((name for name in raw.tensors if name in tensors), None)

@@ -76,6 +76,8 @@ class _Stated:
     """Attention heads per layer, which only a relative-position table shows."""
     layer_norm_eps: float | None = None
     """Epsilon of the layer norms."""
+    weights: Literal["ema"] | None = None
+    """Take the averaged weights that stand beside the model's own in a file of torch.save (ema)."""
     pixels: Literal["half", "imagenet"] | None = None
     """Mean and standard deviation for normalising pixels: 0.5 (half), or ImageNet's."""
 
@@ -90,6 +92,10 @@ class _Stated:
             if getattr(self, name) is not None:
                 fields[name] = getattr(self, name)
         return fields
+
+    def choice(self) -> dict[str, Any]:
+        """Which weights of the file, as keywords of `Checkpoint`."""
+        return {} if self.weights is None else {"weights": self.weights}
 
     def processor_settings(self, checkpoint: Checkpoint, config: BeitConfig) -> dict[str, Any] | None:
         """Settings of the image processor for the image size of `config`; None where neither side states any."""
@@ -121,7 +127,7 @@ def inspect_command(arguments: list[str]) -> None:
     from beit.export.describe import describe, tensors_of, text_of
 
     given = settings.config_fields()
-    checkpoint = Checkpoint(settings.model, given)
+    checkpoint = Checkpoint(settings.model, given, **settings.choice())
     about = describe(checkpoint)
     if settings.json:
         more = {"tensors": tensors_of(checkpoint)} if settings.tensors else {}
@@ -182,7 +188,7 @@ def _write(settings: Convert | Resize, to: Layout, check: bool) -> None:
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
     given = settings.config_fields()
-    checkpoint = Checkpoint(settings.model, given)
+    checkpoint = Checkpoint(settings.model, given, **settings.choice())
     config = BeitConfig.from_pretrained(checkpoint, **given).replace(architectures=[checkpoint.architecture])
     tensors, changes = model_of(checkpoint, config)
     pixels = settings.processor_settings(checkpoint, config)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from beit.checkpoints import Checkpoint, dialects, locate
+from beit.checkpoints.read_pickle import AVERAGES
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError
 from beit.models.parameters import shapes_of
@@ -63,6 +64,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "missing": missing,
         "left_over": extra + checkpoint.left_over,
         "beside_the_weights": sorted(checkpoint.more),
+        "averaged_weights": checkpoint.more.get(AVERAGES, []),
         "published": None if entry is None else entry.name,
     }
 
@@ -100,6 +102,8 @@ def text_of(about: dict[str, Any]) -> str:
         f"  size       {about['parameters'] / 1e6:.1f} million parameters",
         f"  published  {about['published'] or 'not in the catalogue'}",
     ]
+    if about["averaged_weights"]:
+        lines.append(f"  average    {', '.join(about['averaged_weights'])} beside the weights; --weights ema takes it")
     for file in about["files"]:
         lines.append(f"  sha256     {file['sha256']}  {file['name']}")
         lines += [f"  WARNING    {file['note']}"] if file["note"] else []
