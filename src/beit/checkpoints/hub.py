@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from beit.checkpoints import strangers
 from beit.checkpoints.keywords import with_token
 from beit.core.errors import CheckpointError
 from beit.core.files import read_json
@@ -67,8 +68,10 @@ def resolve_file(
     if folder.is_dir():
         path = folder / (subfolder or "") / filename
         if not path.is_file():
-            present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-            raise _FileMissing(f"{folder} has no {filename} (it holds: {present}). Is it a model folder?")
+            names = sorted(p.name for p in folder.iterdir())
+            present = ", ".join(names[:8]) or "nothing"
+            advice = strangers.hint(names, str(folder)) or " Is it a model folder?"
+            raise _FileMissing(f"{folder} has no {filename} (it holds: {present}).{advice}")
         return path
     name = str(id_or_folder)
     if folder.is_file():
@@ -167,6 +170,8 @@ def with_variant(name: str, variant: str | None) -> str:
 def _others(id_or_folder: str | os.PathLike[str], where: dict[str, Any]) -> str:
     """Which weight files there are instead, and of which variants; "" where nothing shows it."""
     files = _listed(id_or_folder, where)
+    if advice := strangers.hint(files, str(id_or_folder)):
+        return advice
     plain = sorted(set(files) & set(WEIGHT_FILES))
     variants = set()
     for known in WEIGHT_FILES:
