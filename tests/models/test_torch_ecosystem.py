@@ -191,6 +191,11 @@ def test_an_adapter_on_qkv_can_be_merged() -> None:
     attention = model.encoder.layer[0].attention.attention
     attention.qkv.weight.data = torch.zeros(48, 16)
     assert not attention.key.weight.any()
+    attention.qkv.weight, attention.qkv.bias = torch.ones(48, 16), torch.arange(48.0)
+    assert attention.value.weight.eq(1).all()
+    assert torch.equal(attention.value.bias, torch.arange(32.0, 48.0))
+    assert torch.equal(attention.query.bias, torch.arange(16.0))
+    assert attention.key.bias is None
 
 
 def test_an_adapter_on_qkv_is_one_on_its_three_parts() -> None:

@@ -72,7 +72,7 @@ class Conventions(nn.Module):
         """Nothing: no model here shares weights between its input and its output."""
 
     def post_init(self) -> None:
-        """Draw the initial weights of what a subclass has added in its constructor; those of ours are drawn already."""
+        """Nothing: our weights are drawn by the constructor, and what a subclass adds keeps the numbers that it drew."""
 
     def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
         """Number of parameters, without the statistics of batch norms.

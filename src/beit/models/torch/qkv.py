@@ -64,11 +64,22 @@ class QKV(nn.Linear):
         joined.matrices = matrices
         return joined
 
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.weight.data = value.data
+
     @property
     def bias(self) -> Tensor:  # type: ignore[override]
-        """A copy of the biases, `(3·C,)`: that of the key is 0. Writing to it changes nothing."""
+        """A copy of the biases, `(3·C,)`: that of the key is 0. Setting it writes it back, but for the key."""
         query, _, value = self.layers
         return torch.cat((query.bias, torch.zeros_like(query.bias), value.bias))
+
+    @bias.setter
+    def bias(self, value: Tensor) -> None:
+        query, _, last = self.layers
+        first, _, third = value.data.chunk(3)
+        query.bias.data.copy_(first)
+        last.bias.data.copy_(third)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, of query, key and value"
