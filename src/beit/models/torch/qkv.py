@@ -56,8 +56,8 @@ class QKV(nn.Linear):
         attention = self._attention[0]
         return attention.query, attention.key, attention.value
 
-    @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def weight(self) -> Tensor:
         """The three matrices, one below the other, `(3·C, C)`: a copy, whose `data` is written back to them when it is set."""
         matrices = [layer.weight for layer in self.layers]
         joined = torch.cat(matrices).as_subclass(_Joined)
@@ -68,8 +68,8 @@ class QKV(nn.Linear):
     def weight(self, value: Tensor) -> None:
         self.weight.data = value.data
 
-    @property
-    def bias(self) -> Tensor:  # type: ignore[override]
+    @property  # type: ignore[override]
+    def bias(self) -> Tensor:
         """A copy of the biases, `(3·C,)`: that of the key is 0. Setting it writes it back, but for the key."""
         query, _, value = self.layers
         return torch.cat((query.bias, torch.zeros_like(query.bias), value.bias))
