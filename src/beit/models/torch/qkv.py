@@ -56,7 +56,7 @@ class QKV(nn.Linear):
         attention = self._attention[0]
         return attention.query, attention.key, attention.value
 
-    @property  # type: ignore[override]
+    @property
     def weight(self) -> Tensor:
         """The three matrices, one below the other, `(3·C, C)`: a copy, whose `data` is written back to them when it is set."""
         matrices = [layer.weight for layer in self.layers]
