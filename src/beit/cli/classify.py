@@ -12,6 +12,7 @@ import tyro
 
 from beit.cli.parsing import at_least_one, parse, say_skipped
 from beit.core.errors import ConfigError, DataError, require
+from beit.core.files import check_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,8 @@ class Evaluate:
 def evaluate_command(arguments: list[str]) -> None:
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
+    if settings.output is not None:
+        check_folder(settings.output)
     _require(settings.framework, "beit evaluate")
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import evaluate
@@ -137,6 +140,7 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
+    check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed
     from beit.inference.torch.device import default_device

@@ -10,6 +10,7 @@ import tyro
 
 from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped
 from beit.core.errors import ConfigError, DataError, require
+from beit.core.files import check_folder
 
 if TYPE_CHECKING:
     from beit.data.sources.images import Images
@@ -97,8 +98,8 @@ class EvaluateSegmentation(_Inference):
 def _evaluate(arguments: list[str]) -> None:
     settings: EvaluateSegmentation = parse(EvaluateSegmentation, "segment evaluate", arguments)
     at_least_one("examples", settings.examples)
-    if settings.output is not None and settings.output.is_file():
-        raise DataError(f"{settings.output} is a file; give a folder for the result.")
+    if settings.output is not None:
+        check_folder(settings.output)
     require("torch", "train", "beit segment")
     if settings.output is not None:
         require("matplotlib", "train", "the pictures of a report")
@@ -159,8 +160,7 @@ class PredictSegmentation(_Inference):
 
 def _predict(arguments: list[str]) -> None:
     settings: PredictSegmentation = parse(PredictSegmentation, "segment predict", arguments)
-    if settings.output.is_file():
-        raise DataError(f"{settings.output} is a file; give a folder for the result.")
+    check_folder(settings.output)
     require("torch", "torch", "beit segment predict")
     from beit.inference.segment_files import MAPS, predict_maps
     from beit.inference.torch.device import default_device

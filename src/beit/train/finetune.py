@@ -24,7 +24,7 @@ from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
-from beit.train.run import Run, open_run
+from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import Start, make_processor, one_table_per_layer, open_start, with_normalisation
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from beit.evaluation.classification import Evaluation
 
 
+@from_last_good
 def finetune(
     settings: FinetuneSettings, images: Images | Stream | None = None, validation: Images | None = None
 ) -> tuple[list[dict[str, float]], Evaluation | None]:
@@ -53,7 +54,8 @@ def finetune(
     source = _labelled(settings, images)
     if validation is None and settings.validation is not None:
         validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
-    start = open_start(settings, run.opened)
+    with run.going_on():
+        start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
     config = classifier_config(settings, start, source.classes)
     processor = _processor(settings, start, config)
@@ -67,7 +69,8 @@ def finetune(
     order = Order.of(source, settings)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    model = framework.model(run, start, config)
+    with run.going_on():
+        model = framework.model(run, start, config)
 
     def save(trained: Any, folder: Path) -> None:
         trained.save_pretrained(folder)

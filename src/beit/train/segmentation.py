@@ -23,7 +23,7 @@ from beit.data.transforms.segmentation import SegmentViews
 from beit.evaluation.report_segmentation import write_report
 from beit.train.framework import segmenting
 from beit.train.loop import Job, train
-from beit.train.run import Run, open_run
+from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import SegmentSettings
 from beit.train.start import Start, one_table_per_layer, open_start, with_normalisation
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from beit.evaluation.segmentation import SegmentationEvaluation
 
 
+@from_last_good
 def segment(
     settings: SegmentSettings, images: Any = None, validation: Any = None
 ) -> tuple[list[dict[str, float]], SegmentationEvaluation | None]:
@@ -54,7 +55,8 @@ def segment(
         require("matplotlib", "train", "the pictures of a report")
     framework = segmenting()
     run = open_run(settings, framework.processes(settings), framework.check)
-    start = open_start(settings, run.opened)
+    with run.going_on():
+        start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
     source, validation, classes = _images_and_classes(run, start, images, validation)
     config = segmenter_config(settings, start, classes)
@@ -78,7 +80,8 @@ def segment(
     bad = BadImages(len(source))
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    model = framework.model(run, start, config)
+    with run.going_on():
+        model = framework.model(run, start, config)
 
     def save(trained: Any, folder: Path) -> None:
         trained.save_pretrained(folder)
