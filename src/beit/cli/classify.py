@@ -40,6 +40,7 @@ def evaluate_command(arguments: list[str]) -> None:
     if settings.output is not None:
         check_folder(settings.output)
     _require(settings.framework, "beit evaluate")
+    from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import evaluate
     from beit.inference.trained import open_classifier
@@ -47,6 +48,8 @@ def evaluate_command(arguments: list[str]) -> None:
     model, processor = open_classifier(settings.model, settings.framework)
     classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
     images = FolderImages(settings.images, labelled=True, classes=classes)
+    check_class_folders(images)
+    warn_of_absent_classes(images, classes)
     result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
     print(result)
     say_skipped(result.skipped)

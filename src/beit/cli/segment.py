@@ -89,6 +89,8 @@ class EvaluateSegmentation(_Inference):
     """Number in the label maps that means no label; the model's own if not given."""
     reduce_labels: bool = False
     """Label maps count classes from 1, and 0 means no label. Not needed for a model that was trained this way."""
+    map_value: tuple[str, ...] = ()
+    """Numbers in the label maps that stand for other numbers: 255=1 for masks of 0 and 255. As in training."""
     examples: int = 6
     """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None
@@ -126,8 +128,10 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
     """The images with their label maps; the model takes over the ignore index and the names of the classes."""
-    from beit.data.label_maps import LabelRules
+    from beit.data.label_maps import LabelRules, parse_values
     from beit.data.sources.class_names import read_classes
+    from beit.data.sources.label_map_scan import check_maps
+    from beit.data.sources.labelled_folders import LabelledFolders
     from beit.data.sources.opening import open_segmented
 
     config = model.config
@@ -141,10 +145,12 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
             )
         config.id2label = dict(enumerate(names))
     classes = [config.id2label[i] for i in range(config.num_labels)]
-    rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels)
+    rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels, parse_values(settings.map_value))
     images = open_segmented(settings.images, settings.maps, classes, rules, test=True)
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
+    if isinstance(images, LabelledFolders):
+        check_maps(images, refuse=False)
     return images
 
 

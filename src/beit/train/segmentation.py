@@ -10,7 +10,6 @@ from PIL import Image
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import DataError, require
-from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
 from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
@@ -25,7 +24,7 @@ from beit.train.framework import segmenting
 from beit.train.loop import Job, train
 from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import SegmentSettings
-from beit.train.start import Start, one_table_per_layer, open_start, with_normalisation
+from beit.train.start import Start, one_table_per_layer, open_start, warn_of_other_classes, with_normalisation
 
 if TYPE_CHECKING:
     from beit.evaluation.segmentation import SegmentationEvaluation
@@ -110,7 +109,7 @@ def _images_and_classes(
 ) -> tuple[Any, Any, list[str]]:
     """(images to learn from, images to measure on or None, names of the classes); label maps in folders are checked."""
     settings = run.settings
-    rules = LabelRules(settings.ignore_index, settings.reduce_labels)
+    rules = settings.label_rules()
     if images is None:
         images = open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
     if validation is None and settings.validation_images is not None:
@@ -123,9 +122,12 @@ def _images_and_classes(
     if not start.resumed and run.main:
         # Before the first step, so that a wrong number costs seconds and not hours. If classes are numbered, the maps to learn
         # from were looked at already, to find out how many classes there are.
-        for part in (validation,) if named is None else (images, validation):
-            if isinstance(part, LabelledFolders):
-                check_maps(part)
+        if named is not None and isinstance(images, LabelledFolders):
+            check_maps(images)
+        if isinstance(validation, LabelledFolders):
+            check_maps(validation, refuse=False)
+        if _segments(start.config):
+            warn_of_other_classes(start.config, classes, settings.model)
     return images, validation, classes
 
 
