@@ -20,6 +20,10 @@ def launched() -> int:
     return int(text)
 
 
+def _accelerators() -> Any:
+    return getattr(torch, "accelerator", torch.cuda)  # PyTorch 2.5 has only the latter
+
+
 class Accelerated:
     """`beit.train.distributed.Processes` over torch.distributed; a single process where no others were started.
 
@@ -37,7 +41,7 @@ class Accelerated:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kernels and drivers; nothing that a user could act on
             # Accelerate joins processes on CPUs only where it is told that CPUs are meant; else each would train alone.
-            on_cpus = launched() > 1 and not torch.accelerator.is_available()
+            on_cpus = launched() > 1 and not _accelerators().is_available()
             self.accelerator = accelerate.Accelerator(cpu=True) if on_cpus else accelerate.Accelerator()
         if int(self.accelerator.num_processes) != launched():
             raise ConfigError(
