@@ -388,6 +388,14 @@ def test_finetuning_keeps_the_processor_of_its_start(tmp_path):
     assert beit.load(settings.output).classifier.weight.shape == (2, 32)
 
 
+def test_one_class_per_image_is_learned_whatever_the_start_was_for(tmp_path):
+    """Else the result would be asked by sigmoids, though it has learned by softmax."""
+    start = save_classifier(tmp_path / "start", problem_type="multi_label_classification")
+    shared = {"images": tmp_path, "output": tmp_path / "run", "model": str(start), "batch_size": 4, "steps": 1}
+    finetune(FinetuneSettings(**shared), ArrayImages(*stripes(8), ["flat", "upright"]))
+    assert BeitConfig.from_pretrained(tmp_path / "run").problem_type == "single_label_classification"
+
+
 def test_the_first_images_of_each_class():
     images = ArrayImages(stripes(10)[0], np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 1]), ["a", "b"])
     few = first_of_each_class(images, 2)

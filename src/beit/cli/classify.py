@@ -81,7 +81,7 @@ class Predict:
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
     top: int = 5
-    """Number of classes to show for each image."""
+    """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -109,7 +109,8 @@ def predict_command(arguments: list[str]) -> None:
         for result in results:
             print(result["image"])
             for found in result.get("labels", []):
-                print(f"  {found['probability']:7.1%}  {found['label']}")
+                number = f"{found['probability']:7.1%}" if "probability" in found else f"{found['value']:11.5g}"
+                print(f"  {number}  {found['label']}")
             if "error" in result:
                 print(f"  {result['error']}")
     failed = sum("error" in result for result in results)

@@ -172,6 +172,8 @@ def classifier_config(settings: FinetuneSettings, start: Start, classes: list[st
         "drop_path_rate": settings.drop_path,
         **one_table_per_layer(start.config),
     }
+    if start.config.problem_type is not None:  # each image has one class here, whatever the start was trained for
+        changes["problem_type"] = "single_label_classification"
     if start.checkpoint is None:  # as in the paper; a checkpoint says itself which positions it has
         changes["use_relative_position_bias"] = True
     return start.config.replace(**changes)
