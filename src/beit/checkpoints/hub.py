@@ -21,6 +21,11 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+TENSORFLOW_FILES = ("tf_model.h5", "tf_model.h5.index.json")
+TENSORFLOW = (
+    "weights of TensorFlow, which are not read here. Convert them where TensorFlow and transformers 4 are installed: "
+    "BeitModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(NEW)."
+)
 MSGPACK = "flax_model.msgpack"
 MSGPACK_INDEX = "flax_model.msgpack.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference
@@ -135,7 +140,16 @@ def resolve_weights(id_or_folder: str | os.PathLike[str], **where: Any) -> list[
         return _shards(id_or_folder, path, where) if filename.endswith(".index.json") else [path]
     if not_reached is not None:
         raise not_reached
-    raise CheckpointError(f"{id_or_folder} has no weights: looked for {', '.join(WEIGHT_FILES)}.")
+    raise CheckpointError(
+        f"{id_or_folder} has no weights: looked for {', '.join(WEIGHT_FILES)}.{_of_other_frameworks(id_or_folder, where)}"
+    )
+
+
+def _of_other_frameworks(id_or_folder: str | os.PathLike[str], where: Mapping[str, Any]) -> str:
+    """What to do with weights that a local folder has for TensorFlow alone; "" where it has none."""
+    folder = Path(id_or_folder).expanduser() / (where.get("subfolder") or "")
+    found = next((name for name in TENSORFLOW_FILES if (folder / name).is_file()), None)
+    return "" if found is None else f" It has {found}, {TENSORFLOW}"
 
 
 def _shards(id_or_folder: str | os.PathLike[str], index_path: Path, where: dict[str, Any]) -> list[Path]:
