@@ -28,7 +28,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     def counting(path: Path) -> Any:
         counted[path.name] += 1
-        return read_file(path)
+        return read_file(path, *rest)
 
     def translating(*arguments: Any) -> Any:
         counted["translations"] += 1

@@ -16,7 +16,7 @@ import pytest
 from beit.core.errors import DataError, TrainingError
 from beit.data.workers import processes
 from beit.data.workers.processes import in_processes
-from beit.data.workers.protocol import WorkerBatch
+from beit.data.workers.protocol import WorkerBatch, deaths_in_words
 
 COUNT = 7
 
@@ -93,6 +93,21 @@ def test_a_killed_worker_is_an_error_with_advice(wanted: list[WorkerBatch]) -> N
     same([next(batches) for _ in range(3)], wanted[:3])
     with pytest.raises(TrainingError, match=r"Data worker 1 has ended by itself \(SIGKILL\).*--workers.*--resume"):
         next(batches)
+
+
+def test_a_killed_worker_of_pytorch_is_said_in_the_same_words() -> None:
+    pytest.importorskip("torch")
+    from beit.data.workers.torch import in_torch_workers
+
+    with pytest.raises(TrainingError, match=r"A data worker has ended by itself \(SIGKILL\).*--workers.*--resume"):
+        all_of(in_torch_workers, 2, trouble=("killed", 3))
+    # PyTorch raises it wherever the main process is; other errors of its kind pass.
+    with pytest.raises(TrainingError, match="unknown reason"), deaths_in_words():
+        raise RuntimeError("DataLoader worker (pid(s) 4, 5) exited unexpectedly")
+    with pytest.raises(TrainingError, match="shm-size"), deaths_in_words():
+        raise RuntimeError("DataLoader worker (pid 4) is killed by signal: Bus error. It is possible that …")
+    with pytest.raises(RuntimeError, match="oh"), deaths_in_words():
+        raise RuntimeError("oh")
 
 
 def test_a_failure_of_ours_shows_where() -> None:

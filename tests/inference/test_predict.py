@@ -12,7 +12,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("torchmetrics")
 
 from beit import BeitForImageClassification, BeitImageProcessor
+from beit.cli import main
+from beit.core.errors import ConfigError
 from beit.data.sources.images import ArrayImages
+from beit.evaluation.classification import evaluate
 from beit.inference.classification import batch_logits, classify, logit_batches, predict
 from beit.inference.files import ImageFiles
 
@@ -112,3 +115,49 @@ def test_flax_gives_the_same_labels(trained, tmp_path):
     for one, other in zip(ours, theirs, strict=True):
         assert [label["label"] for label in one["labels"]] == [label["label"] for label in other["labels"]]
         np.testing.assert_allclose(*([label["probability"] for label in x["labels"]] for x in (one, other)), atol=2e-5)
+
+
+def model_that_says(tmp_path, problem: str | None, logits: list[float]):
+    """A classifier whose logits are these, whatever it sees."""
+    names = tuple(f"class {i}" for i in range(len(logits)))
+    model = BeitForImageClassification.from_pretrained(save_classifier(tmp_path / "said", names, problem_type=problem))
+    with torch.no_grad():
+        model.classifier.weight.zero_()
+        model.classifier.bias.copy_(torch.tensor(logits))
+    model.save_pretrained(tmp_path / "said")
+    return model, BeitImageProcessor.from_pretrained(tmp_path / "said")
+
+
+def test_several_labels_have_a_sigmoid_each(tmp_path):
+    model, processor = model_that_says(tmp_path, "multi_label_classification", [4.0, -800.0, 4.0])
+    (result,) = predict(model, processor, ArrayImages(stripes(1)[0]), top=3)
+    assert [(entry["label"], entry["probability"]) for entry in result["labels"]] == [
+        ("class 0", 0.982014),
+        ("class 2", 0.982014),
+        ("class 1", 0.0),
+    ]
+    assert classify(model, processor, [stripes(1)[0][0]], top=3) == [result["labels"]]
+
+
+@pytest.mark.parametrize(("problem", "logits"), [("regression", [-3.25, 1200.5]), (None, [7.5])])
+def test_a_regression_gives_its_numbers(tmp_path, capsys, problem, logits):
+    model, processor = model_that_says(tmp_path, problem, logits)
+    (result,) = predict(model, processor, ArrayImages(stripes(1)[0]), top=1)
+    assert result["labels"] == [{"label": f"class {i}", "value": value} for i, value in enumerate(logits)]
+    Image.fromarray(stripes(1)[0][0]).save(tmp_path / "1.png")
+    assert main(["predict", str(tmp_path / "1.png"), "--model", str(tmp_path / "said"), "--top", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"  {value:11.5g}  class {i}" for i, value in enumerate(logits)]
+    with pytest.raises(ConfigError, match="is a regression"):
+        evaluate(model, processor, ArrayImages(*stripes(4)))
+
+
+def test_the_evaluation_of_several_labels_says_how_often_they_are_exact(tmp_path):
+    model, processor = model_that_says(tmp_path, "multi_label_classification", [3.0, 1.0])
+    result = evaluate(model, processor, ArrayImages(*stripes(4)))
+    assert (result.top1, result.exact) == (0.5, 0.0)  # it always gives both
+    assert "exactly the true class above one half 0.0%" in str(result)
+    model.classifier.bias.data[1] = -1.0
+    result = evaluate(model, processor, ArrayImages(*stripes(4)))
+    assert (result.top1, result.exact, result.to_dict()["exact"]) == (0.5, 0.5, 0.5)
+    model.config.problem_type = None
+    assert "exact" not in evaluate(model, processor, ArrayImages(*stripes(4))).to_dict()

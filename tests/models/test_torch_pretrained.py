@@ -263,3 +263,56 @@ def test_properties(tiny: Any) -> None:
     assert model.dtype == torch.float32
     assert model.get_input_embeddings().projection.weight.shape == (8, 3, 4, 4)
     assert model.load_report is None
+
+
+# --- parts put in by hand ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "layer", "field", "outputs"),
+    [
+        ("ForImageClassification", "classifier", lambda: torch.nn.Linear(16, 7), "num_labels", 7),
+        ("ForImageClassification", "classifier", torch.nn.Identity, "num_labels", 0),
+        ("ForMaskedImageModeling", "lm_head", lambda: torch.nn.Linear(16, 99), "vocab_size", 99),
+    ],
+)
+def test_a_head_put_in_by_hand_is_saved_as_it_is(
+    tiny: Any, tmp_path: Path, caplog, kind, head, layer, field, outputs
+) -> None:
+    model = getattr(beit, f"Beit{kind}")(tiny())
+    setattr(model, head, layer())
+    model.save_pretrained(tmp_path / "saved")
+    assert f"head has {outputs} outputs" in caplog.text
+    again = type(model).from_pretrained(tmp_path / "saved")
+    assert getattr(again.config, field) == outputs
+    assert not again.load_report.needs_training
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model, "classifier", torch.nn.Linear(16, 3, bias=False)),
+        lambda model: setattr(model, "classifier", torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.Linear(8, 3))),
+        lambda model: setattr(model, "classifier", torch.nn.Linear(12, 3)),
+        lambda model: model.beit.encoder.layer.__delitem__(1),
+        lambda model: setattr(model.beit.embeddings.patch_embeddings, "projection", torch.nn.Conv2d(5, 16, 4, 4)),
+    ],
+)
+def test_a_part_that_no_config_describes_is_not_saved(tiny: Any, tmp_path: Path, change) -> None:
+    model = beit.BeitForImageClassification(tiny())
+    change(model)
+    with pytest.raises(CheckpointError, match="the folder could not be loaded"):
+        model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_weights_of_tensorflow_are_called_by_their_name(tiny: Any, tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path)
+    (tmp_path / "tf_model.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(64))
+    with pytest.raises(CheckpointError, match=r"tf_model\.h5 holds weights for TensorFlow.*from_tf=True"):
+        beit.BeitModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"is an HDF5 file: weights of TensorFlow"):
+        beit.BeitModel.from_pretrained(tmp_path / "tf_model.h5")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fixtures_runs import log_lines, save_small_model, save_tokenizer, write_images
+from fixtures_segment import save_segmenter, write_segmented
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -21,6 +22,8 @@ pytest.importorskip("accelerate")
 import beit
 from beit.checkpoints import read_weights as weight_files
 from beit.cli import main
+from beit.core.errors import ConfigError
+from beit.train.torch.distributed import Accelerated
 
 SAME = ("loss", "gradient_norm", "masked_accuracy", "commonest_token", "token_entropy", "prediction_entropy")
 
@@ -29,6 +32,8 @@ SAME = ("loss", "gradient_norm", "masked_accuracy", "commonest_token", "token_en
 _RUNS = """
 import json, sys
 from beit.cli import main
+from beit.core.errors import ConfigError
+from beit.train.torch.distributed import Accelerated
 
 for arguments in json.loads(sys.argv[1]):
     code = main(arguments)
@@ -41,7 +46,9 @@ def two_processes(folder: Path, *runs: list[str]) -> subprocess.CompletedProcess
     script = folder / "runs.py"
     script.write_text(_RUNS)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    # No variable of Accelerate: a machine without a GPU is enough to say that CPUs are meant.
+    environment = {**os.environ, "PYTHONPATH": "src", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("ACCELERATE_USE_CPU", None)
     root = Path(__file__).parents[2]
     return subprocess.run(
         [*launch, json.dumps(runs)], cwd=root, env=environment, capture_output=True, text=True, timeout=900, check=False
@@ -126,3 +133,36 @@ def test_a_split_run_resumes_from_its_parts(runs, arguments, tmp_path):
     assert [line["loss"] for line in log_lines(cut)] == [line["loss"] for line in log_lines(output)]
     assert weights_differ(output, cut) == 0
     assert weights_differ(output / "ema", cut / "ema") == 0
+
+
+@pytest.mark.slow
+def test_segmentation_from_a_folder_that_names_no_last_layer(tmp_path):
+    """As folders of the reference do: the blocks above the last layer that the heads see have no gradient, for which DDP waits."""
+    images, maps = write_segmented(tmp_path, 8)
+    start = save_segmenter(tmp_path / "start", num_hidden_layers=6, out_indices=[1, 2, 3, 4])
+    values = {"images": images, "maps": maps, "model": start, "output": tmp_path / "run", "steps": 3, "batch-size": 4}
+    values |= {"workers": 0, "precision": "fp32", "auxiliary-channels": 8}
+    done = two_processes(
+        tmp_path, ["segment", "train", *(str(text) for name, value in values.items() for text in (f"--{name}", value))]
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line["step"] for line in log_lines(tmp_path / "run")][-1] == 3
+    before, after = (weight_files.read_tensors(folder / "model.safetensors") for folder in (start, tmp_path / "run"))
+    moved = {name for name in before if name in after and not np.array_equal(before[name], after[name])}
+    assert any("encoder.layer.2." in name for name in moved)
+    assert not any("encoder.layer.5." in name for name in moved)
+
+
+def test_a_launcher_whose_other_processes_cannot_be_reached_is_refused(monkeypatch):
+    class Alone:
+        num_processes = 1
+        device = torch.device("cpu")
+
+    monkeypatch.setattr("accelerate.Accelerator", lambda cpu=False: Alone())
+    assert Accelerated().world == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"has started 2 processes \(WORLD_SIZE\), but this one sees 1"):
+        Accelerated()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is 'two'"):
+        Accelerated()

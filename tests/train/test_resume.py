@@ -18,14 +18,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fixtures_runs import log_lines, save_small_model, save_tokenizer, small_run, stripes, weights_of, write_images
+from fixtures_runs import (
+    log_lines,
+    refused,
+    save_small_model,
+    save_tokenizer,
+    small_run,
+    stripes,
+    weights_of,
+    write_images,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
 
 from beit.checkpoints import read_weights as weight_files
 from beit.cli import main
-from beit.core.errors import CheckpointError, DataError, TrainingError
+from beit.core.errors import CheckpointError, DataError, Interrupted, TrainingError
 from beit.data.sources.images import ArrayImages
 from beit.train import checkpoint
 from beit.train.finetune import finetune
@@ -167,6 +176,31 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert log_lines(output) == log
 
 
+def test_a_closed_terminal_stops_a_run_once_however_often_it_says_so():
+    with caught_signals() as received:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # the shell sends one, the system another
+        assert received == [signal.SIGHUP, signal.SIGHUP]
+    assert Interrupted(signal.SIGHUP, "").code == 129
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    try:
+        with caught_signals() as received:
+            signal.raise_signal(signal.SIGHUP)
+            assert received == []
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, inherited)
+
+
+@pytest.mark.parametrize("output", ["/dev/null", "/dev/null/x", "file/x/y", "file", "x" * 300, "link"])
+def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path, capsys, output):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    write_images(tmp_path / "images", 4, labelled=True)
+    arguments = ["finetune", "--images", tmp_path / "images", "--model", "tiny", "--steps", "1", "--workers", "0"]
+    refused(capsys, [*arguments, "--output", tmp_path / output], "folder for the result")
+
+
 def test_a_second_signal_is_not_held_back(request):
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with it ignored
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
@@ -268,6 +302,142 @@ def test_a_damaged_checkpoint_is_passed_over(parts, victim, damage):
     assert weights_of(output) == weights
     assert trajectory(output) == log
     assert checkpoint.last(output, torch_engine.check)[0].name == "checkpoint-000006"
+
+
+def rewrite_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def spoil_weights(folder: Path, value: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["beit.encoder.layer.0.layernorm_before.weight"][0] = value
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def spoil_moments(folder: Path, change: Any) -> None:
+    saved = torch.load(folder / "optimizer.pt")
+    first = saved["state"][0]
+    first["exp_avg_sq"] = change(first["exp_avg_sq"])
+    torch.save(saved, folder / "optimizer.pt")
+
+
+def spoil_average(folder: Path, change: Any) -> None:
+    saved = torch.load(folder / "ema.pt")
+    torch.save(change(saved), folder / "ema.pt")
+
+
+DAMAGES: dict[str, Any] = {
+    "config is a list": lambda folder: (folder / "config.json").write_text("[]"),
+    "config has words for numbers": lambda folder: rewrite_json(folder / "config.json", hidden_size="wide"),
+    "config of another model": lambda folder: rewrite_json(folder / "config.json", hidden_size=64),
+    "config is gone": lambda folder: (folder / "config.json").unlink(),
+    "processor is cut": lambda folder: (folder / "preprocessor_config.json").write_text('{"size"'),
+    "processor has a list for a mean": lambda folder: rewrite_json(
+        folder / "preprocessor_config.json", image_mean=[[1]]
+    ),
+    "processor is gone": lambda folder: (folder / "preprocessor_config.json").unlink(),
+    "a weight is NaN": lambda folder: spoil_weights(folder, float("nan")),
+    "a weight is infinite": lambda folder: spoil_weights(folder, float("-inf")),
+    "the step is off by one": lambda folder: rewrite_json(folder / "state.json", step=5),
+    "the step is true": lambda folder: rewrite_json(folder / "state.json", step=True),
+    "the settings are a number": lambda folder: rewrite_json(folder / "state.json", settings=3),
+    "moments of another shape": lambda folder: spoil_moments(folder, lambda moments: moments[..., :1].clone()),
+    "moments are NaN": lambda folder: spoil_moments(folder, lambda moments: moments * float("nan")),
+    "moments are words": lambda folder: spoil_moments(folder, lambda moments: "none"),
+    "the average is cut": lambda folder: (folder / "ema.pt").write_bytes((folder / "ema.pt").read_bytes()[:900]),
+    "the average is empty": lambda folder: spoil_average(folder, lambda saved: {}),
+    "the average is NaN": lambda folder: spoil_average(
+        folder, lambda saved: {name: tensor * float("nan") for name, tensor in saved.items()}
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, Any]:
+    """A finished run with averaged weights, and its settings."""
+    parts = small_run(tmp_path_factory.mktemp("finished"), save_every=2, steps=6, learning_rate=1e-2, ema=0.9, keep=1)
+    pretrain(PretrainSettings(**{**parts, "keep": 2}), IMAGES)
+    return parts
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_is_damaged_an_older_checkpoint_takes_its_place(finished, tmp_path, caplog, damage, sealed):
+    """`sealed`: with checksums; without them it is a checkpoint of version 0.1. Only one is kept, and it is never the damaged."""
+    output = tmp_path / "run"
+    shutil.copytree(finished["output"], output)
+    newest = output / "checkpoint-000006"
+    if not sealed:
+        for folder in checkpoint.list_checkpoints(output):
+            state = json.loads((folder / "state.json").read_text())
+            del state["files"], state["checksum"]
+            (folder / "state.json").write_text(json.dumps(state))
+    DAMAGES[damage](newest)
+    pretrain(PretrainSettings(**{**finished, "output": output, "resume": "must"}), IMAGES)
+    assert "passed over for an older one, checkpoint-000004" in caplog.text
+    assert "checkpoint-000006" in caplog.text
+    assert weights_of(output) == weights_of(finished["output"])
+    assert weights_of(output / "ema") == weights_of(finished["output"] / "ema")
+    assert trajectory(output) == trajectory(finished["output"])
+    assert [path.name for path in checkpoint.list_checkpoints(output)] == ["checkpoint-000006"]
+    assert checkpoint.last(output, torch_engine.check)[0] == newest
+
+
+def test_a_whole_checkpoint_is_not_doubted(finished, tmp_path, caplog):
+    shutil.copytree(finished["output"], tmp_path / "run")
+    pretrain(PretrainSettings(**{**finished, "output": tmp_path / "run", "resume": "must"}), IMAGES)
+    assert not caplog.text
+    assert weights_of(tmp_path / "run") == weights_of(finished["output"])
+
+
+def test_the_last_good_checkpoint_stays_while_a_newer_one_is_damaged(parts):
+    """With `keep` 1 the next save, of a step between the two, must not remove itself."""
+    output = parts["output"]
+    pretrain(PretrainSettings(**{**parts, "keep": 2}), IMAGES)
+    (output / "checkpoint-000006/optimizer.pt").write_bytes(b"")
+    written = checkpoint.save(
+        output, 5, lambda folder: shutil.copytree(output / "checkpoint-000004", folder, dirs_exist_ok=True), 1
+    )
+    assert checkpoint.list_checkpoints(output) == [written]
+
+
+def test_half_written_files_of_a_killed_run_are_cleared(parts):
+    output = parts["output"]
+    pretrain(PretrainSettings(**parts), IMAGES)
+    for name in (".checkpoint-000008.tmp", ".checkpoint-000002.old.tmp"):
+        (output / name).mkdir()
+        (output / name / "model.safetensors").write_bytes(b"half")
+    (output / ".model.safetensors.ab12cd_9.tmp").write_bytes(b"half")
+    (output / ".mine.tmp").write_bytes(b"not ours")
+    pretrain(PretrainSettings(**parts, resume="must"), IMAGES)
+    assert [path.name for path in unfinished(output)] == [".mine.tmp"]
+
+
+JUNK = [
+    "5",
+    "[1, 2]",
+    '{"step": "one"}',
+    '{"loss": 1}',
+    '{"step": 1, "loss": "low"}',
+    "[" * 100_000,
+    "\ufffd",
+    '{"step": 1' + "0" * 5000,
+]
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=range(len(JUNK)))
+def test_lines_that_are_none_of_a_log_are_dropped_and_counted(parts, caplog, junk):
+    output = parts["output"]
+    pretrain(PretrainSettings(**parts), IMAGES)
+    log = trajectory(output)
+    lines = (output / "log.jsonl").read_text().splitlines()
+    (output / "log.jsonl").write_text("\n".join([lines[0], junk, *lines[1:]]) + "\n")
+    history = pretrain(PretrainSettings(**parts, resume="must"), IMAGES)
+    assert "log.jsonl: 1 lines are none of a log and are dropped, line 2 first" in caplog.text
+    assert trajectory(output) == log
+    assert len(history) == 6
 
 
 def test_no_readable_checkpoint_is_an_error(parts):

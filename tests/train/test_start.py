@@ -81,9 +81,9 @@ def reads(monkeypatch) -> Counter[str]:
     found: Counter[str] = Counter()
     real_file, real_tensors = read_weights.read_file, dalle_files.read_tensors
 
-    def read_file(path: Path) -> Any:
+    def read_file(path: Path, *rest: Any) -> Any:
         found[str(path)] += 1
-        return real_file(path)
+        return real_file(path, *rest)
 
     def read_tensors(path: Path) -> Any:  # tokenizers, which are no models
         found[str(path)] += 1

@@ -388,6 +388,14 @@ def test_finetuning_keeps_the_processor_of_its_start(tmp_path):
     assert beit.load(settings.output).classifier.weight.shape == (2, 32)
 
 
+def test_one_class_per_image_is_learned_whatever_the_start_was_for(tmp_path):
+    """Else the result would be asked by sigmoids, though it has learned by softmax."""
+    start = save_classifier(tmp_path / "start", problem_type="multi_label_classification")
+    shared = {"images": tmp_path, "output": tmp_path / "run", "model": str(start), "batch_size": 4, "steps": 1}
+    finetune(FinetuneSettings(**shared), ArrayImages(*stripes(8), ["flat", "upright"]))
+    assert BeitConfig.from_pretrained(tmp_path / "run").problem_type == "single_label_classification"
+
+
 def test_the_first_images_of_each_class():
     images = ArrayImages(stripes(10)[0], np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 1]), ["a", "b"])
     few = first_of_each_class(images, 2)
@@ -417,6 +425,53 @@ def test_finetuning_refuses_what_it_cannot_learn_from(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "v/strange/x.png")
     with pytest.raises(DataError, match="does not know: strange"):
         finetune(tuning(tmp_path, validation=tmp_path / "v"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("owl/1.xyz", b"", r"owl has 1 files \(\.xyz\), but no image"),
+        ("owl/1.png", b"<html>", r"None of the 1 images of class owl can be opened"),
+    ],
+)
+def test_a_class_without_an_image_that_can_be_read_is_refused(tmp_path, name, content, says):
+    write_images(tmp_path / "t", 8, labelled=True)
+    (tmp_path / "t/owl").mkdir()
+    (tmp_path / "t" / name).write_bytes(content)
+    settings = FinetuneSettings(images=tmp_path / "t", output=tmp_path / "run", model="tiny", batch_size=4, workers=0)
+    with pytest.raises(DataError, match=says):
+        finetune(settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_parts_of_a_data_set_are_no_classes(tmp_path):
+    for part in ("train", "test"):
+        write_images(tmp_path / "t" / part, 4, labelled=True)
+    settings = FinetuneSettings(images=tmp_path / "t", output=tmp_path / "run", model="tiny", batch_size=4, workers=0)
+    with pytest.raises(DataError, match=r"has the subfolders test, train: parts of a data set.*--validation"):
+        finetune(settings)
+
+
+def test_other_classes_of_the_checkpoint_and_absent_ones_of_the_validation_are_named(tmp_path, caplog):
+    write_images(tmp_path / "t", 8, labelled=True)
+    write_images(tmp_path / "v/flat", 2)
+    (tmp_path / "t/empty").mkdir()
+    start = save_classifier(tmp_path / "start", ("cat", "dog"))
+    finetune(
+        FinetuneSettings(
+            images=tmp_path / "t",
+            validation=tmp_path / "v",
+            output=tmp_path / "run",
+            model=str(start),
+            batch_size=4,
+            steps=1,
+            workers=0,
+        )
+    )
+    assert "1 of the 2 classes have no image in" in caplog.text
+    assert "v: upright." in caplog.text
+    assert "was trained for other classes: its class 0 is cat, here it is flat" in caplog.text
+    assert "empty is empty, and is no class" in caplog.text
 
 
 def test_a_run_that_failed_before_its_first_step_leaves_nothing(tmp_path, parts):

@@ -21,6 +21,7 @@ pytest.importorskip("matplotlib")
 
 import beit
 from beit import BeitConfig, BeitForMaskedImageModeling, BeitForSemanticSegmentation, BeitImageProcessor
+from beit.cli import main
 from beit.core.errors import ConfigError, DataError, InputError, TrainingError
 from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
@@ -310,9 +311,83 @@ def test_wrong_labels_end_a_run(parts):
         segment(SegmentSettings(**{**parts, "model": str(start)}))
 
 
-def test_a_batch_without_labels_has_no_loss(parts):
-    for path in parts["maps"].rglob("*.png"):
-        Image.fromarray(np.full(np.asarray(Image.open(path)).shape, 255, np.uint8)).save(path)
+def write_masks(maps: Path, change: Any) -> None:
+    for path in maps.rglob("*.png"):
+        Image.fromarray(change(np.asarray(Image.open(path))).astype(np.uint8)).save(path)
+
+
+def test_masks_of_0_and_255_are_refused_and_the_remedy_works(parts, tmp_path, caplog):
+    """255 means no label unless it is said otherwise: the object would never be learned, and mIoU be 100 % of the rest."""
+    write_masks(parts["maps"], lambda numbers: 255 * (numbers > 0))
+    named = {**parts, "classes": write_names(tmp_path / "c.txt", ("background", "object"))}
+    remedy = r"If 255, which is in \S+00\.png, means class 1, say so with --map-value 255=1\."
+    with pytest.raises(DataError, match=rf"1 of the 2 classes are in no label map in \S+: object\. {remedy}"):
+        segment(SegmentSettings(**named))
+    with pytest.raises(DataError, match=rf"class 0 alone.*{remedy}"):
+        segment(SegmentSettings(**parts))
+    assert not Path(parts["output"]).exists()
+    held_out = {"validation_images": parts["images"], "validation_maps": parts["maps"]}
+    _, result = segment(SegmentSettings(**named, **held_out, map_value=("255=1",)))
+    assert "in no label map" not in caplog.text
+    assert result.classes == ["background", "object"]
+    assert all(accuracy is not None for accuracy in result.accuracy)
+    assert json.loads((Path(parts["output"]) / "settings.json").read_text())["map_value"] == ["255=1"]
+    # The evaluation takes the same flag, and says what is absent without it.
+    arguments = [
+        "segment",
+        "evaluate",
+        "--model",
+        parts["output"],
+        "--images",
+        parts["images"],
+        "--maps",
+        parts["maps"],
+    ]
+    assert main([str(argument) for argument in [*arguments, "--map-value", "255=1"]]) == 0
+    caplog.clear()
+    assert main([str(argument) for argument in arguments]) == 0
+    assert "1 of the 2 classes are in no label map" in caplog.text
+    assert "--map-value 255=1" in caplog.text
+
+
+def test_classes_in_no_map_are_named(parts, tmp_path, caplog):
+    parts |= {"classes": write_names(tmp_path / "c.txt", (*NAMES, "owl")), "steps": 1}
+    segment(SegmentSettings(**parts))
+    assert f"1 of the 4 classes are in no label map in {parts['maps']}: owl." in caplog.text
+
+
+def test_numbers_far_apart_are_no_classes(parts):
+    write_masks(parts["maps"], lambda numbers: 128 * (numbers > 0))
+    with pytest.raises(DataError, match=r"have the values 0, 128 alone: 127 of the 129 .* --map-value 128=1"):
+        segment(SegmentSettings(**parts))
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_maps_of_another_size_are_found_before_the_first_step(parts, tmp_path, named):
+    Image.fromarray(np.zeros((9, 16), np.uint8)).save(parts["maps"] / "b/11.png")
+    if named:
+        parts["classes"] = write_names(tmp_path / "c.txt")
+    with pytest.raises(InputError, match=r"11\.png has shape \(9, 16\) and its image \(\d+, \d+\)"):
+        segment(SegmentSettings(**parts))
+    assert not Path(parts["output"]).exists()
+
+
+def test_a_head_for_other_classes_is_said_to_be_one(parts, tmp_path, caplog):
+    start = save_segmenter(tmp_path / "start")
+    parts |= {"model": str(start), "steps": 1}
+    segment(SegmentSettings(**parts, classes=write_names(tmp_path / "c.txt", ("ground", "green", "red"))))
+    assert "was trained for other classes: its class 1 is red, here it is green" in caplog.text
+
+
+@pytest.mark.parametrize("value", ["255", "255=", "a=1", "255=1=2", "-1=0", "255=1.5"])
+def test_map_values_that_are_none(parts, value):
+    with pytest.raises(ConfigError, match=r"map_value has .*wanted VALUE=CLASS"):
+        SegmentSettings(**parts, map_value=(value,))
+
+
+def test_a_batch_without_labels_has_no_loss(parts, monkeypatch):
+    monkeypatch.setattr("beit.train.segmentation.check_maps", lambda images, refuse=True: None)
+    write_masks(parts["maps"], lambda numbers: np.full(numbers.shape, 255))
     start = save_segmenter(Path(parts["output"]).parent / "start")
     with pytest.warns(UserWarning, match="all labels of this batch are 255"):
         history, _ = segment(SegmentSettings(**{**parts, "model": str(start), "steps": 2}))

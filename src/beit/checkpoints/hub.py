@@ -23,6 +23,10 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 BIN = "pytorch_model.bin"
 BIN_INDEX = "pytorch_model.bin.index.json"
+TENSORFLOW = (
+    "weights of TensorFlow, which are not read here. Convert them where TensorFlow and transformers 4 are installed: "
+    "BeitModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(NEW)."
+)
 MSGPACK = "flax_model.msgpack"
 MSGPACK_INDEX = "flax_model.msgpack.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit.checkpoints import flax_layout
+from beit.checkpoints.hub import TENSORFLOW
 from beit.checkpoints.msgpack import read_msgpack
 from beit.checkpoints.read_pickle import read_pickle
 from beit.core.errors import CheckpointError
@@ -132,6 +133,8 @@ def diagnose(head: bytes) -> str:
     text = head.decode("utf-8", errors="ignore")
     if not head:
         return f"is empty. {again}"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return f"is an HDF5 file: {TENSORFLOW}"
     if text.startswith("version https://git-lfs"):
         return "is a git-lfs pointer, not the weights. Run `git lfs pull` in its repository."
     if text.lstrip("\ufeff \r\n\t").startswith("<"):

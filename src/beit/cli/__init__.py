@@ -6,6 +6,7 @@ module in this folder with its settings (a dataclass) and its function, COMMAND_
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -62,6 +63,14 @@ def usage() -> str:
     return "\n".join(lines)
 
 
+def _refusal(error: OSError | MemoryError) -> str:
+    """What the system refused, in words."""
+    if isinstance(error, MemoryError):
+        return "Memory has run out. Try a smaller --batch-size, fewer --workers or smaller images."
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{error.strerror or error}. Check the path, its rights and the space on the disk."
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
@@ -70,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 done; 1 an error, which was explained on stderr; 2 wrong usage; 75 stopped by SIGTERM or SIGUSR1 after
-        saving, so the job should be queued again; 128 + n stopped by another signal n.
+        saving, so the job should be queued again; 128 + n stopped by another signal n (after saving, for SIGHUP of a training).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -91,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _function(name)(rest)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal to print on
+            print(stop, file=sys.stderr)
         return stop.code
     except BeitError as error:
         if debug:
@@ -104,6 +114,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as if SIGPIPE had ended the process: the output is incomplete
+    except (OSError, MemoryError) as error:  # the system refuses: a mistake in a path or a limit, and none of ours
+        if debug:
+            raise
+        print(f"beit {name}: {_refusal(error)}", file=sys.stderr)
+        return 1
     except SystemExit as stop:  # of tyro: 0 after --help, 2 after a mistake
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as error:

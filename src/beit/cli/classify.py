@@ -12,6 +12,7 @@ import tyro
 
 from beit.cli.parsing import at_least_one, parse, say_skipped
 from beit.core.errors import ConfigError, DataError, require
+from beit.core.files import check_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,10 @@ class Evaluate:
 def evaluate_command(arguments: list[str]) -> None:
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
+    if settings.output is not None:
+        check_folder(settings.output)
     _require(settings.framework, "beit evaluate")
+    from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
     from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import evaluate
     from beit.inference.trained import open_classifier
@@ -44,6 +48,8 @@ def evaluate_command(arguments: list[str]) -> None:
     model, processor = open_classifier(settings.model, settings.framework)
     classes = model.config.class_names
     images = FolderImages(settings.images, labelled=True, classes=classes)
+    check_class_folders(images)
+    warn_of_absent_classes(images, classes)
     result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
     print(result)
     say_skipped(result.skipped)
@@ -75,7 +81,7 @@ class Predict:
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
     top: int = 5
-    """Number of classes to show for each image."""
+    """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
     """Print JSON instead of a table."""
 
@@ -103,7 +109,8 @@ def predict_command(arguments: list[str]) -> None:
         for result in results:
             print(result["image"])
             for found in result.get("labels", []):
-                print(f"  {found['probability']:7.1%}  {found['label']}")
+                number = f"{found['probability']:7.1%}" if "probability" in found else f"{found['value']:11.5g}"
+                print(f"  {number}  {found['label']}")
             if "error" in result:
                 print(f"  {result['error']}")
     failed = sum("error" in result for result in results)
@@ -137,6 +144,7 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
+    check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed
     from beit.inference.torch.device import default_device

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from beit.cli.parsing import at_least_one, parse, say_skipped
-from beit.core.errors import ConfigError, DataError, require
+from beit.core.errors import ConfigError, require
+from beit.core.files import check_folder
 
 
 def probe_command(arguments: list[str]) -> None:
@@ -40,8 +41,7 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
         raise ConfigError(f"seed is {settings.seed}; it must not be negative.")
     require("torch", "train", command)
     if settings.output is not None:
-        if settings.output.is_file():
-            raise DataError(f"{settings.output} is a file; give a folder for the result.")
+        check_folder(settings.output)
         require("matplotlib", "train", "the curve over the layers")
     from beit.data.sources.images import FolderImages, Images
     from beit.evaluation.hold_out import hold_out

@@ -10,6 +10,7 @@ import tyro
 
 from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped
 from beit.core.errors import ConfigError, DataError, require
+from beit.core.files import check_folder
 
 if TYPE_CHECKING:
     from beit.data.sources.images import Images
@@ -88,6 +89,8 @@ class EvaluateSegmentation(_Inference):
     """Number in the label maps that means no label; the model's own if not given."""
     reduce_labels: bool = False
     """Label maps count classes from 1, and 0 means no label. Not needed for a model that was trained this way."""
+    map_value: tuple[str, ...] = ()
+    """Numbers in the label maps that stand for other numbers: 255=1 for masks of 0 and 255. As in training."""
     examples: int = 6
     """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None
@@ -97,8 +100,8 @@ class EvaluateSegmentation(_Inference):
 def _evaluate(arguments: list[str]) -> None:
     settings: EvaluateSegmentation = parse(EvaluateSegmentation, "segment evaluate", arguments)
     at_least_one("examples", settings.examples)
-    if settings.output is not None and settings.output.is_file():
-        raise DataError(f"{settings.output} is a file; give a folder for the result.")
+    if settings.output is not None:
+        check_folder(settings.output)
     require("torch", "train", "beit segment")
     if settings.output is not None:
         require("matplotlib", "train", "the pictures of a report")
@@ -125,8 +128,10 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
     """The images with their label maps; the model takes over the ignore index and the names of the classes."""
-    from beit.data.label_maps import LabelRules
+    from beit.data.label_maps import LabelRules, parse_values
     from beit.data.sources.class_names import read_classes
+    from beit.data.sources.label_map_scan import check_maps
+    from beit.data.sources.labelled_folders import LabelledFolders
     from beit.data.sources.opening import open_segmented
 
     config = model.config
@@ -140,10 +145,12 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
             )
         config.id2label = dict(enumerate(names))
     classes = config.class_names
-    rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels)
+    rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels, parse_values(settings.map_value))
     images = open_segmented(settings.images, settings.maps, classes, rules, test=True)
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
+    if isinstance(images, LabelledFolders):
+        check_maps(images, refuse=False)
     return images
 
 
@@ -159,8 +166,7 @@ class PredictSegmentation(_Inference):
 
 def _predict(arguments: list[str]) -> None:
     settings: PredictSegmentation = parse(PredictSegmentation, "segment predict", arguments)
-    if settings.output.is_file():
-        raise DataError(f"{settings.output} is a file; give a folder for the result.")
+    check_folder(settings.output)
     require("torch", "torch", "beit segment predict")
     from beit.inference.segment_files import MAPS, predict_maps
     from beit.inference.torch.device import default_device

@@ -10,7 +10,7 @@
     │   └── MismatchError (RuntimeError)  its tensors are not those of the model
     ├── TrainingError (RuntimeError)  a run cannot continue (NaN loss, no space left, nothing to resume)
     ├── MissingExtraError (ImportError)  an optional dependency is not installed
-    └── Interrupted                   Ctrl-C, SIGTERM or SIGUSR1 ended a run, after saving
+    └── Interrupted                   Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP ended a run, after saving
 
 The types of Python beside each are those that transformers raises for the same mistake, so that `except OSError` around
 `from_pretrained` and `except RuntimeError` around tensors of another size catch ours too. Where code of our own handles an
@@ -75,14 +75,16 @@ class Interrupted(BeitError):
 
     Attributes:
         signum: the number of the signal.
-        code: the exit status of the command line: 130 after Ctrl-C; 75 after SIGTERM and SIGUSR1, which a scheduler sends before
-            it takes the machine away, so that a script knows to queue the run again.
+        code: the exit status of the command line: 130 after Ctrl-C and 129 after SIGHUP, a closed terminal; 75 after SIGTERM
+            and SIGUSR1, which a scheduler sends before it takes the machine away, so that a script knows to queue the run
+            again.
     """
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(message)
         self.signum = signum
-        self.code = 128 + signum if signum == signal.SIGINT else PREEMPTED
+        by_hand = signum in (signal.SIGINT, getattr(signal, "SIGHUP", None))
+        self.code = 128 + signum if by_hand else PREEMPTED
 
 
 def require(module: str, extra: str, purpose: str) -> ModuleType:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from beit.core.errors import CheckpointError
+from beit.core.errors import CheckpointError, DataError
 
 _UMASK = os.umask(0)  # the only way to read it is to set it; done once, at import, before there are threads
 os.umask(_UMASK)
@@ -66,6 +66,34 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: str | os.PathLike[str], purpose: str = "the result") -> None:
+    """Check, before hours of work, that files can be written into a folder. It may not be there yet; nothing is made.
+
+    Args:
+        path: the folder.
+        purpose: what it is for; the message continues "give a folder for" with it.
+
+    Raises:
+        DataError: a file is in its place or above it, rights are missing, or it is no name that the system allows.
+    """
+    folder = Path(path)
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{folder} cannot be a folder: {reason}. Give another folder for {purpose}.") from error
+    nearest = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    if not nearest.is_dir():
+        what = "a file" if nearest.is_file() else "no folder"
+        raise DataError(f"{nearest} is {what}; give a folder for {purpose}.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise DataError(
+            f"Nothing can be written in {nearest}: no rights, or it is read-only. Give a folder for {purpose}."
+        )
 
 
 def failed_write(path: Path, size: int, error: Exception) -> OSError:

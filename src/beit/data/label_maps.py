@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +50,19 @@ def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     return array.astype(np.int64)
 
 
+def parse_values(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """`255=1` → (255, 1): what `--map-value` says. Raises ConfigError for other texts, and for a number given twice."""
+    found: dict[int, int] = {}
+    for text in texts:
+        match = re.fullmatch(r"(\d{1,10})=(\d{1,10})", text)
+        if match is None or int(match[1]) in found:
+            raise ConfigError(
+                f"map_value has {text!r}; wanted VALUE=CLASS, such as 255=1 for masks of 0 and 255, and each value once."
+            )
+        found[int(match[1])] = int(match[2])
+    return tuple(found.items())
+
+
 @dataclass(frozen=True)
 class LabelRules:
     """What the numbers in label maps mean. Its repr is part of a run's fingerprint: keep the names of the fields.
@@ -55,13 +70,24 @@ class LabelRules:
     Attributes:
         ignore_index: the number for "no label". It may lie beyond the classes or among them.
         reduce_labels: the maps number classes from 1, and 0 means no label (ADE20K).
+        values: (number in the maps, number that it stands for), before all else: masks of 0 and 255 are `((255, 1),)`.
     """
 
     ignore_index: int = _DEFAULT_IGNORE
     reduce_labels: bool = False
+    values: tuple[tuple[int, int], ...] = ()
+
+    def __repr__(self) -> str:
+        more = f", values={self.values}" if self.values else ""  # runs from before there were values are the same runs
+        return f"LabelRules(ignore_index={self.ignore_index}, reduce_labels={self.reduce_labels}{more})"
 
     def apply(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers of a map → class numbers and `ignore_index`; the same shape and dtype."""
+        if self.values:
+            stored = numbers
+            numbers = stored.astype(np.int64)
+            for value, meant in self.values:
+                numbers[stored == value] = meant
         if not self.reduce_labels:
             return numbers
         no_label = (numbers == 0) | (numbers == self.ignore_index)
@@ -102,5 +128,6 @@ class LabelRules:
             raise InputError(
                 f"{name} has the values {numbers}. Wanted {shift} to {classes - 1 + shift}, one for each of the {classes} "
                 f"classes, or {'0' if shift else self.ignore_index} for no label. Name all classes with --classes, name the "
-                "value that means no label with --ignore-index, or use --reduce-labels for maps whose classes begin with 1."
+                "value that means no label with --ignore-index, say which class a value means with --map-value 255=1, or use "
+                "--reduce-labels for maps whose classes begin with 1."
             )

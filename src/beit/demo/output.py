@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import DataError
-from beit.core.files import read_json
+from beit.core.files import check_folder, read_json
 from beit.train.settings import SETTINGS_FILE
 
 
@@ -20,10 +20,9 @@ def clear(output: Path, is_demo: Callable[[dict[str, Any]], bool]) -> None:
         is_demo: tells by the content of settings.json whether a demonstration wrote it.
 
     Raises:
-        DataError: `output` is a file, or holds something other than an earlier demonstration.
+        DataError: `output` cannot be a folder, or holds something other than an earlier demonstration.
     """
-    if output.is_file():
-        raise DataError(f"{output} is a file; give a folder for the result.")
+    check_folder(output)
     if not output.exists() or not any(output.iterdir()):
         return
     settings = read_json(output / SETTINGS_FILE) if (output / SETTINGS_FILE).is_file() else None

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from beit.core.errors import DataError
+from beit.core.errors import ConfigError, DataError
 from beit.core.files import write_json
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.inference.classification import logits_of
+from beit.models.validation import problem_type
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +42,9 @@ class Evaluation:
         classes: their names.
         images_per_second: of the whole way from files or arrays to predictions.
         skipped: why images were skipped, one line per image.
+        exact: of a model that gives several labels (`problem_type`), the fraction of the images of which it gives the true
+            class and no other, by probabilities above one half; None for other models. `top1` then says how often the true
+            class is the most probable.
     """
 
     count: int
@@ -51,10 +55,13 @@ class Evaluation:
     classes: list[str]
     images_per_second: float
     skipped: list[str]
+    exact: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The content of evaluation.json."""
+        several = {} if self.exact is None else {"exact": self.exact}
         return {
+            **several,
             "count": self.count,
             "top1": self.top1,
             "top5": self.top5,
@@ -74,6 +81,8 @@ class Evaluation:
         text = f"top-1 {self.top1:.1%} (95 % interval {low:.1%} to {high:.1%}) on {self.count} images"
         if self.top5 is not None:
             text += f", top-5 {self.top5:.1%}"
+        if self.exact is not None:
+            text += f"; exactly the true class above one half {self.exact:.1%} (a model of several labels per image)"
         return text + f"; {self.images_per_second:.0f} images/s"
 
 
@@ -123,7 +132,14 @@ def evaluate(
     Raises:
         DataError: the images have no labels, or labels of other classes; or more than a tenth of them cannot be read.
         CheckpointError: the model answers NaN or infinity.
+        ConfigError: it is a regression, and has no classes.
     """
+    problem = problem_type(model.config, whole_numbers=True)
+    if problem == "regression":
+        raise ConfigError(
+            "The model is a regression (problem_type): it answers with numbers, and there are no classes to count. Its numbers are "
+            "what beit predict and beit.inference.classification.logits_of give."
+        )
     if images.labels is None:
         raise DataError("Evaluation needs labelled images: one subfolder per class.")
     classes = model.config.num_labels
@@ -147,7 +163,14 @@ def evaluate(
         classes=model.config.class_names,
         images_per_second=len(kept) / (time.perf_counter() - began),
         skipped=list(bad.reasons),
+        exact=_exact(logits, labels) if problem == "multi_label_classification" else None,
     )
+
+
+def _exact(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Fraction of rows in which the true class alone has a logit above 0, which is a probability above one half."""
+    given = logits > 0
+    return _fraction(given[np.arange(len(labels)), labels] & (given.sum(1) == 1))
 
 
 def _fraction(right: np.ndarray) -> float:

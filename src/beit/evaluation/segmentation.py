@@ -118,11 +118,14 @@ class SegmentationEvaluation:
         write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
 
     def __str__(self) -> str:
-        absent = sum(value is None for value in self.iou)
+        absent = [name for name, value in zip(self.classes, self.accuracy, strict=True) if value is None]
         text = f"mIoU {self.miou:.1%}, pixel accuracy {self.pixel_accuracy:.1%}, mean accuracy {self.mean_accuracy:.1%} on "
         text += f"{self.count} images; {self.seconds_per_image:.2f} s per image"
         if absent:
-            text += f"; {absent} of {len(self.classes)} classes are absent"
+            shown = ", ".join(absent[:5]) + ", …" * (len(absent) > 5)
+            text += (
+                f"; {len(absent)} of {len(self.classes)} classes are absent ({shown}), and nothing is said about them"
+            )
         return text
 
 

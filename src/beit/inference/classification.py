@@ -18,20 +18,24 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.inference.batches import OnError, batches_of
 from beit.inference.checks import require_finite
+from beit.models.validation import problem_type
 
 if TYPE_CHECKING:
     import torch
 
+    from beit.config import BeitConfig
+
 
 class Label(TypedDict):
-    """A class and its probability in [0, 1], rounded to six decimals."""
+    """A class and its probability in [0, 1], or a number of a regression and its `value`; rounded to six decimals."""
 
     label: str
-    probability: float
+    probability: NotRequired[float]
+    value: NotRequired[float]
 
 
 class Prediction(TypedDict):
-    """What is said of one image: `labels`, most probable first; or `error`, why it could not be read."""
+    """What is said of one image: `labels`, as `answers` gives them; or `error`, why it could not be read."""
 
     image: str
     labels: NotRequired[list[Label]]
@@ -81,7 +85,7 @@ def classify(
     top: int = 5,
     device: torch.device | str | None = None,
 ) -> list[list[Label]]:
-    """The most probable classes of images in memory, in one batch.
+    """The most probable classes of images in memory, in one batch; or what `answers` gives for another `problem_type`.
 
     Args:
         model: as for `batch_logits`.
@@ -91,7 +95,7 @@ def classify(
         device: as for `batch_logits`.
 
     Returns:
-        A list for each image, the most probable class first.
+        A list for each image, as `answers` gives it.
 
     Raises:
         InputError: a picture is not one that the processor takes.
@@ -99,16 +103,48 @@ def classify(
     """
     if not len(pictures):
         return []
-    return most_probable(batch_logits(model, processor, pictures, device), model.config.class_names, top)
+    return answers(batch_logits(model, processor, pictures, device), model.config, top)
 
 
-def most_probable(logits: np.ndarray, names: Sequence[str], top: int = 5) -> list[list[Label]]:
-    """The `top` classes of each row of logits `(n, classes)`, most probable first; of equal ones the first."""
+def answers(logits: np.ndarray, config: BeitConfig, top: int = 5) -> list[list[Label]]:
+    """What a model says of each image, by its `problem_type`.
+
+    Args:
+        logits: `(n, classes)`.
+        config: of the model.
+        top: how many classes of each image.
+
+    Returns:
+        For each image, of one class per image: the `top` classes, most probable first, by softmax. Of several labels per image:
+        the same by sigmoid; each probability is for itself, and they do not add up to 1. Of a regression: all numbers as they
+        are, as `value`, in the model's order.
+    """
+    problem = problem_type(config, whole_numbers=True)
+    if problem == "regression":
+        return [
+            [{"label": config.class_names[i], "value": round(float(value), 6)} for i, value in enumerate(row)]
+            for row in logits.astype(np.float64)
+        ]
+    return most_probable(logits, config.class_names, top, several=problem == "multi_label_classification")
+
+
+def most_probable(logits: np.ndarray, names: Sequence[str], top: int = 5, several: bool = False) -> list[list[Label]]:
+    """The `top` classes of each row of logits `(n, classes)`, most probable first; of equal ones the first.
+
+    Args:
+        logits: finite.
+        names: of the classes.
+        top: how many.
+        several: whether an image may have several of the classes: then each probability is a sigmoid of its own.
+    """
     rows = logits.astype(np.float64)
     found: list[list[Label]] = []
     for row in rows:
-        probabilities = np.exp(row - row.max())
-        probabilities /= probabilities.sum()
+        if several:
+            probabilities = np.exp(-np.logaddexp(0, -row))  # the sigmoid, which overflows nowhere
+        else:
+            probabilities = np.exp(row - row.max())
+            probabilities /= probabilities.sum()
         best = np.argsort(-row, kind="stable")[:top].tolist()
         found.append([{"label": names[i], "probability": round(float(probabilities[i]), 6)} for i in best])
     return found
@@ -165,7 +201,7 @@ def predict(
     batch_size: int = 64,
     device: torch.device | str | None = None,
 ) -> Iterator[Prediction]:
-    """Yield the most probable classes of each image, in the order of the images, as batches are done.
+    """Yield what the model says of each image, as `answers` gives it, in the order of the images, as batches are done.
 
     Args:
         model: as for `batch_logits`.
@@ -181,7 +217,7 @@ def predict(
     errors: dict[int, str] = {}
     done = 0
     for numbers, logits in logit_batches(model, processor, images, errors.__setitem__, batch_size, device):
-        labels = dict(zip(numbers, most_probable(logits, model.config.class_names, top), strict=True))
+        labels = dict(zip(numbers, answers(logits, model.config, top), strict=True))
         for index in range(done, numbers[-1] + 1):  # with the unreadable images among them
             image = images.name(index)
             yield {"image": image, "labels": labels[index]} if index in labels else _unreadable(image, errors[index])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from beit.checkpoints import Checkpoint, Source
 from beit.core.errors import ConfigError
 from beit.data.processor import BeitImageProcessor
+from beit.models.validation import problem_type
 
 if TYPE_CHECKING:
     from beit.models.torch.beit import BeitModel
@@ -41,7 +42,8 @@ def open_classifier(source: Source, framework: Literal["torch", "flax"] = "torch
         raise ConfigError(
             f"{checkpoint.source} has no trained classifier. Fine-tune it first: beit finetune --model {checkpoint.source} …"
         )
-    if model.config.num_labels < 2:
+    one_class = problem_type(model.config, whole_numbers=True) == "single_label_classification"
+    if one_class and model.config.num_labels < 2:
         raise ConfigError(f"{checkpoint.source} has {model.config.num_labels} classes; a classifier has at least two.")
     return model, BeitImageProcessor.from_pretrained(checkpoint)
 

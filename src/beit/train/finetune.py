@@ -15,6 +15,7 @@ from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
+from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
@@ -24,14 +25,22 @@ from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
-from beit.train.run import Run, open_run
+from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import FinetuneSettings
-from beit.train.start import Start, make_processor, one_table_per_layer, open_start, with_normalisation
+from beit.train.start import (
+    Start,
+    make_processor,
+    one_table_per_layer,
+    open_start,
+    warn_of_other_classes,
+    with_normalisation,
+)
 
 if TYPE_CHECKING:
     from beit.evaluation.classification import Evaluation
 
 
+@from_last_good
 def finetune(
     settings: FinetuneSettings, images: Images | Stream | None = None, validation: Images | None = None
 ) -> tuple[list[dict[str, float]], Evaluation | None]:
@@ -53,9 +62,16 @@ def finetune(
     source = _labelled(settings, images)
     if validation is None and settings.validation is not None:
         validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
-    start = open_start(settings, run.opened)
+    if validation is not None and run.main:
+        warn_of_absent_classes(validation, source.classes)
+    with run.going_on():
+        start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
     config = classifier_config(settings, start, source.classes)
+    if not start.resumed and run.main:
+        check_class_folders(source)
+        if "BeitForImageClassification" in (start.config.architectures or []):
+            warn_of_other_classes(start.config, source.classes, settings.model)
     processor = _processor(settings, start, config)
 
     if isinstance(source, FolderImages | Stream):  # a smaller image has no full patch, and counts as damaged
@@ -67,7 +83,8 @@ def finetune(
     order = Order.of(source, settings)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    model = framework.model(run, start, config)
+    with run.going_on():
+        model = framework.model(run, start, config)
 
     def save(trained: Any, folder: Path) -> None:
         trained.save_pretrained(folder)
@@ -155,6 +172,8 @@ def classifier_config(settings: FinetuneSettings, start: Start, classes: list[st
         "drop_path_rate": settings.drop_path,
         **one_table_per_layer(start.config),
     }
+    if start.config.problem_type is not None:  # each image has one class here, whatever the start was trained for
+        changes["problem_type"] = "single_label_classification"
     if start.checkpoint is None:  # as in the paper; a checkpoint says itself which positions it has
         changes["use_relative_position_bias"] = True
     return start.config.replace(**changes)

@@ -67,7 +67,8 @@ class Log:
         self.images += images * self.run.world
         self.waited += waited
         if self.run.main:
-            self.bar.update()
+            with contextlib.suppress(OSError):  # training goes on, and saves, when the terminal is gone
+                self.bar.update()
 
     def write(self, step: int, rate: float, more: dict[str, float]) -> None:
         """Write a line: means over the steps since the last line, and `more`.
@@ -125,7 +126,8 @@ class Log:
         """Close the files and the bar."""
         if not self.run.main:
             return
-        self.bar.close()
+        with contextlib.suppress(OSError):
+            self.bar.close()
         with contextlib.suppress(OSError):  # a full disk, which `write` has reported already
             self.file.close()
         if self.board is not None:

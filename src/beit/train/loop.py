@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from beit.core.errors import Interrupted, TrainingError
 from beit.core.files import write_json
 from beit.data.loader import Loader
 from beit.data.transforms.views import Batch
+from beit.data.workers.protocol import deaths_in_words
 from beit.train import checkpoint
 from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics
@@ -79,16 +79,16 @@ def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
     run.processes.wait()  # until all have looked at the folder: the main process writes in it from here on
     with only_run(run):
         if run.main:
-            for unfinished in output.glob(".checkpoint-*.tmp"):  # of a run that was killed while saving
-                shutil.rmtree(unfinished, ignore_errors=True)
+            checkpoint.clear_unfinished(output)
             write_json(output / SETTINGS_FILE, run.settings.to_dict())
             cut_log(output / LOG_FILE, run)
         engine = job.engine()
         if run.checkpoint is not None:
-            engine.load(run.checkpoint, run.state)
+            with run.going_on():
+                engine.load(run.checkpoint, run.state)
         watch = Watch(job.steps, round(run.settings.warmup * job.steps))
         log = Log(run, job.steps, job.loader.steps_per_epoch, job.log_metrics, watch)
-        with caught_signals() as received, contextlib.closing(log):
+        with caught_signals() as received, contextlib.closing(log), deaths_in_words():
             _steps(run, job, engine, log, received)
         _save_result(run, job, engine)
     return run.history
@@ -195,7 +195,8 @@ def _check_data(run: Run[Any], job: Job) -> None:
             "Go on with the same ones, or start anew in another output folder."
         )
     if "streams" in run.state:
-        job.loader.restore(run.state["streams"][run.rank])
+        with run.going_on():
+            job.loader.restore(run.state["streams"][run.rank])
 
 
 # --- what may happen in between --------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.pretrain import PretrainViews
 from beit.train.framework import pretraining
 from beit.train.loop import Job, train
-from beit.train.run import open_run
+from beit.train.run import from_last_good, open_run
 from beit.train.settings import PretrainSettings
 from beit.train.start import Start, make_processor, open_start, smallest_view, with_normalisation
 from beit.train.targets import make_target
 
 
+@from_last_good
 def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:
     """Pre-train a model and save it in `settings.output`.
 
@@ -42,7 +43,8 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     """
     framework = pretraining(settings.framework)
     run = open_run(settings, framework.processes(settings), framework.check)
-    start = open_start(settings, run.opened)
+    with run.going_on():
+        start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
     # The target needs the model's patches, and the model's head the target's width: hence target before config.
     target = make_target(settings, start.config)
@@ -66,7 +68,8 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     order = Order.of(source, settings)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    model = framework.model(run, start, config)
+    with run.going_on():
+        model = framework.model(run, start, config)
 
     def save(trained: Any, folder: Path) -> None:
         trained.save_pretrained(folder)

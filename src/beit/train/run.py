@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, Generic, ParamSpec, TypeVar
 
 from beit.checkpoints import Checkpoint
-from beit.core.errors import DataError, TrainingError
-from beit.core.files import atomic_path, read_json
+from beit.core.errors import BeitError, CheckpointError, DataError, MissingExtraError, TrainingError
+from beit.core.files import atomic_path, check_folder, read_json
 from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
@@ -22,11 +24,48 @@ from beit.train.settings import SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
 
 logger = logging.getLogger("beit")
+Params = ParamSpec("Params")
+ResultT = TypeVar("ResultT")
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
 SettingsT_co = TypeVar("SettingsT_co", bound=RunSettings, covariant=True)
 
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
+
+
+class UselessCheckpoint(CheckpointError):
+    """A checkpoint of this run can be read, but a run cannot go on from it.
+
+    Attributes:
+        folder: of the checkpoint.
+    """
+
+    def __init__(self, folder: Path, error: Exception) -> None:
+        says = str(error) if isinstance(error, BeitError) else f"{type(error).__name__}: {error}"
+        super().__init__(says if folder.name in says else f"{folder}: {says}")
+        self.folder = folder
+
+
+# Checkpoints that `from_last_good` has found to be of no use, and why. Of one call: another one looks at them anew.
+_useless: ContextVar[dict[Path, str]] = ContextVar("useless")
+
+
+def from_last_good(outline: Callable[Params, ResultT]) -> Callable[Params, ResultT]:
+    """Decorate the outline of a run: where it finds a checkpoint to be of no use, it begins again with an older one."""
+
+    @functools.wraps(outline)
+    def again(*args: Params.args, **keywords: Params.kwargs) -> ResultT:
+        token = _useless.set({})
+        try:
+            while True:
+                try:
+                    return outline(*args, **keywords)
+                except UselessCheckpoint as error:
+                    _useless.get()[error.folder] = str(error)
+        finally:
+            _useless.reset(token)
+
+    return again
 
 
 @dataclass
@@ -54,6 +93,22 @@ class Run(Generic[SettingsT_co]):
 
     def __post_init__(self) -> None:
         self.requested = self.settings
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """What a run takes from its checkpoint is built in this `with`: an error says that the checkpoint is of no use.
+
+        Raises:
+            UselessCheckpoint: for any error, on a resume; `from_last_good` goes back to an older checkpoint then.
+        """
+        try:
+            yield
+        except MissingExtraError:
+            raise
+        except (BeitError, ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
+            if self.checkpoint is None:
+                raise
+            raise UselessCheckpoint(self.checkpoint, error) from error
 
     @property
     def rank(self) -> int:
@@ -93,8 +148,7 @@ def open_run(
     fill_paper_rate(settings)
     run = Run(processes, settings)
     output = settings.output
-    if output.is_file():
-        raise DataError(f"{output} is a file; give a folder for the result.")
+    check_folder(output)
     if settings.resume != "never":
         found = _last_checkpoint(settings, check, read)
         if found is not None:
@@ -132,6 +186,7 @@ def _last_checkpoint(
         settings.output,
         lambda folder: check(folder) if of_this_kind(folder) else None,
         lambda folder: read(folder) if of_this_kind(folder) else None,
+        _useless.get({}),
     )
     if found is not None and (changed := _changed_settings(found, settings)):
         raise TrainingError(
@@ -174,17 +229,34 @@ def only_run(run: Run) -> Iterator[None]:
         yield
         return
     output = run.settings.output
-    output.mkdir(parents=True, exist_ok=True)
-    with open(
-        output / LOCK_FILE, "a+", encoding="utf-8"
-    ) as file:  # "a+": must not empty the file of a run that holds it
-        _lock(file, output)
+    with locked(output):
         if run.settings.resume == "never" and (output / SETTINGS_FILE).exists():
             raise _holds_a_run(output)
-        file.seek(0)
-        file.truncate()
-        json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)  # whom the error message names
-        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Make the folder if need be, and lock it for as long as the `with` lasts.
+
+    Raises:
+        DataError: another process has locked it, or it cannot be written in.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        # "a+": must not empty the file of a run that holds it.
+        file = open(output / LOCK_FILE, "a+", encoding="utf-8", errors="replace")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise DataError(
+            f"{output} cannot be written in: {error.strerror or error}. Give another folder for the result."
+        ) from error
+    with file:
+        _lock(file, output)
+        with contextlib.suppress(OSError):  # a full disk; it only holds whom the error message names
+            file.seek(0)
+            file.truncate()
+            json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
+            file.flush()
         try:
             yield
         finally:
@@ -209,7 +281,7 @@ def _lock(file: IO[str], output: Path) -> None:
         try:
             holder = json.loads(file.read())
             who = f"process {holder['process']} on {holder['host']}"
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, TypeError):
             who = "another process"
         raise DataError(
             f"A run is writing in {output} now ({who}). Wait for it or stop it, or choose another output folder."
@@ -217,15 +289,39 @@ def _lock(file: IO[str], output: Path) -> None:
 
 
 def cut_log(path: Path, run: Run) -> None:
-    """Drop the lines that a killed run logged after its last checkpoint, because these steps are repeated."""
-    if not path.exists():
+    """Drop the lines that a killed run logged after its last checkpoint, because these steps are repeated.
+
+    Lines that are no lines of a log are dropped too, and counted on stderr: a kill cuts the last one, a disk may spoil others.
+
+    Raises:
+        CheckpointError: the log cannot be read or written.
+    """
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
         return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut
-            entry = json.loads(line)
-            if entry.get("step", 0) <= run.first:
-                lines.append(line)
-                run.history.append(entry)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}. Move it away and go on.") from error
+    lines, strange = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = _log_entry(line)
+        if entry is None:
+            strange.append(number)
+        elif entry["step"] <= run.first:
+            lines.append(line)
+            run.history.append(entry)
+    if strange:
+        logger.warning("%s: %d lines are none of a log and are dropped, line %d first", path, len(strange), strange[0])
     with atomic_path(path) as temporary:
         temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def _log_entry(line: str) -> dict[str, float] | None:
+    """A line of the log, read; None for one that no run has written."""
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(entry, dict) or type(entry.get("step")) is not int or entry["step"] < 1:
+        return None
+    return entry if all(type(value) in (int, float) for value in entry.values()) else None

@@ -10,7 +10,6 @@ from PIL import Image
 from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import DataError, require
-from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
 from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
@@ -23,14 +22,15 @@ from beit.data.transforms.segmentation import SegmentViews
 from beit.evaluation.report_segmentation import write_report
 from beit.train.framework import segmenting
 from beit.train.loop import Job, train
-from beit.train.run import Run, open_run
+from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import SegmentSettings
-from beit.train.start import Start, one_table_per_layer, open_start, with_normalisation
+from beit.train.start import Start, one_table_per_layer, open_start, warn_of_other_classes, with_normalisation
 
 if TYPE_CHECKING:
     from beit.evaluation.segmentation import SegmentationEvaluation
 
 
+@from_last_good
 def segment(
     settings: SegmentSettings, images: Any = None, validation: Any = None
 ) -> tuple[list[dict[str, float]], SegmentationEvaluation | None]:
@@ -54,7 +54,8 @@ def segment(
         require("matplotlib", "train", "the pictures of a report")
     framework = segmenting()
     run = open_run(settings, framework.processes(settings), framework.check)
-    start = open_start(settings, run.opened)
+    with run.going_on():
+        start = open_start(settings, run.opened)
     settings = run.settings = with_normalisation(run.settings, start)
     source, validation, classes = _images_and_classes(run, start, images, validation)
     config = segmenter_config(settings, start, classes)
@@ -78,7 +79,8 @@ def segment(
     bad = BadImages(len(source))
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
-    model = framework.model(run, start, config)
+    with run.going_on():
+        model = framework.model(run, start, config)
 
     def save(trained: Any, folder: Path) -> None:
         trained.save_pretrained(folder)
@@ -107,7 +109,7 @@ def _images_and_classes(
 ) -> tuple[Any, Any, list[str]]:
     """(images to learn from, images to measure on or None, names of the classes); label maps in folders are checked."""
     settings = run.settings
-    rules = LabelRules(settings.ignore_index, settings.reduce_labels)
+    rules = settings.label_rules()
     if images is None:
         images = open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
     if validation is None and settings.validation_images is not None:
@@ -120,9 +122,12 @@ def _images_and_classes(
     if not start.resumed and run.main:
         # Before the first step, so that a wrong number costs seconds and not hours. If classes are numbered, the maps to learn
         # from were looked at already, to find out how many classes there are.
-        for part in (validation,) if named is None else (images, validation):
-            if isinstance(part, LabelledFolders):
-                check_maps(part)
+        if named is not None and isinstance(images, LabelledFolders):
+            check_maps(images)
+        if isinstance(validation, LabelledFolders):
+            check_maps(validation, refuse=False)
+        if _segments(start.config):
+            warn_of_other_classes(start.config, classes, settings.model)
     return images, validation, classes
 
 

@@ -8,6 +8,8 @@ Which checkpoint a resumed run continues from is decided in `run.py`.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +23,7 @@ from beit.core.errors import ConfigError
 from beit.data.processor import BeitImageProcessor
 from beit.train.settings import FinetuneSettings, PaperRate, PretrainSettings, RunSettings, SegmentSettings
 
+logger = logging.getLogger("beit")
 Triple = tuple[float, float, float]
 _NARROW = 512  # models below this width learn with a higher rate
 ImageSettingsT = TypeVar("ImageSettingsT", PretrainSettings, FinetuneSettings, SegmentSettings)
@@ -92,6 +95,29 @@ def one_table_per_layer(config: BeitConfig) -> dict[str, bool]:
     if not config.use_shared_relative_position_bias:
         return {}
     return {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
+
+
+def warn_of_other_classes(config: BeitConfig, classes: Sequence[str], model: str) -> None:
+    """Log that a trained head, which is kept because it has as many classes, was trained for classes of other names.
+
+    Args:
+        config: of the checkpoint that the run begins from; it has a trained head.
+        classes: of the run.
+        model: what to call the checkpoint.
+    """
+    before = config.class_names
+    unnamed = all(name in (f"LABEL_{number}", str(number)) for number, name in enumerate(before))
+    if unnamed or len(before) != len(classes) or before == list(classes):
+        return
+    number = next(number for number in range(len(classes)) if before[number] != classes[number])
+    logger.warning(
+        "%s was trained for other classes: its class %d is %s, here it is %s. Its head is kept, since it has as many classes, and "
+        "learns the new ones. If they are meant to be the same, bring names and order into agreement.",
+        model,
+        number,
+        before[number],
+        classes[number],
+    )
 
 
 # --- settings that the start decides --------------------------------------------------------------------------------

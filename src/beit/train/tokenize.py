@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from beit.core import geometry
-from beit.core.errors import ConfigError, DataError, require
-from beit.core.files import read_json, write_json
+from beit.core.errors import ConfigError, require
+from beit.core.files import check_folder, read_json, write_json
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
@@ -35,8 +35,10 @@ from beit.data.token_cache import (
 from beit.data.transforms.pretrain import Crops
 from beit.data.workers.protocol import Pool
 from beit.tokenizers import load_tokenizer
+from beit.train.checkpoint import clear_unfinished
 from beit.train.framework import tokenizing
 from beit.train.pieces import CropWork, FolderPiece, Piece, ShardPiece, array_crops
+from beit.train.run import locked
 from beit.train.settings import TokenizeSettings
 from beit.train.start import open_start, smallest_view
 from beit.train.targets.tokens import token_view_size
@@ -84,22 +86,25 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
     bad = BadImages(count_of(images))
     images = hold_in_memory(images, bad, smallest_view(config, size))
     count = len(images.shards.names) if isinstance(images, Stream) else -(-len(images) // _PIECE)
-    if processes.main:  # until cache.json says that all shards are there
-        write_json(settings.output / _UNFINISHED, about)
-    done = finished_shards(settings.output)
-    shown = None if processes.main else True  # None: tqdm shows a bar where there is a terminal
-    with tqdm(total=count_of(images), desc="tokenize", unit="image", disable=shown, file=sys.stderr) as bar:
-        tokens_of = framework.on_device(tokenizer, processes)
-        writer = _Writer(settings, images, size, tokens_of, framework.pool, bad, bar)
-        for number in range(processes.rank, count, processes.world):
-            if number not in done:
-                keys, tokens = writer.shard(number, config.num_patches)
-                write_shard(settings.output, number, keys, tokens, tokenizer.vocab_size)
-    processes.wait()
-    if processes.main:
-        write_json(settings.output / CACHE_FILE, {**about, "shards": count})
-        (settings.output / _UNFINISHED).unlink(missing_ok=True)
-    processes.wait()
+    with locked(settings.output) if processes.main else contextlib.nullcontext():
+        if processes.main:
+            clear_unfinished(settings.output)
+            write_json(settings.output / _UNFINISHED, about)  # until cache.json says that all shards are there
+        processes.wait()  # until nothing is cleared any more
+        done = finished_shards(settings.output)
+        shown = None if processes.main else True  # None: tqdm shows a bar where there is a terminal
+        with tqdm(total=count_of(images), desc="tokenize", unit="image", disable=shown, file=sys.stderr) as bar:
+            tokens_of = framework.on_device(tokenizer, processes)
+            writer = _Writer(settings, images, size, tokens_of, framework.pool, bad, bar)
+            for number in range(processes.rank, count, processes.world):
+                if number not in done:
+                    keys, tokens = writer.shard(number, config.num_patches)
+                    write_shard(settings.output, number, keys, tokens, tokenizer.vocab_size)
+        processes.wait()
+        if processes.main:
+            write_json(settings.output / CACHE_FILE, {**about, "shards": count})
+            (settings.output / _UNFINISHED).unlink(missing_ok=True)
+        processes.wait()
     if bad and processes.main:
         logger.warning("%d images were skipped:\n%s", len(bad), bad)
     return TokenCache(settings.output)
@@ -107,11 +112,11 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
 
 def _check_folder(output: Path, about: dict[str, Any]) -> None:
     """Raises ConfigError when the folder holds tokens of something else."""
-    if output.is_file():
-        raise DataError(f"{output} is a file; give a folder for the tokens.")
+    check_folder(output, "the tokens")
     for name in (CACHE_FILE, _UNFINISHED):
         if (output / name).exists():
             before = read_json(output / name)
+            before = before if isinstance(before, dict) else {}
             wrong = [
                 f"{key}: {before.get(key)} there, {now} now" for key, now in about.items() if before.get(key) != now
             ]
@@ -171,6 +176,8 @@ class _Writer:
         workers = min(self.settings.workers, len(work.piece.keys))
         with contextlib.closing(self.pool(work, workers)) as batches:
             for made in batches:
+                if made.error is not None:
+                    raise made.error
                 for reason in made.skipped:
                     self.bad.add(reason)
                 assert made.batch is not None

@@ -21,12 +21,13 @@ from beit.data.transforms.tokenizer import TokenizerViews
 from beit.tokenizers import load_tokenizer
 from beit.train.framework import tokenizer_training
 from beit.train.loop import Job, train
-from beit.train.run import open_run
+from beit.train.run import from_last_good, open_run
 from beit.train.settings import TokenizerSettings
 
 _MOST_EVALUATED = 1000  # images
 
 
+@from_last_good
 def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None = None) -> list[dict[str, float]]:
     """Train a tokenizer and save it in `settings.output`.
 

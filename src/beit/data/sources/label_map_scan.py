@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +16,8 @@ from beit.core.errors import DataError, require
 from beit.data.decode import opened, pillow_warnings
 from beit.data.label_maps import LabelRules, read_label_map
 from beit.data.sources.labelled_folders import LabelledFolders, without_metadata
+
+logger = logging.getLogger("beit")
 
 # A map with larger numbers holds instance numbers, colours or depths rather than classes.
 _MOST_CLASSES = 1000
@@ -21,52 +27,115 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
     """The names `0`, `1`, … up to the largest number in any map.
 
     Raises:
-        DataError: no map can be read, there are fewer than two classes, or more than a thousand.
-        InputError: a map is neither a grey nor a palette image.
+        DataError: no map can be read, there are fewer than two classes, or more than a thousand, or most of the numbers occur
+            in no map.
+        InputError: a map is neither a grey nor a palette image, or has another size than its image.
     """
-    largest, where, damaged = -1, "", 0
-    for path, labels in _scan(images):
-        damaged += labels is None
-        number = -1 if labels is None else int(np.max(labels[labels != images.rules.ignore_index], initial=-1))
-        if number > largest:
-            largest, where = number, path
-    if damaged == len(images.maps):
+    found = _scan(images)
+    if found.damaged == len(images.maps):
         raise DataError(f"None of the label maps in {images.map_folder} can be read.")
+    numbers = sorted(number for number in found.where if number != images.rules.ignore_index)
+    largest = numbers[-1] if numbers else -1
     if largest < 1:
         raise DataError(
             f"The label maps in {images.map_folder} have {'no label' if largest < 0 else 'class 0 alone'}; wanted at least two "
-            f"classes. {images.rules.ignore_index} counts as no label: see --ignore-index."
+            f"classes. {images.rules.ignore_index} counts as no label: see --ignore-index.{found.remedy(images, 1)}"
         )
     if largest >= _MOST_CLASSES:
         raise DataError(
-            f"{where} has the value {largest + images.rules.reduce_labels}: too large for a class number. If it means no "
-            "label, say so with --ignore-index; if there are so many classes, name them with --classes."
+            f"{found.where[largest]} has the value {largest + images.rules.reduce_labels}: too large for a class number. If it "
+            "means no label, say so with --ignore-index; if it means a class, say which with --map-value "
+            f"{largest + images.rules.reduce_labels}=1; if there are so many classes, name them with --classes."
         )
-    return [str(number) for number in range(largest + 1)]
+    if 4 * len(numbers) <= largest + 1:
+        shift = int(images.rules.reduce_labels)
+        shown = ", ".join(str(number + shift) for number in numbers[:8])
+        raise DataError(
+            f"The label maps in {images.map_folder} have the values {shown} alone: {largest + 1 - len(numbers)} of the "
+            f"{largest + 1} numbers up to the largest are in no map. Say which classes the values mean, with --map-value "
+            f"{largest + shift}={len(numbers) - 1 + shift}, or name all classes with --classes."
+        )
+    names = [str(number) for number in range(largest + 1)]
+    _check_absent(images, names, found, refuse=True)
+    return names
 
 
-def check_maps(images: LabelledFolders) -> None:
+def check_maps(images: LabelledFolders, refuse: bool = True) -> None:
     """Check that the numbers of all label maps are classes: before hours of training rather than in their middle.
 
-    Maps that cannot be read are ignored here: training skips a few of them.
+    Maps that cannot be read are ignored here: training skips a few of them. Classes that are in no map are logged.
+
+    Args:
+        images: with their classes.
+        refuse: whether maps with a single class are an error, as where a model is to learn from them.
 
     Raises:
         InputError: as `LabelledFolders.target`.
+        DataError: with `refuse`, all maps together have fewer than two classes.
     """
-    for path, labels in _scan(images):
-        if labels is not None:
-            images.rules.check(labels, len(images.classes), path)
+    found = _scan(images)
+    _check_absent(images, images.classes, found, refuse)
 
 
-def _scan(images: LabelledFolders) -> list[tuple[str, np.ndarray | None]]:
-    """(path, distinct numbers) of every label map, with a progress bar; None for a map that cannot be read."""
+class _Found(NamedTuple):
+    """What all maps together hold.
+
+    Attributes:
+        where: number, the ignore index among them → the first map that has it.
+        damaged: how many maps cannot be read.
+    """
+
+    where: dict[int, str]
+    damaged: int
+
+    def remedy(self, images: LabelledFolders, number: int) -> str:
+        """What to do if the number for "no label" was meant as class `number`; "" if it is in no map."""
+        ignore = images.rules.ignore_index
+        if ignore not in self.where or images.rules.reduce_labels:
+            return ""
+        return f" If {ignore}, which is in {self.where[ignore]}, means class {number}, say so with --map-value {ignore}={number}."
+
+
+def _check_absent(images: LabelledFolders, classes: Sequence[str], found: _Found, refuse: bool) -> None:
+    """What is absent is as wrong as what is strange: nothing can be learned of it, and no score would show it."""
+    absent = [
+        number for number in range(len(classes)) if number not in found.where and number != images.rules.ignore_index
+    ]
+    if not absent or found.damaged == len(images.maps):
+        return
+    names = ", ".join(classes[number] for number in absent[:5]) + ", …" * (len(absent) > 5)
+    says = f"{len(absent)} of the {len(classes)} classes are in no label map in {images.map_folder}: {names}."
+    says += found.remedy(images, absent[0])
+    if refuse and len(absent) >= len(classes) - 1:
+        raise DataError(f"{says} There is nothing to tell apart; a model would learn one answer for every pixel.")
+    logger.warning("%s", says)
+
+
+def _scan(images: LabelledFolders) -> _Found:
+    """Look at every label map, with a progress bar."""
     tqdm = require("tqdm", "train", "a look at all label maps").tqdm
+    where: dict[int, str] = {}
+    damaged = 0
     with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
-        found = pool.map(lambda path: _distinct(path, images.rules), images.maps)
-        bar = tqdm(
-            found, total=len(images.maps), desc="looking at label maps", unit="map", disable=None, file=sys.stderr
-        )
-        return list(zip(images.maps, bar, strict=True))
+        found = pool.map(lambda index: _looked_at(images, index), range(len(images)))
+        bar = tqdm(found, total=len(images), desc="looking at label maps", unit="map", disable=None, file=sys.stderr)
+        for path, labels in zip(images.maps, bar, strict=True):
+            damaged += labels is None
+            for number in [] if labels is None else labels.tolist():
+                where.setdefault(number, path)
+    return _Found(where, damaged)
+
+
+def _looked_at(images: LabelledFolders, index: int) -> np.ndarray | None:
+    """The distinct class numbers of a map whose size and numbers are right; None for one that cannot be read."""
+    labels = _distinct(images.maps[index], images.rules)
+    if labels is None:
+        return None
+    if images.classes:
+        images.rules.check(labels, len(images.classes), images.maps[index])
+    with contextlib.suppress(DataError):  # of a damaged image; training skips a few of them
+        images.check_size(index)
+    return labels
 
 
 def _distinct(path: str, rules: LabelRules) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
-from beit.core.errors import DataError
+from beit.core.errors import DataError, InputError
 from beit.data.decode import opened, upright_rgb
 from beit.data.fingerprint import fingerprint_of
 from beit.data.label_maps import LabelRules, read_label_map
@@ -125,6 +125,25 @@ class LabelledFolders:
         if self.classes:
             self.rules.check(labels, len(self.classes), path)
         return labels
+
+    def check_size(self, index: int) -> None:
+        """Check that map and image `index` have one size; only their headers are read.
+
+        Raises:
+            DataError: a file cannot be read.
+            InputError: the sizes differ.
+        """
+        with opened(self.paths[index], in_thread=True) as file:
+            image = _Stored.of(file)
+        with opened(self.maps[index], in_thread=True) as file:
+            own = _turn(file)
+            turn = image.turn if own is None and file.size == image.size else own
+            shape = _Stored(file.size, turn).upright_shape()
+        if shape != image.upright_shape():
+            raise InputError(
+                f"{self.maps[index]} has shape {shape} and its image {image.upright_shape()} (height, width). Wanted one class "
+                "number per pixel, at the size of the image itself, turned as its EXIF orientation says."
+            )
 
     def _stored(self, index: int) -> _Stored:
         """How image `index` is stored. `target` usually follows `read`: then the file is not opened a second time."""

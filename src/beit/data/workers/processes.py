@@ -29,11 +29,11 @@ import numpy as np
 
 from beit.core.errors import TrainingError
 from beit.data.transforms.views import Batch
-from beit.data.workers.protocol import WorkerBatch, WorkerTask, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, ended, ignore_signals
 
 _AHEAD = 2  # batches
 _ALIGNMENT = 64  # bytes: where an array begins in its block
-_SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)}
+_SIGNALS = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP") if hasattr(signal, name)}
 # What a pipe raises when the process at its other end has ended.
 _GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
@@ -117,17 +117,7 @@ class _Worker:
 
     def _ended(self) -> str:
         self.process.join(5)
-        code = self.process.exitcode
-        how = f"exit status {code}"
-        if code is not None and code < 0:
-            how = signal.Signals(-code).name
-        advice = {
-            "SIGKILL": "Memory may have run out: try fewer (--workers) or smaller batches.",
-            "SIGBUS": "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers, or 0.",
-            "exit status 1": "Its message is above. A script that starts a run must do so under `if __name__ == "
-            '"__main__":`, since each worker imports it too.',
-        }.get(how, "Try --workers 0 to see what happens.")
-        return f"Data worker {self.number} has ended by itself ({how}). {advice} Then go on with --resume."
+        return ended(f"Data worker {self.number}", self.process.exitcode)
 
     def end(self) -> None:
         """Kill the worker and remove the blocks it left behind."""

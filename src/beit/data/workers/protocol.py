@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
-from beit.core.errors import BeitError
+from beit.core.errors import BeitError, TrainingError
 from beit.data.transforms.views import Batch
 
 
@@ -54,6 +56,51 @@ def ignore_signals(worker: int = 0) -> None:
 
     These reach every process of a job. The main process still needs its workers while it saves, and ends them itself.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def deaths_in_words(codes: Callable[[], Iterable[int | None]] = tuple) -> Iterator[None]:
+    """Say in words that a worker of PyTorch's DataLoader was killed.
+
+    PyTorch notices it by a signal, and raises a RuntimeError wherever the main process happens to be: the loop needs this as
+    well as the pool.
+
+    Args:
+        codes: gives the exit status of each worker, where it is known.
+
+    Raises:
+        TrainingError: a worker was killed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.match(
+            r"DataLoader worker \(pid.*?\) (?:is killed by signal: ([^.]*)|exited unexpectedly)", str(error)
+        )
+        if found is None:
+            raise
+        named = [-signum for signum in signal.Signals if signal.strsignal(signum) == found.group(1)]
+        code = next((code for code in (*named, *codes()) if code), None)
+        raise TrainingError(ended("A data worker", code)) from error
+
+
+def ended(worker: str, code: int | None) -> str:
+    """What to say of a worker that has ended by itself.
+
+    Args:
+        worker: what to call it.
+        code: its exit status as Python gives it: minus the number of the signal that killed it; None if unknown.
+    """
+    how = "for an unknown reason" if code is None else f"exit status {code}"
+    if code is not None and code < 0:
+        how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    advice = {
+        "SIGKILL": "Memory may have run out: try fewer (--workers) or smaller batches.",
+        "SIGBUS": "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers, or 0.",
+        "exit status 1": "Its message is above. A script that starts a run must do so under `if __name__ == "
+        '"__main__":`, since each worker imports it too.',
+    }.get(how, "Try --workers 0 to see what happens.")
+    return f"{worker} has ended by itself ({how}). {advice} Then go on with --resume."

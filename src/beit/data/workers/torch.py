@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from beit.data.workers.protocol import WorkerBatch, WorkerTask, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, deaths_in_words, ignore_signals
 
 
 def in_torch_workers(task: WorkerTask, workers: int) -> Generator[WorkerBatch, None, None]:
@@ -25,7 +25,8 @@ def in_torch_workers(task: WorkerTask, workers: int) -> Generator[WorkerBatch, N
     )
     batches = iter(loader)
     try:
-        yield from batches
+        with deaths_in_words(lambda: [worker.exitcode for worker in getattr(batches, "_workers", [])]):
+            yield from batches
     finally:
         # Workers ignore signals. After an error, Python would wait for them at exit for ever.
         shutdown = getattr(batches, "_shutdown_workers", None)

@@ -21,11 +21,20 @@ from beit.checkpoints.torch import save_bin, save_safetensors
 from beit.checkpoints.write_weights import as_bytes, write_weights
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError, ConfigError
-from beit.models import outputs
+from beit.models import outputs, parameters
 from beit.models.torch import foreign, loading
 from beit.models.torch.conventions import Conventions
 
 logger = logging.getLogger("beit")
+
+# What is put in by hand → the field of the config that says how many outputs it has.
+_HEADS = {
+    "classifier": "num_labels",
+    "decode_head.classifier": "num_labels",
+    "auxiliary_head.classifier": "num_labels",
+    "lm_head": "vocab_size",
+}
+_OWN = tuple(f"{head}." for head in _HEADS)
 
 # torch.export and data parallelism look into outputs through pytrees.
 for _kind in (
@@ -224,9 +233,11 @@ class PretrainedModule(Conventions):
             token: for the upload.
             **keywords: for the upload.
 
+        Where a head was put in by hand, such as `model.classifier = nn.Linear(C, 7)`, config.json has its number of outputs.
+
         Raises:
             CheckpointError: it could not be written; what was there before is untouched. Or `state_dict` is not that of this
-                model.
+                model. Or a head was put in by hand that no config describes, so that the folder could not be loaded.
             ConfigError: `is_main_process` is no bool.
         """
         if not isinstance(is_main_process, bool):
@@ -244,6 +255,7 @@ class PretrainedModule(Conventions):
         if path.is_file():
             raise CheckpointError(f"{path} is a file; give a folder to save a model in.")
         tensors = self._tensors_to_write(state_dict)
+        config = self._config_to_write(tensors)
         save, filename = save_safetensors, hub.SAFETENSORS
         if not safe_serialization:
             save, filename = save_bin, hub.BIN
@@ -251,7 +263,7 @@ class PretrainedModule(Conventions):
                 save = functools.partial(_saved_by, save_function)
         write_weights(path, tensors, as_bytes(max_shard_size), save=save, filename=filename, variant=variant)
         dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
-        self.config.replace(architectures=[type(self).__name__], torch_dtype=dtype).save_pretrained(path)
+        config.replace(architectures=[type(self).__name__], torch_dtype=dtype).save_pretrained(path)
         if push_to_hub:  # from a folder of its own: what else lies in this one is nobody's business
             self.push_to_hub(repo_id, **upload)
 
@@ -272,6 +284,42 @@ class PretrainedModule(Conventions):
                     "Give all tensors of the model, or leave state_dict out."
                 )
         return {name: given[name].detach().cpu() for name in own}
+
+    def _config_to_write(self, tensors: Mapping[str, torch.Tensor]) -> BeitConfig:
+        """The config with as many outputs as the heads among `tensors` have."""
+        known = next((kind.__name__ for kind in type(self).__mro__ if kind.__module__.startswith("beit.models.")), "")
+        changes: dict[str, int] = {}
+        for head, field in _HEADS.items():
+            weight = tensors.get(f"{head}.weight")
+            if weight is not None and weight.ndim:
+                changes.setdefault(field, weight.shape[0])
+            elif head == "classifier" and isinstance(getattr(self, head, None), torch.nn.Identity):
+                changes[field] = 0
+        changes = {field: outputs for field, outputs in changes.items() if outputs != getattr(self.config, field)}
+        config = self.config.replace(**changes) if changes else self.config
+
+        # A body alone has names without `beit.`; what other parts a subclass has is its own affair.
+        before = "" if hasattr(self, "beit") else "beit."
+        found = {before + name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        wanted = parameters.shapes_of(config, known) if known != "BeitBackbone" else {}
+        own_heads = {name: None for name in found if name not in wanted and name.startswith(_OWN)}
+        wrong = [*(name for name, shape in wanted.items() if found.get(name) != shape), *own_heads]
+        if wrong:
+            raise CheckpointError(
+                f"{wrong[0]} is {found.get(wrong[0], 'missing')}, {known} of this config has {wanted.get(wrong[0], 'none')}: the "
+                "folder could not be loaded. As a head of your own, give a layer of the same kind with a bias, such as "
+                f"nn.Linear({self.config.hidden_size}, 7); merge adapters first; of any other model, save model.state_dict() by "
+                "torch.save."
+            )
+        for field, count in changes.items():
+            logger.warning(
+                "The model's head has %d outputs, %s of its config is %d: config.json has the former.%s",
+                count,
+                field,
+                getattr(self.config, field),
+                " Name its classes in model.config.id2label before saving." if field == "num_labels" else "",
+            )
+        return config
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False

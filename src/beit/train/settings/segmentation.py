@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from beit.core.errors import ConfigError
+from beit.data.label_maps import LabelRules, parse_values
 from beit.train.settings.base import RunSettings, check_at_least_one, check_fractions, check_normalisation
 
 
@@ -30,6 +31,8 @@ class SegmentSettings(RunSettings):
     """Number in the label maps that means no label."""
     reduce_labels: bool = False
     """The maps count classes from 1, and 0 means no label, as in ADE20K."""
+    map_value: tuple[str, ...] = ()
+    """Numbers in the label maps that stand for other numbers: 255=1 for masks of 0 and 255."""
     image_size: int | None = None
     """Side of the crops in pixels; the model's own if not given. The positions of a trained model are resized."""
     patch_size: int | None = None
@@ -72,10 +75,22 @@ class SegmentSettings(RunSettings):
         """7e-4 at a batch of 16, in proportion (base, self-supervised); narrow models take a higher rate."""
         return 1e-3 if narrow else 7e-4 * self.batch_size / 16
 
+    def to_dict(self) -> dict[str, Any]:
+        """As `RunSettings.to_dict`; without `map_value` where there is none, as in runs of version 0.1."""
+        values = super().to_dict()
+        if not values["map_value"]:
+            del values["map_value"]
+        return values
+
+    def label_rules(self) -> LabelRules:
+        """What the numbers in the label maps mean."""
+        return LabelRules(self.ignore_index, self.reduce_labels, parse_values(self.map_value))
+
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
         check_normalisation(self.mean, self.std)
+        parse_values(self.map_value)
         check_fractions(self, "flip", "distortion", "cat_max")
         if self.batch_size < 2:
             raise ConfigError("batch_size is 1; batch norm needs at least 2 images per step.")

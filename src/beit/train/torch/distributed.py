@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from beit.core.errors import require
+from beit.core.errors import ConfigError, require
+
+
+def launched() -> int:
+    """How many processes the launcher says that it has started; 1 without one. Raises ConfigError for no number."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise ConfigError(f"WORLD_SIZE is {text!r}; wanted the number of processes, as torchrun sets it.")
+    return int(text)
+
+
+def _accelerators() -> Any:
+    return getattr(torch, "accelerator", torch.cuda)  # PyTorch 2.5 has only the latter
 
 
 class Accelerated:
@@ -20,13 +33,22 @@ class Accelerated:
 
     Raises:
         MissingExtraError: accelerate is not installed.
+        ConfigError: a launcher says that there are other processes, but they cannot be reached.
     """
 
     def __init__(self) -> None:
         accelerate = require("accelerate", "train", "training")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kernels and drivers; nothing that a user could act on
-            self.accelerator = accelerate.Accelerator()
+            # Accelerate joins processes on CPUs only where it is told that CPUs are meant; else each would train alone.
+            on_cpus = launched() > 1 and not _accelerators().is_available()
+            self.accelerator = accelerate.Accelerator(cpu=True) if on_cpus else accelerate.Accelerator()
+        if int(self.accelerator.num_processes) != launched():
+            raise ConfigError(
+                f"The launcher has started {launched()} processes (WORLD_SIZE), but this one sees "
+                f"{self.accelerator.num_processes}: each would train by itself in the same folder. Start them all by torchrun or "
+                "accelerate launch, or unset WORLD_SIZE for a single process."
+            )
         self.device: torch.device = self.accelerator.device
 
     @property

@@ -270,12 +270,12 @@ class TorchEngine:
                     averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
                     _check_average(averaged, self.average.weights)
                     self.average.weights = {name: value.to(self.device) for name, value in averaged.items()}
+            if self.scaler is not None and "scaler" in state:
+                self.scaler.load_state_dict(state["scaler"])
         except CheckpointError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
-        if self.scaler is not None and "scaler" in state:
-            self.scaler.load_state_dict(state["scaler"])
 
     def _shards(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
@@ -287,20 +287,27 @@ class TorchEngine:
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse moments of other shapes than their parameters: the fused kernel would read beyond them. Raises ValueError."""
+    """Refuse moments that no run has written. Raises ValueError.
+
+    Where they had another shape than their parameter, the fused kernel would read beyond them.
+    """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
                 what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
 
 
 def _check_average(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    """Refuse averaged weights of other names or shapes than the model's. Raises ValueError."""
+    """Refuse averaged weights of other names or shapes than the model's, and NaN. Raises ValueError."""
     for name in wanted:
         value = found.get(name)
         if not isinstance(value, Tensor) or value.shape != wanted[name].shape:
             raise ValueError(f"the average of {name} is missing or has another shape than {tuple(wanted[name].shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"the average of {name} is NaN or infinite")
 
 
 def shard(model: nn.Module) -> nn.Module:

@@ -36,6 +36,11 @@ def model(run: Run[SegmentSettings], start: Start, config: BeitConfig) -> BeitFo
             start.checkpoint, config=config, ignore_mismatched_sizes=other
         )
     made.beit.layernorm.requires_grad_(False)  # the heads see the layers' outputs, before this norm
+    if run.world > 1:
+        # Folders of the reference name layers of which the last blocks are none. Alone, a parameter without a gradient is
+        # left as it is; DDP would wait for its gradient.
+        for block in list(made.beit.encoder.layer)[max(made.layers) :]:
+            block.requires_grad_(False)
     if run.world > 1 and cast(Accelerated, run.processes).device.type == "cuda":
         # The batch norms' statistics are over all processes, as the authors' are. PyTorch has no such norm for a CPU; there
         # each process has statistics of its own.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from beit.tokenizers import codebook_usage
 from beit.tokenizers.dalle.torch import DalleConfig, DalleLoss, DalleTokenizer
+from beit.train.checkpoint import check_finite
 from beit.train.run import Run
 from beit.train.settings import TokenizerSettings
 from beit.train.torch.common import check, pool, processes
@@ -25,8 +26,10 @@ _COOLED = 0.8  # fraction of the steps after which the temperature stays at its 
 
 
 def load(folder: Path) -> DalleTokenizer:
-    """The tokenizer in a folder. Raises CheckpointError."""
-    return DalleTokenizer.from_pretrained(folder)
+    """The tokenizer in a folder. Raises CheckpointError, also where a weight is NaN or infinite."""
+    tokenizer = DalleTokenizer.from_pretrained(folder)
+    check_finite(folder, {name: tensor.numpy() for name, tensor in tokenizer.state_dict().items()})
+    return tokenizer
 
 
 def new(settings: TokenizerSettings) -> DalleTokenizer:
