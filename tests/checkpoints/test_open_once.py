@@ -26,7 +26,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
     read_file, to_state_dict = read_weights.read_file, names.to_state_dict
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, *rest: Any) -> Any:
         counted[path.name] += 1
         return read_file(path, *rest)
 
