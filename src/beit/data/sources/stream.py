@@ -54,6 +54,8 @@ class Stream:
 
     def read(self, sample: EncodedSample) -> Image.Image:
         """The image in RGB, upright. Raises DataError when it is damaged, too small or too large."""
+        if sample.damage:
+            raise DataError(f"{sample.name}: damaged and left out ({sample.damage}).")
         return decode_image(sample.data, sample.name, self.smallest_side)
 
     def target(self, sample: EncodedSample) -> int:
@@ -66,6 +68,8 @@ class Stream:
         if not self.labelled:
             return 0
         label = sample.label
+        if label is None and sample.label_damage:
+            raise DataError(f"{sample.name}: its label is damaged ({sample.label_damage}).")
         if label is None:
             raise DataError(f"{sample.name}: no label beside it (.cls, or .json with label or class).")
         known = self.shards.classes
@@ -74,7 +78,7 @@ class Stream:
         number = self._numbers.get(label) if isinstance(label, str) else label
         if number is None or not 0 <= number < len(self.classes):
             raise InputError(
-                f"{sample.name}: its label is {label!r}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
+                f"{sample.name}: its label is {label!r:.100}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
                 f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
             )
         return number
