@@ -12,9 +12,12 @@ import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 SAMPLES = 6
-SECONDS, ADDRESSES, MEMORY = 20, 6 << 30, 1 << 30  # the limits: per input, of the process, of what it really uses
+SECONDS, ADDRESSES, MEMORY = 20, 6 << 30, 2 << 30  # the limits: per input, of the process, of what it really uses
 
 
 def picture(number: int, form: str = "PNG", side: int = 12) -> bytes:
@@ -187,7 +190,114 @@ def _any_shard(seed: int, folder: Path) -> dict[str, Any]:
     return _read_shard(path)
 
 
-KINDS: dict[str, Callable[[int, Path], dict[str, Any]]] = {"shard": _shard, "any shard": _any_shard}
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+def any_image(rng: np.random.Generator) -> tuple[bytes, str]:
+    """(a whole image file of any mode and format, its suffix)."""
+    Image.init()
+    height, width = (int(side) for side in rng.integers(1, 40, 2))
+    grey = rng.integers(0, 256, (height, width)).astype(np.uint8)
+    colours = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+    scale = float(rng.choice([1, 1.01, 200, 255, 4095, np.nan, -3]))
+    numbers = rng.choice([1, 300, 70_000, -5])
+    choices: list[tuple[Image.Image, str]] = [
+        *((Image.fromarray(colours), form) for form in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "TGA")),
+        (
+            Image.fromarray(colours),
+            str(rng.choice([form for form in ("AVIF", "JPEG2000", "MPO") if form in Image.SAVE])),
+        ),
+        (Image.fromarray(colours).convert("P"), "PNG"),
+        (Image.fromarray(grey).convert("1"), "TIFF"),
+        (Image.fromarray(colours).convert("CMYK"), "JPEG"),
+        (Image.fromarray(colours).convert("RGBA"), "PNG"),
+        (Image.fromarray(grey.astype(np.uint16) * 257), str(rng.choice(["PNG", "TIFF"]))),
+        (Image.fromarray((grey / 255 * scale).astype(np.float32)), "TIFF"),
+        (Image.fromarray(grey.astype(np.int32) * np.int32(numbers)), "TIFF"),
+    ]
+    image, form = choices[int(rng.integers(len(choices)))]
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = int(rng.integers(0, 12))
+    image.save(
+        buffer, form, **({"exif": exif} if form in ("PNG", "JPEG", "WEBP", "TIFF") and rng.random() < 0.3 else {})
+    )
+    return buffer.getvalue(), f".{form.lower()}".replace("jpeg2000", "jp2").replace("mpo", "jpg")
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def hostile_image(seed: int) -> tuple[bytes, str]:
+    """(an image file that is damaged in one of many ways, its suffix)."""
+    rng = np.random.default_rng((seed, 2))
+    whole, suffix = any_image(rng)
+    data = bytearray(whole)
+    png = picture(9)
+    side = int(rng.choice([2**31 - 1, 2**20, 60_000, 0]))
+    kind = seed % 10
+    if kind == 0:
+        return whole, suffix
+    if kind == 1:
+        return bytes(data[: int(rng.integers(0, len(data)))]), suffix
+    if kind in (2, 3, 4):
+        for place in rng.integers(0, min(len(data), 80 if kind == 2 else len(data)), int(rng.integers(1, 6))):
+            data[place] = int(rng.integers(256))
+        return bytes(data), suffix
+    if kind == 5:  # a header of another size
+        start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, int(rng.choice([side, 1])), 8, 2, 0, 0, 0))
+        return png[:8] + start + png[33:], ".png"
+    if kind == 6:  # metadata that make no sense
+        name = bytes(rng.choice([b"eXIf", b"iCCP", b"tRNS", b"pHYs", b"zTXt", b"acTL", b"gAMA"]))
+        return png[:33] + png_chunk(name, rng.bytes(int(rng.integers(0, 40)))) + png[33:], ".png"
+    if kind == 7:  # other languages than pixels
+        scripts = (
+            b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+            b"%PDF-1.4\n",
+            b"<svg/>",
+        )
+        return bytes(rng.choice(np.array(scripts, dtype=object))), ".jpg"
+    if kind == 8:  # a strip, which would become a giant where its shorter side is enlarged
+        return _strip(int(rng.integers(10, 10**6))), ".png"
+    return whole + rng.bytes(int(rng.integers(1, 3000))), suffix
+
+
+def _strip(length: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (length, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _image(seed: int, folder: Path) -> dict[str, Any]:
+    """What the commands and the image processor make of one file: a picture each, or words each."""
+    from beit import BeitImageProcessor
+    from beit.core.errors import DataError, InputError
+    from beit.data.decode import decode_image, read_image
+
+    data, suffix = hostile_image(seed)
+    path = folder / f"x{suffix}"
+    path.write_bytes(data)
+    raw = BeitImageProcessor(do_resize=False, do_center_crop=False, do_rescale=False, do_normalize=False)
+    resized = BeitImageProcessor(size={"shortest_edge": 24}, crop_size=16)
+    result: dict[str, Any] = {"said": []}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow, about odd metadata
+        try:
+            image = read_image(path)
+            result["read"] = float(np.asarray(image).mean(dtype=np.float64))
+            result["same bytes"] = bool(np.array_equal(decode_image(data, "x"), image))
+        except DataError as error:
+            result["said"].append(str(error))
+        try:
+            result["processed"] = float(raw(path, return_tensors="np").pixel_values.mean(dtype=np.float64))
+            resized(path)
+        except InputError as error:
+            result["said"].append(str(error))
+    return result
+
+
+KINDS: dict[str, Callable[[int, Path], dict[str, Any]]] = {"shard": _shard, "any shard": _any_shard, "image": _image}
 
 
 # --- the child process -------------------------------------------------------------------------------------------

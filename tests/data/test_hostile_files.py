@@ -7,12 +7,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from beit.core.errors import DataError
+from beit import BeitImageProcessor
+from beit.core.errors import DataError, InputError
+from beit.data.decode import FORMATS, decode_image, read_image
 from beit.data.sources import open_images
+from beit.data.sources.images import FolderImages
 from beit.data.sources.shards import EncodedSample, TruncatedShard
-from fixtures_attacks import SAMPLES, attack, header, member, number_field, padded, pax, picture, record
+from beit.inference.batches import batches_of
+from fixtures_attacks import SAMPLES, attack, header, member, number_field, padded, pax, picture, png_chunk, record
 from fixtures_streams import colour, number_of
 
 
@@ -147,7 +153,124 @@ def test_names_of_strangers_are_escaped(tmp_path):
     assert said == [f"{path}: 1\\x1b[31m\\n.png: not an image that Pillow can read."]
 
 
+# --- images ------------------------------------------------------------------------------------------------------
+
+
+RAW = {"do_resize": False, "do_center_crop": False, "do_rescale": False, "do_normalize": False}
+
+
+def both_ways(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """An image file as the commands read it, and as the image processor does: (3, H, W) in 0..255."""
+    read = np.moveaxis(np.asarray(read_image(path)), 2, 0)
+    return read.astype(np.float64), BeitImageProcessor(**RAW)(path, return_tensors="np").pixel_values[0]
+
+
+@pytest.mark.parametrize("white", [1, 255])
+@pytest.mark.parametrize("overshoot", [1, 1.01])
+def test_floats_in_files_are_read_the_same_way_by_all(tmp_path, white, overshoot):
+    grey = np.random.default_rng(0).random((36, 40)).astype(np.float32)
+    grey[0, :2] = -0.005, overshoot
+    Image.fromarray(grey * white).save(tmp_path / "x.tif")
+    read, processed = both_ways(tmp_path / "x.tif")
+    np.testing.assert_allclose(processed, np.stack([grey.clip(0, 1) * 255] * 3), rtol=1e-5)
+    np.testing.assert_allclose(read, processed, atol=0.5 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.float32([[0, 4095]]), "floats from 0 to 4095; wanted 0 to 1, or 0 to 255"),
+        (np.float32([[-3, 1]]), "floats from -3 to 1"),
+        (np.float32([[0, np.nan]]), "floats from nan to nan"),
+        (np.int32([[0, 200_000]]), "integers from 0 to 200000; wanted 0 to 65535"),
+        (np.int32([[-1, 9]]), "integers from -1 to 9"),
+    ],
+)
+def test_numbers_without_a_known_white_are_refused_by_all(tmp_path, values, reason):
+    path = tmp_path / "x.tif"
+    Image.fromarray(values).save(path)
+    with pytest.raises(DataError, match=f"x.tif: {reason}"):
+        read_image(path)
+    with pytest.raises(InputError, match=reason):
+        BeitImageProcessor()(path)
+
+
+def test_a_damaged_exif_block_is_no_damage_of_the_image(tmp_path):
+    png = picture(9)
+    (tmp_path / "x.png").write_bytes(png[:33] + png_chunk(b"eXIf", b"\0\x08\0\x02\x01\x12\0\x03") + png[33:])
+    read, processed = both_ways(tmp_path / "x.png")
+    np.testing.assert_array_equal(read, processed)
+    assert read[:, 0, 0].tolist() == [9, 50, 7]
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"%PDF-1.4\n"])
+def test_what_would_start_another_program_is_no_image(tmp_path, content, monkeypatch):
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr("PIL.EpsImagePlugin.has_ghostscript", lambda: True)
+    (tmp_path / "x.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.jpg: not an image that Pillow can read\.$"):
+        read_image(tmp_path / "x.jpg")
+    with pytest.raises(InputError, match="not an image that Pillow can read"):
+        BeitImageProcessor()(tmp_path / "x.jpg")
+
+
+def test_what_pillow_opens_is_an_image(tmp_path):
+    Image.init()
+    names = []
+    for form, suffixes in FORMATS.items():
+        for suffix in suffixes if form in Image.SAVE else ():
+            if suffix != ".pfm":  # floats
+                Image.new("RGB", (20, 20), (200, 10, 60)).save(tmp_path / f"{suffix[1:]}{suffix}", form)
+                names.append(f"{suffix[1:]}{suffix}")
+    images = FolderImages(tmp_path)
+    assert [Path(path).name for path in images.paths] == sorted(names)
+    assert len(names) > 20
+    for index in range(len(images)):
+        np.testing.assert_allclose(np.asarray(images.read(index))[10, 10], (200, 10, 60), atol=12)
+
+
+def test_an_image_that_needs_a_plugin_says_which(tmp_path, monkeypatch):
+    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    with pytest.raises(
+        DataError, match=r"not an image that Pillow can read as it is installed.*pip install pillow-heif"
+    ):
+        read_image(tmp_path / "x.heic")
+
+
+def test_a_strip_is_refused_by_the_pixels_that_it_would_become(tmp_path):
+    Image.new("L", (1, 1_000_000)).save(tmp_path / "b.png")
+    Image.new("L", (30, 40)).save(tmp_path / "a.png")
+    processor = BeitImageProcessor(size={"shortest_edge": 224})
+    with pytest.raises(InputError, match=r"1 x 1,000,000 pixels would have 50,176,000,000 pixels"):
+        processor(tmp_path / "b.png")
+    bad = []
+    found = list(batches_of(FolderImages(tmp_path), processor, 8, lambda index, reason: bad.append((index, reason))))
+    assert [numbers for numbers, _ in found] == [[0]]  # the other images of the folder are answered
+    assert bad[0][0] == 1
+    assert f"{tmp_path}/b.png: an image of 1 x 1,000,000 pixels" in bad[0][1]
+
+
 # --- many inputs -------------------------------------------------------------------------------------------------
+
+
+def check_images(first: int, count: int, tmp_path: Path) -> None:
+    for found in attack("image", first, count, tmp_path):
+        assert all("Traceback" not in text and text.isprintable() for text in found["said"]), found
+        assert ("read" in found) == ("processed" in found), found  # one reader
+        assert len(found["said"]) == 2 - 2 * ("read" in found) or "would have" in found["said"][0], found
+        if "read" in found:
+            assert found["same bytes"], found
+            assert abs(found["read"] - found["processed"]) < 0.51, found
+
+
+def test_hostile_images(tmp_path):
+    check_images(0, 60, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_thousand_hostile_images(tmp_path):
+    check_images(1000, 1000, tmp_path)
 
 
 def check_shards(first: int, count: int, tmp_path: Path) -> None:
@@ -170,6 +293,4 @@ def test_a_thousand_hostile_shards(tmp_path):
 
 
 def test_the_pictures_of_the_generator_are_good():
-    from beit.data.decode import decode_image
-
     assert decode_image(picture(9), "x").getpixel((0, 0)) == (9, 50, 7)

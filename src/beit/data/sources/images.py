@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from beit.core.errors import DataError
-from beit.data.decode import read_image
+from beit.data.decode import SUFFIXES, read_image
 from beit.data.fingerprint import fingerprint_of
-from beit.data.sources.paths import SUFFIXES, list_images
+from beit.data.sources.paths import list_images
 
 
 class EmptyFolderError(DataError):

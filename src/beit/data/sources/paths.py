@@ -13,8 +13,8 @@ from typing import Any, overload
 import numpy as np
 
 from beit.core.errors import DataError
+from beit.data.decode import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
 logger = logging.getLogger("beit")

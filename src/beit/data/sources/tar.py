@@ -15,7 +15,7 @@ from typing import Any
 from beit.core.errors import DataError
 from beit.core.http import RemoteFile
 from beit.core.text import printable
-from beit.data.sources.paths import SUFFIXES
+from beit.data.decode import SUFFIXES
 from beit.data.sources.patterns import is_url
 from beit.data.sources.shards import EncodedSample, TruncatedShard
 from beit.data.sources.tar_members import DAMAGES, LARGEST_TEXT, Gap, Member, Members, Unpacked
