@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from beit import BeitImageProcessor
 from beit.core.errors import DataError, InputError
+from beit.core.text import as_utf8, harmless, printable
 from beit.data.decode import FORMATS, decode_image, read_image
 from beit.data.sources import open_images
 from beit.data.sources.images import FolderImages
+from beit.data.sources.paths import list_images
 from beit.data.sources.shards import EncodedSample, TruncatedShard
 from beit.inference.batches import batches_of
 from fixtures_attacks import SAMPLES, attack, header, member, number_field, padded, pax, picture, png_chunk, record
@@ -249,6 +252,55 @@ def test_a_strip_is_refused_by_the_pixels_that_it_would_become(tmp_path):
     assert [numbers for numbers, _ in found] == [[0]]  # the other images of the folder are answered
     assert bad[0][0] == 1
     assert f"{tmp_path}/b.png: an image of 1 x 1,000,000 pixels" in bad[0][1]
+
+
+# --- folders and names -------------------------------------------------------------------------------------------
+
+
+def test_folders_deeper_than_calls_are_listed(tmp_path):
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        for _ in range(1200):
+            os.mkdir("d")
+            os.chdir("d")
+        Path("x.png").touch()
+    finally:
+        os.chdir(here)
+    found = list(list_images(tmp_path))
+    subprocess.run(["rm", "-r", str(tmp_path / "d")], check=True)  # deeper than Python can remove
+    assert found == [str(tmp_path / ("d/" * 1200) / "x.png")]
+
+
+def test_folders_that_link_to_each_other_end(tmp_path, caplog):
+    """Among twelve folders, each with links to all others, there are a billion paths."""
+    for name in range(12):
+        (tmp_path / str(name)).mkdir()
+        (tmp_path / f"{name}/x.png").touch()
+        for other in range(12):
+            (tmp_path / f"{name}/to{other}").symlink_to(tmp_path / str(other))
+    found = list_images(tmp_path)
+    assert len(set(found)) == len(found)
+    assert {f"{tmp_path}/{name}/x.png" for name in range(12)} <= set(found)
+    assert len(found) <= 12 * (1 + 16)
+    assert "is left out: it is a link to a folder around it" in caplog.text
+    assert "… and " in caplog.text
+
+
+def test_each_folder_that_is_left_out_is_named(tmp_path, caplog):
+    (tmp_path / "a\x1b[31m").mkdir()
+    (tmp_path / "a\x1b[31m/me").symlink_to(tmp_path)
+    (tmp_path / "x.png").touch()
+    assert len(list_images(tmp_path)) == 1
+    assert caplog.messages == [f"{tmp_path}/a\\x1b[31m/me is left out: it is a link to a folder around it"]
+
+
+def test_printable_names():
+    assert printable("café 猫.png") == "café 猫.png"
+    assert printable("a\x1b[31m\n\u202e\x9b" + os.fsdecode(b"\xff")) == "a\\x1b[31m\\n\\u202e\\x9b\\xff"
+    assert printable("x" * 1000, 10) == "xxxxx…xxxxx"
+    assert harmless("a\n\tb\r\x1b") == "a\n\tb\\r\\x1b"
+    assert as_utf8("é\n" + os.fsdecode(b"\xff")) == "é\n\\xff"
 
 
 # --- many inputs -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from beit.core.errors import ConfigError, DataError, InputError
+from beit.core.text import printable
 from beit.data.decode import decode_image
 from beit.data.fingerprint import fingerprint_of
 from beit.data.sources.images import Images
@@ -50,7 +51,9 @@ class Stream:
         # A data set numbers its classes in its own order, a trained model perhaps in another: names decide.
         unknown = [name for name in self.shards.classes if name not in self._numbers]
         if unknown:
-            raise DataError(f"The data set has classes that the model does not know: {', '.join(unknown[:5])}.")
+            raise DataError(
+                f"The data set has classes that the model does not know: {', '.join(map(printable, unknown[:5]))}."
+            )
 
     def read(self, sample: EncodedSample) -> Image.Image:
         """The image in RGB, upright. Raises DataError when it is damaged, too small or too large."""
@@ -79,7 +82,7 @@ class Stream:
         if number is None or not 0 <= number < len(self.classes):
             raise InputError(
                 f"{sample.name}: its label is {label!r:.100}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
-                f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
+                f"{', '.join(map(printable, self.classes[:5]))}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
             )
         return number
 
