@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,10 +24,14 @@ from beit.data import embedded as assets
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, FolderImages
 from beit.data.sources.in_memory import hold_in_memory
+from beit.evaluation import figures
+from beit.evaluation.report import Report
+from beit.inference.colors import legend, palette
 from beit.tokenizers import DalleConfig, DalleTokenizer
 from beit.train.finetune import finetune
 from beit.train.pretrain import pretrain
 from beit.train.settings import FinetuneSettings, PretrainSettings
+from fixtures_runs import save_classifier
 
 
 @pytest.fixture
@@ -121,7 +126,7 @@ def test_unreadable_images_with_workers_end_the_run(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 1
-    assert "cannot be used" in done.stderr or "can be read" in done.stderr
+    assert "can be opened" in done.stderr or "can be read" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -204,3 +209,60 @@ def test_pretraining_goes_on_with_the_pixels_that_a_model_knows(labelled: Path, 
     pretrain(PretrainSettings(**start, output=tmp_path / "second", model=str(tmp_path / "first")))
     values = read_json(tmp_path / "second" / "preprocessor_config.json")
     assert (values["image_mean"], values["image_std"]) == (list(mean), list(std))
+
+
+@pytest.fixture
+def strange(tmp_path: Path) -> Path:
+    """A folder with one image of each name that a terminal, a line or UTF-8 cannot hold."""
+    (tmp_path / "strange").mkdir()
+    for number, name in enumerate((b"\xff.png", b"\x1b[31m.png", b"a\nb.png")):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(os.path.join(os.fsencode(tmp_path / "strange"), name), "PNG")
+    return tmp_path / "strange"
+
+
+def test_names_of_strangers_do_nothing_to_the_terminal(
+    strange: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = save_classifier(tmp_path / "model", ("cat\x1b[31m", os.fsdecode(b"\xfe"), "a\nb"))
+    (strange / "no\x1b[31m.png").write_bytes(b"no image")
+    arguments = ["predict", str(strange), "--model", str(model)]
+    # In a process of its own, whose output is strict UTF-8 as on most machines.
+    code = f"import sys; sys.path[:] = {sys.path!r}; from beit.cli import main; sys.exit(main({arguments!r}))"
+    done = subprocess.run([sys.executable, "-X", "utf8", "-c", code], capture_output=True, check=False)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert (done.returncode, err) == (1, "beit predict: 1 of 4 images could not be read.\n")
+    assert "\x1b" not in out
+    lines = out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        f"{strange}/{name}" for name in ("\\x1b[31m.png", "a\\nb.png", "no\\x1b[31m.png", "\\xff.png")
+    ]
+    assert {line.split(maxsplit=1)[1] for line in lines if "%" in line} == {"cat\\x1b[31m", "\\xfe", "a\\nb"}
+
+    assert main([*arguments, "--json"]) == 1
+    text = capfd.readouterr().out
+    names = [Path(found["image"]).name for found in json.loads(text)]  # of the JSON, nothing is lost
+    assert names == ["\x1b[31m.png", "a\nb.png", "no\x1b[31m.png", os.fsdecode(b"\xff.png")]
+
+
+def test_names_of_strangers_in_files(strange: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = save_classifier(tmp_path / "model", ("a", "b"))
+    for output in ("f.npy", "f.parquet"):
+        base = ["embed", "--images", str(strange), "--model", str(model)]
+        assert main([*base, "--output", str(tmp_path / output)]) == 0
+    lines = (tmp_path / "f.txt").read_bytes().splitlines()
+    assert [os.path.basename(line) for line in lines] == [b"\x1b[31m.png", b"a\\nb.png", b"\xff.png"]
+    table = pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "f.parquet")
+    found = [Path(name).name for name in table["image"].to_pylist()]
+    assert found == ["\x1b[31m.png", "a\nb.png", "\\xff.png"]
+
+
+def test_names_of_strangers_in_pictures_and_pages(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    names = ["a\n\x1b[31m", os.fsdecode(b"\xff"), "x" * 5000]
+    assert legend(names, palette(3)).width < 2000
+    page = Report(names[1], names[0])
+    page.figure(figures.confusion(np.eye(3), names), names[1])
+    page.figure(figures.picture_rows([(name, np.zeros((1, 2, 2, 3))) for name in names]), "rows")
+    page.table(["name"], [[name] for name in names])
+    page.write(tmp_path / "report.html")
+    assert "\\udcff" in (tmp_path / "report.html").read_text()

@@ -27,9 +27,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
     read_file = read_weights.read_file
 
-    def counting(path: Path) -> Any:
+    def counting(path: Path, *rest: Any) -> Any:
         counted[str(path)] += 1
-        return read_file(path)
+        return read_file(path, *rest)
 
     monkeypatch.setattr(read_weights, "read_file", counting)
     return counted

@@ -110,10 +110,18 @@ def test_a_killed_worker_of_pytorch_is_said_in_the_same_words() -> None:
         raise RuntimeError("oh")
 
 
-def test_a_failure_of_ours_shows_where() -> None:
-    with pytest.raises(RuntimeError, match="Data worker 0 failed") as error:
-        all_of(in_processes, 2, trouble=("fails", 4))
-    assert "ZeroDivisionError: oh" in str(error.value)
+@pytest.mark.parametrize("kind", ["processes", "torch"])
+def test_a_failure_of_ours_is_said_without_a_traceback(kind: str) -> None:
+    pool: Any = in_processes
+    if kind == "torch":
+        pytest.importorskip("torch")
+        from beit.data.workers.torch import in_torch_workers as pool
+    (found,) = [batch for batch in all_of(pool, 2, trouble=("fails", 4)) if batch.error is not None]
+    assert isinstance(found.error, TrainingError)
+    assert "Data worker 0 failed: unexpected ZeroDivisionError: oh\n" in str(found.error)
+    assert "Traceback" not in str(found.error)
+    with pytest.raises(ZeroDivisionError):  # in this process, the error is at hand
+        all_of(pool, 0, trouble=("fails", 4))
 
 
 def test_what_cannot_go_on_is_handed_over_and_ends_all() -> None:

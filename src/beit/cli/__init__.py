@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable
 
 from beit.core.errors import BeitError, Interrupted
+from beit.core.text import harmless
 
 INTERRUPTED = 130
 
@@ -71,6 +73,22 @@ def _refusal(error: OSError | MemoryError) -> str:
     return f"{where}{error.strerror or error}. Check the path, its rights and the space on the disk."
 
 
+class _Formatter(logging.Formatter):
+    """Messages as they are, without what a terminal would obey."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record))
+
+
+def _set_up_output(level: int) -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+    # A name that is no UTF-8 is printed with escapes; stderr does so by itself.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command.
 
@@ -96,17 +114,17 @@ def main(arguments: list[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"beit: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
-    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(message)s")
+    _set_up_output(logging.INFO if debug else logging.WARNING)
     try:
         _function(name)(rest)
     except Interrupted as stop:
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal to print on
-            print(stop, file=sys.stderr)
+            print(harmless(str(stop)), file=sys.stderr)
         return stop.code
     except BeitError as error:
         if debug:
             raise
-        print(f"beit {name}: {error}", file=sys.stderr)
+        print(harmless(f"beit {name}: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -125,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         print(
-            f"beit {name}: unexpected {type(error).__name__}: {error}\nRun it again with --debug for a traceback, and please "
+            f"beit {name}: unexpected {type(error).__name__}: {harmless(str(error))}\nRun it again with --debug for a traceback, and please "
             "report it.",
             file=sys.stderr,
         )

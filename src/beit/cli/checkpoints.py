@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from beit.cli.parsing import parse
+from beit.cli.parsing import parse, show, show_json
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.text import printable
 
 if TYPE_CHECKING:
     from beit.checkpoints import Checkpoint
@@ -131,12 +132,12 @@ def inspect_command(arguments: list[str]) -> None:
     about = describe(checkpoint)
     if settings.json:
         more = {"tensors": tensors_of(checkpoint)} if settings.tensors else {}
-        print(json.dumps({**about, **more}, indent=2, ensure_ascii=False))
+        show_json({**about, **more})
         return
-    print(text_of(about))
+    show(text_of(about))
     if settings.tensors:
         print("\nTensors")
-        print("\n".join(f"  {name:70} {kind:8} {shape}" for name, kind, shape in tensors_of(checkpoint)))
+        show("\n".join(f"  {printable(name):70} {kind:8} {shape}" for name, kind, shape in tensors_of(checkpoint)))
 
 
 @dataclass(kw_only=True)
@@ -199,12 +200,12 @@ def _write(settings: Convert | Resize, to: Layout, check: bool) -> None:
     if left_over and not extra:
         lost.append(f"{len(left_over)} tensors that no model here has were left out: {', '.join(left_over[:3])}, …")
     count = sum(array.size for array in tensors.values())
-    print(f"{settings.model}: {checkpoint.architecture}, {count / 1e6:.1f} million parameters")
+    show(f"{settings.model}: {checkpoint.architecture}, {count / 1e6:.1f} million parameters")
     for guess in (*checkpoint.guesses, *checkpoint.pixel_guesses):
-        print(f"  guessed {guess.name} = {guess.value}: {guess.why}")
+        show(f"  guessed {guess.name} = {guess.value}: {guess.why}")
     for line in (*changes, *lost):
-        print(f"  {line}")
-    print(f"Wrote {output} ({to}).")
+        show(f"  {line}")
+    show(f"Wrote {output} ({to}).")
     if check:
         _compare(checkpoint, output, config, pixels)
 
@@ -217,6 +218,6 @@ def _compare(checkpoint: Checkpoint, written: Path, config: BeitConfig, pixels: 
         print(f"Not compared: {config.num_patches:,} patches per image would take too much memory.")
         return
     result = compare(checkpoint, written, config, pixels)
-    print(result)
+    show(result)
     if not result.equal:
         raise CheckpointError(f"{written} does not give the source's outputs: see above. Please report it.")

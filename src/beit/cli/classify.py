@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, parse, say_skipped
+from beit.cli.parsing import at_least_one, parse, say_skipped, show, show_json
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
+from beit.core.text import as_utf8, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,7 @@ def evaluate_command(arguments: list[str]) -> None:
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
     result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
-    print(result)
+    show(result)
     say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
@@ -104,15 +104,15 @@ def predict_command(arguments: list[str]) -> None:
     device = _device(settings.framework)
     results = list(predict(model, processor, ImageFiles(paths), settings.top, device=device))
     if settings.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        show_json(results)
     else:
         for result in results:
-            print(result["image"])
+            show(printable(result["image"]))
             for found in result.get("labels", []):
                 number = f"{found['probability']:7.1%}" if "probability" in found else f"{found['value']:11.5g}"
-                print(f"  {number}  {found['label']}")
+                show(f"  {number}  {printable(found['label'])}")
             if "error" in result:
-                print(f"  {result['error']}")
+                show(f"  {result['error']}")
     failed = sum("error" in result for result in results)
     if failed:
         raise DataError(f"{failed} of {len(results)} images could not be read.")
@@ -154,7 +154,7 @@ def embed_command(arguments: list[str]) -> None:
     model, processor = open_encoder(settings.model)
     kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
     _write_features(settings.output, features, [images.name(index) for index in kept])
-    print(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
+    show(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     say_skipped(skipped)
 
 
@@ -168,10 +168,11 @@ def _write_features(path: Path, features: np.ndarray, names: Sequence[str]) -> N
         with atomic_path(path) as temporary, open(temporary, "wb") as file:
             np.save(file, features)
         with atomic_path(path.with_suffix(".txt")) as temporary:
-            temporary.write_text("".join(name + "\n" for name in names), encoding="utf-8", errors="surrogateescape")
+            lines = "".join(name.replace("\n", "\\n") + "\n" for name in names)  # line n is row n
+            temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
         return
     arrow = require("pyarrow", "train", "parquet files")
     parquet = require("pyarrow.parquet", "train", "parquet files")
     column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1])
     with atomic_path(path) as temporary:
-        parquet.write_table(arrow.table({"image": names, "features": column}), temporary)
+        parquet.write_table(arrow.table({"image": [as_utf8(name) for name in names], "features": column}), temporary)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import sys
 from collections import defaultdict
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError
+from beit.core.text import harmless
 
 
 def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None) -> Any:
@@ -100,13 +102,24 @@ def _with_resume(arguments: list[str]) -> list[str]:
 def say(text: str) -> None:
     """Print in the first of several data-parallel processes only."""
     if os.environ.get("RANK", "0") == "0":
-        print(text)
+        show(text)
+
+
+def show(text: object) -> None:
+    """Print without what a terminal would obey: names of files and classes are a stranger's choice."""
+    print(harmless(str(text)))
+
+
+def show_json(content: Any) -> None:
+    """Print JSON, in UTF-8 where that can hold all names and no terminal obeys them; else with escapes alone."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    print(text if harmless(text) == text else json.dumps(content, indent=2))
 
 
 def say_skipped(reasons: Sequence[str]) -> None:
     """Print on stderr which images could not be read, if any."""
     if reasons:
-        print(f"{len(reasons)} images were skipped:\n  " + "\n  ".join(reasons[:10]), file=sys.stderr)
+        print(harmless(f"{len(reasons)} images were skipped:\n  " + "\n  ".join(reasons[:10])), file=sys.stderr)
 
 
 def at_least_one(name: str, value: int) -> None:

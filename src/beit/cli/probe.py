@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beit.cli.parsing import at_least_one, parse, say_skipped
+from beit.cli.parsing import at_least_one, parse, say_skipped, show
 from beit.core.errors import ConfigError, require
 from beit.core.files import check_folder
 
@@ -73,9 +73,9 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
         device=default_device(),
         **keywords,
     )
-    print(result)
+    show(result)
     say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
         write_plot(settings.output, result)
-        print(f"Wrote probe.json and probe.png to {settings.output}.")
+        show(f"Wrote probe.json and probe.png to {settings.output}.")

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped
+from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
+from beit.core.text import printable
 
 if TYPE_CHECKING:
     from beit.data.sources.images import Images
@@ -117,13 +118,13 @@ def _evaluate(arguments: list[str]) -> None:
     if settings.output is not None:
         result.save(settings.output)
         write_report(settings.output, result)
-    print(result)
-    width = max(map(len, result.classes))
+    show(result)
+    width = max(len(printable(name)) for name in result.classes)
     for row in result.class_rows():
-        print(f"  {row['name']:{width}}  {percent(row['iou']):>6}")
+        show(f"  {printable(row['name']):{width}}  {percent(row['iou']):>6}")
     say_skipped(result.skipped)
     if settings.output is not None:
-        print(f"Open {settings.output / 'report.html'}")
+        show(f"Open {settings.output / 'report.html'}")
 
 
 def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
@@ -176,7 +177,7 @@ def _predict(arguments: list[str]) -> None:
     model, processor = open_segmenter(settings.model)
     written, failed = predict_maps(model, processor, settings.images, settings.output, sliding_window, default_device())
     if written:
-        print(f"Wrote {len(written)} label maps to {settings.output / MAPS}, overlays and legend.png beside it.")
+        show(f"Wrote {len(written)} label maps to {settings.output / MAPS}, overlays and legend.png beside it.")
     if failed:
         total = len(written) + len(failed)
         raise DataError(f"{len(failed)} of {total} images could not be read:\n  " + "\n  ".join(failed))

@@ -5,27 +5,27 @@ any 8-bit mode        → RGB: 1-bit, greyscale, palette, CMYK, YCbCr, HSV
 alpha                 dropped, the stored colours are kept: composite first if the background matters
 16-bit (I;16, uint16) ÷ 257, so that white is 255 and no step is lost: kept as float
 PIL mode I            8-bit values, or 16-bit values as soon as one exceeds 255
+float image file      0..1 or 0..255, as `decode.on_8_bit_scale` says: brought to 0..255, kept as float
 bool                  0 or 255, as Pillow reads 1-bit images
 other integers        must be 0..255
-float (F, 16..64)     values are kept, as float32: never through 8 bits
+float (F, 16..64)     of images in memory, values are kept, as float32: never through 8 bits
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
-from beit.core.errors import InputError
+from beit.core.errors import DataError, InputError
+from beit.core.text import printable
+from beit.data.decode import errors_of, on_8_bit_scale, opened, upright
 from beit.data.tensors import to_numpy
 
 FIRST, LAST, NONE = "channels_first", "channels_last", "none"
 FILES = (Image.Image, str, os.PathLike)
-# What Pillow raises for files that are missing or damaged.
-_UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
 class Bands(NamedTuple):
@@ -77,15 +77,19 @@ def read_bands(image: Any, channels: int, input_format: str | None, name: str) -
     Raises:
         InputError: it cannot be read, or has another shape, dtype or number of channels.
     """
+    on_scale = False  # whether white is known to be 255
     if not isinstance(image, FILES):
         array = to_numpy(image)
     else:
+        from_file = not isinstance(image, Image.Image)
         image = open_upright(image, name)
         if image.mode != "F" and not image.mode.startswith("I"):
             return Bands(_eight_bit_bands(image, channels, name), LAST, False)
-        array, input_format = np.asarray(image), None
-        if image.mode == "I" and array.min() >= 0 and 255 < array.max() <= 65535:
-            array = array.astype(np.uint16)
+        input_format = None
+        if from_file or image.mode != "F":
+            array, on_scale = _on_scale(image, name), True
+        else:
+            array = np.asarray(image)
     if 0 in array.shape:
         raise InputError(f"{name} is empty: its shape is {array.shape}")
     axis = _channel_axis(array.shape, input_format, channels, name)
@@ -102,7 +106,7 @@ def read_bands(image: Any, channels: int, input_format: str | None, name: str) -
         images = [Image.fromarray(np.ascontiguousarray(np.moveaxis(planes, 0, 2)))]  # Pillow resizes all three at once
     else:
         images = [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes]
-    within_one = array.dtype.kind == "f" and bool(planes.min() >= 0 and planes.max() <= 1)
+    within_one = not on_scale and array.dtype.kind == "f" and bool(planes.min() >= 0 and planes.max() <= 1)
     return Bands(images, LAST if axis == 2 or isinstance(image, Image.Image) else FIRST, within_one)
 
 
@@ -114,19 +118,29 @@ def open_upright(image: Any, name: str) -> Image.Image:
     """
     path = None if isinstance(image, Image.Image) else os.fspath(image)
     source = path or getattr(image, "filename", "")
-    name = f"{name} ({source})" if source else name
+    label = f"{name} ({printable(source)})" if source else name
     try:
-        with contextlib.nullcontext(image) if path is None else Image.open(path) as file:
-            file.load()
-            turned = False
-            with contextlib.suppress(Exception):  # a damaged EXIF block says nothing, and the pixels are fine
-                turned = file.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            image = ImageOps.exif_transpose(file) if turned else file
-    except _UNREADABLE as error:
-        raise InputError(f"{name} cannot be read: {error}. Check that it exists and is a whole image") from error
+        if path is not None:
+            with opened(path, in_thread=True) as file:
+                image = upright(file)
+        else:
+            with errors_of(source or name):
+                image = upright(image)
+    except DataError as error:
+        reason = str(error).removeprefix(f"{printable(source or name)}: ").rstrip(".")
+        raise InputError(f"{label} cannot be read: {reason}. Check that it exists and is a whole image") from error
     if 0 in image.size:
-        raise InputError(f"{name} is empty: {image.width} pixels wide, {image.height} high")
+        raise InputError(f"{label} is empty: {image.width} pixels wide, {image.height} high")
     return image
+
+
+def _on_scale(image: Image.Image, name: str) -> np.ndarray:
+    try:
+        numbers = on_8_bit_scale(image)
+    except DataError as error:
+        raise InputError(f"{name} holds {error}") from error
+    assert numbers is not None
+    return numbers
 
 
 def _eight_bit_bands(image: Image.Image, channels: int, name: str) -> list[Image.Image]:

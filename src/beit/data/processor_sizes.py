@@ -14,6 +14,7 @@ from beit.core.errors import ConfigError, InputError
 
 MAX_SIDE = 50_000  # pixels; an image of this side squared would take 30 GB
 MAX_CHANNELS = 1024
+_MOST_PIXELS = 1 << 26  # of an image that keeps its proportions: a strip of one pixel's width would have billions
 
 
 def size_dict(size: Any, name: str) -> dict[str, int]:
@@ -70,7 +71,11 @@ def resampling_filter(value: Any) -> Image.Resampling | None:
 
 
 def target_size(size: dict[str, int], width: int, height: int) -> tuple[int, int]:
-    """(width, height) to which an image of this width and height is resized; `size` as `size_dict` returns it."""
+    """(width, height) to which an image of this width and height is resized; `size` as `size_dict` returns it.
+
+    Raises:
+        InputError: the image is so long and thin that it would become an image of too many pixels.
+    """
     if "height" in size:
         return size["width"], size["height"]
     edge = size["shortest_edge"]
@@ -78,6 +83,11 @@ def target_size(size: dict[str, int], width: int, height: int) -> tuple[int, int
     limit = size.get("longest_edge", other)
     if other > limit:
         edge, other = max(1, int(limit * edge / other)), limit
+    if edge * other > max(_MOST_PIXELS, width * height):
+        raise InputError(
+            f"an image of {width:,} x {height:,} pixels would have {edge * other:,} pixels where its shorter side has {edge}; "
+            f"wanted at most {_MOST_PIXELS:,}. Crop it, or resize it to a height and a width"
+        )
     return (edge, other) if width <= height else (other, edge)
 
 

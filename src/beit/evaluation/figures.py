@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from beit.core.errors import require
+from beit.core.text import as_utf8, printable
 
 # Blue, orange, green and red of Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00")
@@ -63,7 +64,7 @@ def picture_rows(rows: Sequence[tuple[str, np.ndarray]], size: float = 1.0) -> A
             axis.axis("off")
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture, interpolation="nearest", vmin=0, vmax=1)
-        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+        line[0].text(-0.12, 0.5, printable(name, 80), transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     return figure
 
@@ -83,7 +84,7 @@ def attention_maps(pictures: np.ndarray, maps: np.ndarray, titles: Sequence[str]
     for column in range(count):
         above, below = axes[0, column], axes[1, column]
         above.imshow(pictures[column], interpolation="nearest")
-        above.set_title(titles[column], fontsize=8)
+        above.set_title(as_utf8(titles[column]), fontsize=8)
         height, width = pictures.shape[1:3]
         below.imshow(pictures[column].mean(-1), cmap="gray", interpolation="nearest", extent=(0, width, height, 0))
         below.imshow(maps[column], cmap="inferno", alpha=0.65, interpolation="bilinear", extent=(0, width, height, 0))
@@ -97,12 +98,13 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     """A confusion matrix `(classes, classes)`, the true class by row; shades are fractions of the row."""
     pyplot = load_pyplot()
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    names = [printable(name, 80) for name in classes]
     side = max(4.0, 0.62 * len(classes))
     figure, axis = pyplot.subplots(figsize=(side, side))
     axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
-    axis.set_xticks(range(len(classes)), classes, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(len(classes)), classes, fontsize=8)
+    axis.set_xticks(range(len(classes)), names, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(len(classes)), names, fontsize=8)
     axis.grid(False)
     if len(classes) <= 30:
         for row in range(len(classes)):

@@ -88,4 +88,5 @@ class Report:
             f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>\n'
         )
         with atomic_path(path) as temporary:
-            temporary.write_text(page + "\n".join(self.parts) + "\n</body></html>\n", encoding="utf-8")
+            text = page + "\n".join(self.parts) + "\n</body></html>\n"
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8

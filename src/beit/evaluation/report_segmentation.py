@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from beit.core.text import printable
 from beit.evaluation import figures
 from beit.evaluation.report import Report
 from beit.evaluation.segmentation import Case, SegmentationEvaluation
@@ -38,7 +39,7 @@ def add_evaluation(page: Report, found: SegmentationEvaluation) -> None:
     page.table(
         ["class", "IoU", "pixels found", "true pixels"],
         [
-            [row["name"], percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}"]
+            [printable(row["name"]), percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}"]
             for row in found.class_rows()
         ],
     )
@@ -68,7 +69,7 @@ def add_evaluation(page: Report, found: SegmentationEvaluation) -> None:
 def _legend_figure(classes: Sequence[str], colours: np.ndarray) -> Any:
     pyplot = figures.load_pyplot()
     handles = [
-        pyplot.Rectangle((0, 0), 1, 1, color=colour / 255, label=name)
+        pyplot.Rectangle((0, 0), 1, 1, color=colour / 255, label=printable(name, 80))
         for name, colour in zip(classes, colours, strict=True)
     ]
     columns = min(6, len(classes))
@@ -96,6 +97,6 @@ def _case_figure(cases: Sequence[Case], colours: np.ndarray, ignore_index: int) 
         for axis, picture in zip(line, (case.image, *(coloured(labels, colours) for labels in maps)), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
-        line[0].set_title(Path(case.name).name, fontsize=7, loc="left")
+        line[0].set_title(printable(Path(case.name).name, 80), fontsize=7, loc="left")
         line[2].set_title(f"mIoU {percent(case.miou)}", fontsize=7, loc="right")
     return figure

@@ -172,7 +172,7 @@ def logit_batches(
         CheckpointError: the model answers NaN or infinity.
     """
     pad_to = min(batch_size, len(images))
-    for numbers, pictures in batches_of(images, batch_size, on_error):
+    for numbers, pictures in batches_of(images, processor, batch_size, on_error):
         yield numbers, batch_logits(model, processor, pictures, device, pad_to)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from beit.core.text import printable
+
 _UNLABELLED = (255, 255, 255)  # the colour of pixels without a label
 # Twenty colours that are easy to tell apart; further classes get hues all round the colour circle.
 _FIRST = (
@@ -52,7 +54,7 @@ def label_image(labels: np.ndarray, colours: np.ndarray) -> Image.Image:
 def legend(classes: Sequence[str], colours: np.ndarray) -> Image.Image:
     """A picture with the colour, number and name of each class, in columns of 40."""
     font, line, rows = ImageFont.load_default(16), 26, 40
-    texts = [f"{number}  {name}" for number, name in enumerate(classes)]
+    texts = [f"{number}  {printable(name, 80)}" for number, name in enumerate(classes)]
     width = 44 + int(max(font.getlength(text) for text in texts))
     columns = -(-len(texts) // rows)
     picture = Image.new("RGB", (width * columns + 8, line * min(len(texts), rows) + 8), "white")

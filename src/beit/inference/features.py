@@ -86,7 +86,7 @@ def feature_batches(
         CheckpointError: the model answers NaN or infinity.
     """
     check_layers([] if layer is None else [layer], model.config.num_hidden_layers)  # before an image is read
-    for numbers, pictures in batches_of(images, batch_size, on_error):
+    for numbers, pictures in batches_of(images, processor, batch_size, on_error):
         yield numbers, batch_features(model, processor, pictures, layer, device)
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from PIL import Image
 
 from beit.core.errors import DataError
-from beit.data.decode import decode_image
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.shards import EncodedSample, TruncatedShard, sample_key
@@ -61,7 +60,7 @@ class ShardPiece:
     """All images of one shard of a stream. They are held in memory, encoded, for as long as the piece is."""
 
     def __init__(self, stream: Stream, number: int, bad: BadImages) -> None:
-        self.smallest_side = stream.smallest_side
+        self.stream = stream
         self.samples: list[EncodedSample] = []
         for found in stream.shards.read(number):
             if isinstance(found, TruncatedShard):
@@ -74,7 +73,7 @@ class ShardPiece:
     def read(self, row: int) -> tuple[Image.Image | None, list[str]]:
         """As `Piece.read`."""
         try:
-            return decode_image(self.samples[row].data, self.samples[row].name, self.smallest_side), []
+            return self.stream.read(self.samples[row]), []
         except DataError as error:
             return None, [str(error)]
 

@@ -6,7 +6,7 @@ paths.py              which files a folder holds
 in_memory.py          small images, decoded once and kept
 labelled_folders.py   images with a label map each; label_map_scan.py looks at all maps before a run
 class_names.py        names of classes from a text file
-stream.py             a stream of images; its shards are described in shards.py and read in tar.py or hub.py
+stream.py             a stream of images; its shards are described in shards.py and read in tar.py (tar_members.py) or hub.py
 patterns.py           which tar files a pattern names
 bad_images.py         counts the images that cannot be read
 """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from typing import Any
 
 from beit.core.errors import BeitError, DataError, require
-from beit.data.sources.shards import EncodedSample, TruncatedShard
+from beit.core.text import printable
+from beit.data.sources.shards import LARGEST_IMAGE, EncodedSample, TruncatedShard
 
 _ROWS = 16  # read at a time: more would only take memory, since images of a batch are decoded later
 
@@ -65,12 +68,9 @@ class HubShards:
                 for image, label in zip(images, labels, strict=True):
                     if row >= first:
                         known = label is not None and label >= 0  # a test split without labels has -1
-                        yield EncodedSample(
-                            str(row),
-                            f"hub:{self.name}, {self.names[number]}, row {row}",
-                            _bytes(image),
-                            label if known else None,
-                        )
+                        where = f"hub:{self.name}, {self.names[number]}, row {row}"
+                        data, damage = _encoded(image)
+                        yield EncodedSample(str(row), where, data, label if known else None, damage)
                     row += 1
         except BeitError:
             raise
@@ -91,16 +91,30 @@ def _column(features: Any, kind: type, source: str, usual: str) -> str | None:
     return (usual if usual in found else found[0]) if found else None
 
 
-def _bytes(image: Any) -> bytes:
-    """The file of an image that was not decoded: its bytes are in the row, or at its path."""
-    if not image:
-        return b""
+def _encoded(image: Any) -> tuple[bytes, str]:
+    """(the file of an image that was not decoded, what is wrong with it): its bytes are in the row, or at its path.
+
+    Who writes a data set writes its paths: one to a device or pipe would have no end.
+    """
+    if not image or not isinstance(image, dict):
+        return b"", "the row has no image"
     if image.get("bytes") is not None:
-        return bytes(image["bytes"])
+        return bytes(image["bytes"]), ""
+    path = image.get("path")
+    if not path:
+        return b"", "the row has neither bytes of an image nor its path"
     import fsspec
 
-    with fsspec.open(image["path"], "rb") as file:
-        return bytes(file.read())
+    try:
+        if "://" not in path and not stat.S_ISREG(os.stat(path).st_mode):
+            return b"", f"{printable(path)} is not a file"
+        with fsspec.open(path, "rb") as file:
+            data = bytes(file.read(LARGEST_IMAGE + 1))
+    except Exception as error:  # the libraries below raise whatever they like
+        return b"", f"{printable(path)} cannot be read: {printable(_first_line(error))}"
+    return (
+        (b"", f"{printable(path)} has more than {LARGEST_IMAGE:,} bytes") if len(data) > LARGEST_IMAGE else (data, "")
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -12,13 +12,18 @@ import numpy as np
 from PIL import Image
 
 from beit.core.errors import DataError
-from beit.data.decode import read_image
+from beit.core.text import printable
+from beit.data.decode import SUFFIXES, read_image
 from beit.data.fingerprint import fingerprint_of
-from beit.data.sources.paths import SUFFIXES, list_images
+from beit.data.sources.paths import list_images
 
 
 class EmptyFolderError(DataError):
     """A folder, with its subfolders, has no images."""
+
+
+def _few(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(printable(name) for name in names[:most])
 
 
 class Images(Protocol):
@@ -143,11 +148,11 @@ class FolderImages:
     ) -> None:
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise DataError(f"{self.folder} is not a folder. Give a folder with images in it.")
+            raise DataError(f"{printable(self.folder)} is not a folder. Give a folder with images in it.")
         self.paths = list_images(self.folder)
         if not self.paths:
             raise EmptyFolderError(
-                f"{self.folder} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}."
+                f"{printable(self.folder)} has no images, nor have its subfolders. Looked for {', '.join(SUFFIXES)}."
             )
         self.smallest_side = smallest_side
         self.labels: np.ndarray | None = None
@@ -159,7 +164,7 @@ class FolderImages:
         folders = list(self.paths.first_folders())
         outside = [start for name, start, _ in folders if not name]
         if outside:
-            example = os.fsdecode(self.paths.relative(outside[0]))
+            example = printable(os.fsdecode(self.paths.relative(outside[0])))
             raise DataError(
                 f"{self.folder}: {len(outside)} images are in no class folder, for example {example}. Wanted one "
                 "subfolder per class: folder/cat/1.jpg, folder/dog/2.jpg."
@@ -169,13 +174,13 @@ class FolderImages:
         twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
         if twice:
             raise DataError(
-                f"The model has several classes of one name ({', '.join(twice[:3])}); folders cannot tell them apart."
+                f"The model has several classes of one name ({_few(twice, 3)}); folders cannot tell them apart."
             )
         unknown = sorted(set(found) - set(self.classes))
         if unknown:
             raise DataError(
-                f"{self.folder} has classes that the model does not know: {', '.join(unknown[:5])}. The model knows "
-                f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}."
+                f"{printable(self.folder)} has classes that the model does not know: {_few(unknown)}. The model knows "
+                f"{_few(self.classes)}{', …' if len(self.classes) > 5 else ''}."
             )
         number = {name: i for i, name in enumerate(self.classes)}
         self.labels = np.empty(len(self.paths), dtype=np.int64)

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from beit.core.errors import DataError, InputError
-from beit.data.decode import opened, upright_rgb
+from beit.data.decode import FORMATS, opened, upright_rgb
 from beit.data.fingerprint import fingerprint_of
 from beit.data.label_maps import LabelRules, read_label_map
 from beit.data.sources.paths import list_images
 
-_LOSSY = (".jpg", ".jpeg")
+_LOSSY = (*FORMATS["JPEG"], *FORMATS["MPO"])
 _PLAIN = LabelRules()  # numbers are classes, 255 means no label
 # EXIF orientation → what turns the stored pixels upright. Orientation 1 is upright already.
 _TURNS = {

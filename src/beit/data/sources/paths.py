@@ -6,16 +6,22 @@ import logging
 import os
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from beit.core.errors import DataError
+from beit.core.text import printable
+from beit.data.decode import SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
+
+_SHOWN = 10  # folders in a warning
+_MOST_VISITS = 16  # of one folder by links
 
 logger = logging.getLogger("beit")
 
@@ -86,31 +92,102 @@ class PathList(Sequence[str]):
 def list_images(folder: Path) -> PathList:
     """The image files of a folder and its subfolders, known by their suffixes, sorted by path.
 
-    Hidden files and folders are left out. Links are followed, except those that lead back to a folder around them.
-    Subfolders that cannot be read are left out with a warning.
+    Hidden files and folders are left out. Links are followed, except those that lead back to a folder around them, and those to
+    a folder that so many links have led to already that the folders seem to be linked with each other. These, and subfolders
+    that cannot be read, are left out with a warning.
 
     Raises:
         DataError: the folder itself cannot be read.
     """
-    blob, lengths = bytearray(), array("i")
+    walk = _Walk(os.fsencode(folder))
     try:
-        _walk(os.fsencode(folder), b"", (os.path.realpath(os.fsencode(folder)),), blob, lengths)
+        walk.all()
     except OSError as error:
-        raise DataError(f"{folder} cannot be read: {error.strerror}.") from error
-    return PathList(os.fspath(folder), bytes(blob), lengths)
+        raise DataError(f"{printable(folder)} cannot be read: {error.strerror}.") from error
+    if walk.left_out:
+        more = f"\n… and {len(walk.left_out) - _SHOWN:,} more" if len(walk.left_out) > _SHOWN else ""
+        logger.warning("%s%s", "\n".join(walk.left_out[:_SHOWN]), more)
+    return PathList(os.fspath(folder), bytes(walk.blob), walk.lengths)
 
 
-def _walk(folder: bytes, below: bytes, above: tuple[bytes, ...], blob: bytearray, lengths: array[int]) -> None:
-    """Add the images of a folder to `blob` and `lengths`.
+# An image file (then the second is None) or a subfolder, under its name, that of a folder with a slash at its end.
+_Entry = tuple[bytes, "os.DirEntry[bytes] | None"]
 
-    Args:
-        folder: its path.
-        below: the same below the folder that is listed, with a slash at its end; empty for that folder.
+
+class _Level(NamedTuple):
+    """A folder that is being listed.
+
+    Attributes:
+        entries: those that have not been looked at yet.
+        below: its path below the folder that is listed, with a slash at its end; empty for that folder.
         above: real path of the folder (the last one), and of those folders above it that a link led into or out of.
+    """
+
+    entries: Iterator[_Entry]
+    below: bytes
+    above: tuple[bytes, ...]
+
+
+class _Walk:
+    """Lists a folder. Without recursion: folders may be nested deeper than calls.
+
+    Attributes:
         blob: as in `PathList`.
         lengths: as in `PathList`.
+        left_out: one line per folder that is left out, with the reason.
     """
-    entries: list[tuple[bytes, os.DirEntry[bytes] | None]] = []
+
+    def __init__(self, folder: bytes) -> None:
+        self.folder = folder
+        self.blob, self.lengths = bytearray(), array("i")
+        self.left_out: list[str] = []
+        self._visits: Counter[bytes] = Counter()  # of the folders that links lead to
+
+    def all(self) -> None:
+        """List the folder. Raises OSError if it cannot be read itself."""
+        levels = [_Level(_entries(self.folder), b"", (os.path.realpath(self.folder),))]
+        blob, lengths = self.blob, self.lengths
+        while levels:
+            level = levels[-1]
+            below = level.below
+            for name, inner in level.entries:
+                if inner is None:
+                    path = below + name + b"\n"
+                    blob += path
+                    lengths.append(len(path))
+                    continue
+                try:
+                    deeper = self._enter(level, name, inner)
+                except OSError as error:
+                    self._leave_out(inner, f"cannot be read and is left out: {error.strerror}")
+                    continue
+                if deeper is not None:
+                    levels.append(deeper)  # it comes before the other entries of this level
+                    break
+            else:
+                levels.pop()
+
+    def _enter(self, level: _Level, name: bytes, inner: os.DirEntry[bytes]) -> _Level | None:
+        chain = (*level.above[:-1], os.path.join(level.above[-1], inner.name))
+        if inner.is_symlink():
+            target = os.path.realpath(inner.path)
+            if any(os.path.join(place, b"").startswith(os.path.join(target, b"")) for place in level.above):
+                self._leave_out(inner, "is left out: it is a link to a folder around it")
+                return None
+            self._visits[target] += 1
+            if self._visits[target] > _MOST_VISITS:  # among n folders that link to each other, there are n! paths
+                self._leave_out(inner, f"is left out: {_MOST_VISITS} links led to the same folder before")
+                return None
+            chain = (*chain, target)
+        return _Level(_entries(inner.path), level.below + name, chain)
+
+    def _leave_out(self, inner: os.DirEntry[bytes], why: str) -> None:
+        self.left_out.append(f"{printable(os.fsdecode(inner.path))} {why}")
+
+
+def _entries(folder: bytes) -> Iterator[_Entry]:
+    """The images and subfolders of a folder, sorted. Raises OSError if it cannot be read."""
+    entries: list[_Entry] = []
     with os.scandir(folder) as found:
         for entry in found:
             name = entry.name
@@ -122,20 +199,5 @@ def _walk(folder: bytes, below: bytes, above: tuple[bytes, ...], blob: bytearray
                 entries.append((name + b"/", entry))  # with the slash, folders sort as the paths in them do
             elif image:
                 entries.append((name, None))
-    entries.sort(key=lambda item: item[0])
-    for name, inner in entries:
-        if inner is None:
-            path = below + name + b"\n"
-            blob += path
-            lengths.append(len(path))
-            continue
-        chain = (*above[:-1], os.path.join(above[-1], inner.name))
-        if inner.is_symlink():
-            target = os.path.realpath(inner.path)
-            if any(os.path.join(place, b"").startswith(os.path.join(target, b"")) for place in above):
-                continue  # a link to a folder around it: walking there would never end
-            chain = (*above, target)
-        try:
-            _walk(inner.path, below + name, chain, blob, lengths)
-        except OSError as error:
-            logger.warning("%s cannot be read and is left out: %s", os.fsdecode(inner.path), error.strerror)
+    entries.sort(key=itemgetter(0))
+    return iter(entries)

@@ -8,6 +8,7 @@ import os
 import re
 
 from beit.core.errors import DataError
+from beit.core.text import printable
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 FORMS = (
@@ -61,7 +62,12 @@ def tar_files(text: str) -> list[str]:
         elif os.path.isfile(name):
             found.append(name)
         else:
-            matching = sorted(path for path in glob.glob(name) if os.path.isfile(path))
+            matching = sorted(glob.glob(name)) or [name] * os.path.lexists(name)
+            other = [path for path in matching if not os.path.isfile(path)]
+            if other:
+                raise DataError(
+                    f"{printable(other[0])} is not a file, but a folder, a pipe, a device or a broken link. {FORMS}"
+                )
             if not matching:
                 raise DataError(f"{name}: {'nothing matches' if glob.has_magic(name) else 'no such file'}. {FORMS}")
             found += matching

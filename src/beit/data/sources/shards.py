@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+LARGEST_IMAGE = 1 << 28  # bytes of an image's file: more than its pixels may take
+
 
 @dataclass(frozen=True)
 class EncodedSample:
@@ -17,20 +19,24 @@ class EncodedSample:
         name: what to call it in a message.
         data: the bytes of the image file.
         label: a class number or name; None if the sample has none.
+        damage: why there are no bytes of an image; empty if there are.
+        label_damage: what is wrong with a label that is not given; empty if nothing is.
     """
 
     key: str
     name: str
     data: bytes
     label: int | str | None = None
+    damage: str = ""
+    label_damage: str = ""
 
 
 @dataclass(frozen=True)
 class TruncatedShard:
-    """Comes after the last readable sample of a shard that ends early.
+    """Comes where a shard is damaged: in a gap between samples, or after the last readable one of a shard that ends early.
 
     Attributes:
-        reason: which shard it is, and why it ends here.
+        reason: which shard it is, and what of it is left out, and why.
     """
 
     reason: str
@@ -50,7 +56,7 @@ class Shards(Protocol):
     total: int | None
 
     def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
-        """The samples of shard `number` from sample `first` on; of a damaged shard, a `TruncatedShard` at the end.
+        """The samples of shard `number` from sample `first` on; and a `TruncatedShard` for each damage.
 
         Raises:
             DataError: the shard cannot be reached.

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from beit.core.errors import ConfigError, DataError, InputError
+from beit.core.text import printable
 from beit.data.decode import decode_image
 from beit.data.fingerprint import fingerprint_of
 from beit.data.sources.images import Images
@@ -50,10 +51,14 @@ class Stream:
         # A data set numbers its classes in its own order, a trained model perhaps in another: names decide.
         unknown = [name for name in self.shards.classes if name not in self._numbers]
         if unknown:
-            raise DataError(f"The data set has classes that the model does not know: {', '.join(unknown[:5])}.")
+            raise DataError(
+                f"The data set has classes that the model does not know: {', '.join(map(printable, unknown[:5]))}."
+            )
 
     def read(self, sample: EncodedSample) -> Image.Image:
         """The image in RGB, upright. Raises DataError when it is damaged, too small or too large."""
+        if sample.damage:
+            raise DataError(f"{sample.name}: damaged and left out ({sample.damage}).")
         return decode_image(sample.data, sample.name, self.smallest_side)
 
     def target(self, sample: EncodedSample) -> int:
@@ -66,6 +71,8 @@ class Stream:
         if not self.labelled:
             return 0
         label = sample.label
+        if label is None and sample.label_damage:
+            raise DataError(f"{sample.name}: its label is damaged ({sample.label_damage}).")
         if label is None:
             raise DataError(f"{sample.name}: no label beside it (.cls, or .json with label or class).")
         known = self.shards.classes
@@ -74,8 +81,8 @@ class Stream:
         number = self._numbers.get(label) if isinstance(label, str) else label
         if number is None or not 0 <= number < len(self.classes):
             raise InputError(
-                f"{sample.name}: its label is {label!r}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
-                f"{', '.join(self.classes[:5])}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
+                f"{sample.name}: its label is {label!r:.100}; wanted a number from 0 to {len(self.classes) - 1}, or one of "
+                f"{', '.join(map(printable, self.classes[:5]))}{', …' if len(self.classes) > 5 else ''}. Give all classes in their order."
             )
         return number
 

@@ -6,22 +6,22 @@ Members that stand next to each other and share their name up to the first dot o
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import tarfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from beit.core.errors import DataError
 from beit.core.http import RemoteFile
-from beit.data.sources.paths import SUFFIXES
+from beit.core.text import printable
+from beit.data.decode import SUFFIXES
 from beit.data.sources.patterns import is_url
 from beit.data.sources.shards import EncodedSample, TruncatedShard
+from beit.data.sources.tar_members import DAMAGES, LARGEST_TEXT, Gap, Member, Members, Unpacked
 
-_LARGEST_TEXT = 1 << 20  # bytes of a label or of an extended header; larger ones are damaged
-_BLOCK = tarfile.BLOCKSIZE  # 512 bytes: headers and data are padded to whole blocks
+_MOST_DIGITS = 18  # of a class number
+_LONGEST_NAME = 1000  # letters of a class
 
 
 class TarShards:
@@ -39,7 +39,7 @@ class TarShards:
         self.total: int | None = None
 
     def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
-        """The samples of shard `number` from sample `first` on; of a damaged shard, a `TruncatedShard` at the end.
+        """The samples of shard `number` from sample `first` on; and a `TruncatedShard` for each damage.
 
         Raises:
             DataError: the file cannot be opened, or its server not be reached.
@@ -47,26 +47,17 @@ class TarShards:
         name = self.files[number]
         remote = RemoteFile(name) if is_url(name) else None
         try:
+            if remote is None and not stat.S_ISREG(os.stat(name).st_mode):  # opening a named pipe would wait for ever
+                raise DataError(f"{printable(name)} is not a file, but a folder, pipe or device. Give a tar file.")
             file: Any = remote or open(name, "rb")  # noqa: SIM115  (closed below)
         except OSError as error:
-            raise DataError(f"{name} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{printable(name)} cannot be read: {error.strerror}.") from error
         try:
-            inner: Any = _ReadOnly(file)
             packed = name.partition("?")[0].endswith((".gz", ".tgz"))
-            yield from _samples(gzip.GzipFile(fileobj=inner, mode="rb") if packed else file, name, first)
+            length = None if packed or remote else os.fstat(file.fileno()).st_size
+            yield from _samples(Members(Unpacked(file) if packed else file, length), printable(name), first)
         finally:
             file.close()
-
-
-class _DamagedTarError(Exception):
-    """A tar file ends early or makes no sense; the text says how."""
-
-
-class _ReadOnly:
-    """A file of which gzip sees no method but `read`: a remote file cannot seek."""
-
-    def __init__(self, file: Any) -> None:
-        self.read = file.read
 
 
 class _Sample:
@@ -84,142 +75,108 @@ class _Sample:
         self.exact = False  # whether the image has a plain suffix: 1.jpg, not 1.depth.png
         self.has_label = False
         self.label: int | str | None = None
+        self.damage = self.label_damage = ""
 
-    def add(self, name: str, suffix: str, size: int, read: Callable[[int], bytes]) -> None:
-        """Take a member if it is an image or a label. The first image counts, or the first with a plain suffix."""
+    def add(self, member: Member, suffix: str, members: Members) -> str:
+        """Take a member if it is an image or a label. The first image counts, or the first with a plain suffix.
+
+        Returns:
+            what is wrong with a member that is neither; empty if nothing is.
+        """
+        damage = member.damage
         if suffix.endswith(SUFFIXES) and (self.image is None or (suffix in SUFFIXES and not self.exact)):
-            self.image = read(size) if self.wanted else b""
-            self.name, self.exact = name, suffix in SUFFIXES
-        elif suffix in (".cls", ".json") and size <= _LARGEST_TEXT:
+            damage = damage or members.refusal(member.size)
+            self.image = members.data(member.size) if self.wanted and not damage else b""
+            self.name, self.exact, self.damage = member.name, suffix in SUFFIXES, damage
+        elif suffix in (".cls", ".json"):
+            if not damage and member.size > LARGEST_TEXT:
+                damage = f"{member.size:,} bytes, wanted at most {LARGEST_TEXT:,}"
+            if self.wanted:
+                found, damage = (None, damage) if damage else _label(suffix, members.data(member.size))
+                self.label = self.label if found is None else found
+                self.label_damage = f"{suffix}: {damage}" if damage else self.label_damage
             self.has_label = True
-            found = _label(suffix, read(size)) if self.wanted else None
-            self.label = self.label if found is None else found
+        else:
+            return damage
+        return ""
 
     def encoded(self, shard: str) -> EncodedSample:
-        return EncodedSample(self.key, f"{shard}: {self.name}", self.image or b"", self.label)
+        name = f"{shard}: {printable(self.name)}"
+        return EncodedSample(self.key, name, self.image or b"", self.label, self.damage, self.label_damage)
 
 
-def _samples(file: Any, shard: str, first: int) -> Iterator[EncodedSample | TruncatedShard]:
+def _samples(members: Members, shard: str, first: int) -> Iterator[EncodedSample | TruncatedShard]:
     """Group members into samples. The data of samples before number `first` are skipped, not read."""
-    number, labelled, sample, truncated = 0, False, _Sample("", False), None
+    grouping = _Grouping(shard, first)
+    rest = None
     try:
-        for name, size in (reader := _Members(file)):
-            folder, _, base = name.rpartition("/")
+        for found in members:
+            if isinstance(found, Gap):
+                yield from grouping.end(beside_gap=True)
+                yield TruncatedShard(f"{shard}: {found.reason}.")
+                continue
+            folder, _, base = found.name.rpartition("/")
             stem, dot, suffix = base.partition(".")
             if not stem:  # hidden files, such as macOS leaves in archives
                 continue
             key = f"{folder}/{stem}" if folder else stem
-            if key != sample.key:
-                if sample.image is not None:
-                    if sample.wanted:
-                        yield sample.encoded(shard)
-                    number, labelled = number + 1, labelled or sample.has_label
-                sample = _Sample(key, number >= first)
-            sample.add(name, dot + suffix.lower(), size, reader.data)
-    except (_DamagedTarError, EOFError, zlib.error, OSError, tarfile.TarError) as error:
-        truncated = TruncatedShard(f"{shard}: damaged or cut, the rest of it is left out ({error}).")
-    # The last sample. At a damage its image is whole, but its label may have been lost: then, where others of this shard
-    # have labels, it is dropped rather than reported as unlabelled.
-    incomplete = truncated and labelled and sample.label is None
-    if sample.image is not None and sample.wanted and not incomplete:
-        yield sample.encoded(shard)
-    if truncated:
-        yield truncated
+            if key != grouping.sample.key:
+                yield from grouping.end()
+                grouping.begin(key)
+            damage = grouping.sample.add(found, dot + suffix.lower(), members)
+            if damage:
+                yield TruncatedShard(f"{shard}: {printable(found.name)} is damaged and left out ({damage}).")
+    except DAMAGES as error:
+        rest = f"{shard}: damaged or cut, the rest of it is left out ({error})."
+    yield from grouping.end(beside_gap=rest is not None)
+    if rest is not None:
+        yield TruncatedShard(rest)
 
 
-def _label(suffix: str, data: bytes) -> int | str | None:
-    """The class number or name in a .cls or .json member; None if there is none."""
+class _Grouping:
+    """The sample that is being collected, and what of those before it matters for it."""
+
+    def __init__(self, shard: str, first: int) -> None:
+        self.shard, self.first = shard, first
+        self.number = 0  # of the sample that is being collected
+        self.labelled = False  # whether a sample before it has a label
+        self.after_gap = False
+        self.sample = _Sample("", False)
+
+    def begin(self, key: str) -> None:
+        """Collect the sample of this key."""
+        self.sample = _Sample(key, self.number >= self.first)
+
+    def end(self, beside_gap: bool = False) -> tuple[EncodedSample, ...]:
+        """The sample that was collected, if it is one that was asked for."""
+        sample, self.sample = self.sample, _Sample("", False)
+        # Beside a gap the image is whole, but its label may have been lost: then, where others of this shard have labels, it
+        # is dropped rather than reported as unlabelled.
+        incomplete = (beside_gap or self.after_gap) and self.labelled and not sample.has_label
+        self.after_gap = beside_gap or (self.after_gap and not sample.key)
+        if sample.image is None or incomplete:
+            return ()
+        self.number, self.labelled = self.number + 1, self.labelled or sample.has_label
+        return (sample.encoded(self.shard),) if sample.wanted else ()
+
+
+def _label(suffix: str, data: bytes) -> tuple[int | str | None, str]:
+    """(the class number or name in a .cls or .json member, or None; what is wrong with the member, or nothing)."""
     text = data.decode("utf-8", "replace").strip()
     value: Any = text
     if suffix == ".json":
         try:
             values = json.loads(text)
-        except ValueError:
-            return None
+        except (ValueError, RecursionError) as error:  # also numbers of too many digits, and brackets in brackets
+            return None, f"it cannot be read as JSON ({printable(error)})"
         values = values if isinstance(values, dict) else {}
         value = values.get("label", values.get("class"))
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    return value if isinstance(value, int | str) and not isinstance(value, bool) and value != "" else None
-
-
-class _Members:
-    """Iterates over (name, size) of the regular files in a tar stream. `data` reads the current one; else it is skipped.
-
-    Python's tarfile is not used to read: where a header is cut or damaged it ends without an error, and it keeps a record of
-    every member in memory.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.left = 0  # bytes to the next header
-
-    def data(self, size: int) -> bytes:
-        """The next `size` bytes of the current member."""
-        found = self.file.read(size)
-        self.left -= len(found)
-        if len(found) < size:
-            raise _DamagedTarError("it ends within a file")
-        return found
-
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        extended: dict[str, str] = {}  # what extended headers say of the member after them
-        while True:
-            self._skip()
-            block = self.file.read(_BLOCK)
-            if block.count(0) == len(
-                block
-            ):  # an empty block, or the end of the file: some writers leave out the blocks
-                return
-            if len(block) < _BLOCK:
-                raise _DamagedTarError("it ends within a header")
-            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")  # checks the header's checksum
-            kind = member.type
-            # Links, folders and devices have no data, whatever size their header states. Unknown types count as files.
-            has_data = member.isreg() or kind not in tarfile.SUPPORTED_TYPES
-            # Extended headers (pax, GNU) hold what a plain header has no room for: long names, large sizes.
-            is_header = kind in (
-                tarfile.XHDTYPE,
-                tarfile.SOLARIS_XHDTYPE,
-                tarfile.XGLTYPE,
-                tarfile.GNUTYPE_LONGNAME,
-                tarfile.GNUTYPE_LONGLINK,
-            )
-            size = member.size if is_header else int(extended.get("size", member.size))
-            self.left = -(-size // _BLOCK) * _BLOCK if has_data or is_header else 0
-            if is_header:
-                if size > _LARGEST_TEXT:
-                    raise _DamagedTarError(f"a header of {size:,} bytes")
-                found = self.data(size)
-                if kind == tarfile.GNUTYPE_LONGNAME:
-                    extended["path"] = found.rstrip(b"\0").decode("utf-8", "surrogateescape")
-                elif kind in (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-                    extended.update(_records(found))
-                continue
-            name = extended.get("path", member.name)
-            extended = {}
-            if member.isreg():
-                yield name.removeprefix("./"), size
-
-    def _skip(self) -> None:
-        """Read up to the next header: a stream from a server or of gzip cannot seek."""
-        while self.left > 0:
-            found = len(self.file.read(min(self.left, 1 << 20)))
-            if found == 0:
-                raise _DamagedTarError("it ends within a file")
-            self.left -= found
-
-
-def _records(data: bytes) -> dict[str, str]:
-    """The records of a pax header, each `length keyword=value\\n`, where the length counts all of its record."""
-    found = {}
-    while data:
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(data):
-            raise _DamagedTarError("a header that makes no sense")
-        record, data = data[len(length) + 1 : int(length) - 1], data[int(length) :]
-        keyword, _, value = record.partition(b"=")
-        found[keyword.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-    if not found.get("size", "0").isdigit():
-        raise _DamagedTarError("a header that makes no sense")
-    return found
+    if isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | str) or value == "":
+        return None, ""
+    if (isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS) or (
+        isinstance(value, str) and len(value) > _LONGEST_NAME
+    ):
+        return None, f"its label has more than {_MOST_DIGITS} digits, or {_LONGEST_NAME:,} letters"
+    return value, ""

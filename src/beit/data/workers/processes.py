@@ -16,7 +16,6 @@ import multiprocessing
 import pickle
 import secrets
 import signal
-import traceback
 from collections import deque
 from collections.abc import Generator, Iterator
 from multiprocessing import resource_tracker
@@ -29,7 +28,7 @@ import numpy as np
 
 from beit.core.errors import TrainingError
 from beit.data.transforms.views import Batch
-from beit.data.workers.protocol import WorkerBatch, WorkerTask, ended, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, ended, failed, guarded, ignore_signals
 
 _AHEAD = 2  # batches
 _ALIGNMENT = 64  # bytes: where an array begins in its block
@@ -43,7 +42,6 @@ def in_processes(task: WorkerTask, workers: int) -> Generator[WorkerBatch, None,
 
     Raises:
         TrainingError: a worker was killed.
-        RuntimeError: a worker failed with another error than a `BeitError`; the message has its traceback.
     """
     if workers == 0:
         yield from task.batches(0, 1)
@@ -92,11 +90,9 @@ class _Worker:
     def next(self) -> WorkerBatch | None:
         """The worker's next batch; None after the last."""
         try:
-            found, layout, failure = pickle.loads(self.pipe.recv_bytes())
+            found, layout = pickle.loads(self.pipe.recv_bytes())
         except _GONE:
             raise TrainingError(self._ended()) from None
-        if failure is not None:
-            raise RuntimeError(f"Data worker {self.number} failed:\n{failure}")
         if found is None:
             return None
         if layout is not None:
@@ -165,17 +161,17 @@ def _run(task: WorkerTask, number: int, workers: int, name: str, pipe: Connectio
 
     try:
         try:
-            for count, found in enumerate(task.batches(number, workers)):
+            for count, found in enumerate(guarded(task, number, workers)):
                 block, layout = _fill(f"{name}-{count % _AHEAD}", found.batch)
                 blocks.append(block)
-                pipe.send_bytes(pickle.dumps((found._replace(batch=None), layout, None)))
+                pipe.send_bytes(pickle.dumps((found._replace(batch=None), layout)))
                 wait(_AHEAD - 1)
-            pipe.send_bytes(pickle.dumps((None, None, None)))
+            pipe.send_bytes(pickle.dumps((None, None)))
             wait(0)  # outside Linux, a block may disappear with the last process that has it open
         except _GONE:
             raise
-        except Exception:
-            pipe.send_bytes(pickle.dumps((None, None, traceback.format_exc())))
+        except Exception as error:  # no space left in shared memory, say
+            pipe.send_bytes(pickle.dumps((failed(number, error), None)))
             wait(0)
     except _GONE:  # the main process is gone, and nobody else will remove the blocks
         for block in blocks:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 from beit.core.errors import BeitError, TrainingError
+from beit.core.text import printable
 from beit.data.transforms.views import Batch
 
 
@@ -49,6 +50,26 @@ class Pool(Protocol):
             workers: number of worker processes; 0 to work in this process.
         """
         ...
+
+
+def guarded(task: WorkerTask, worker: int, workers: int) -> Iterator[WorkerBatch]:
+    """The batches of a worker process. An error that is none of ours becomes one of ours, in the last batch."""
+    try:
+        yield from task.batches(worker, workers)
+    except Exception as error:
+        yield failed(worker, error)
+
+
+def failed(worker: int, error: Exception) -> WorkerBatch:
+    """What a worker sends that cannot go on because of an error that is none of ours.
+
+    The traceback of another process would come as text. It belongs in no message, and `--workers 0 --debug` shows it.
+    """
+    text = (
+        f"Data worker {worker} failed: unexpected {type(error).__name__}: {printable(error)}\nRun it again with --workers 0 "
+        "--debug for a traceback, and please report it."
+    )
+    return WorkerBatch(None, [], TrainingError(text))
 
 
 def ignore_signals(worker: int = 0) -> None:

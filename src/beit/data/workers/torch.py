@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from beit.data.workers.protocol import WorkerBatch, WorkerTask, deaths_in_words, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, deaths_in_words, guarded, ignore_signals
 
 
 def in_torch_workers(task: WorkerTask, workers: int) -> Generator[WorkerBatch, None, None]:
@@ -47,8 +47,8 @@ class _Batches(IterableDataset[WorkerBatch]):
 
     def __iter__(self) -> Iterator[WorkerBatch]:
         info = get_worker_info()
-        worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        for found in self.task.batches(worker, workers):
+        batches = self.task.batches(0, 1) if info is None else guarded(self.task, info.id, info.num_workers)
+        for found in batches:
             if found.batch is None:
                 yield found
             else:  # tensors are made here: they travel in shared memory, where arrays would be pickled

@@ -117,7 +117,7 @@ def layer_features(
     bad = BadImages(len(images))
     found = torch.empty(1 + views, len(images), len(layers), 2 * body.config.hidden_size, dtype=torch.float16)
     with progress_bar(progress, total=len(images), desc="features", unit="image") as bar, _evaluating(body, device):
-        for numbers, pictures in batches_of(images, batch_size, lambda _, reason: bad.add(reason)):
+        for numbers, pictures in batches_of(images, processor, batch_size, lambda _, reason: bad.add(reason)):
             for visit in range(1 + views):
                 if visit == 0:
                     pixels = processor(pictures, return_tensors="pt")["pixel_values"]

@@ -34,7 +34,7 @@ from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
 from beit.models.torch.kernels.linear import apply_linear, untouched
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
-from beit.models.torch.kernels.position_tables import Grid, relative_position_index, same_grid
+from beit.models.torch.kernels.position_tables import Grid, plain_grid, relative_position_index, same_grid
 from beit.models.torch.pretrained import PretrainedModule
 from beit.models.torch.qkv import QKV
 from beit.models.torch.renamed import Renamed
@@ -148,7 +148,7 @@ class BeitRelativePositionBias(nn.Module):
             `(1, heads, 1+N, 1+N)`; with `as_table`, `((2h-1)(2w-1)+3, heads)` in the table's own type.
         """
         table = self.relative_position_bias_table
-        grid = self.grid if grid is None else (grid[0], grid[1])
+        grid = self.grid if grid is None else plain_grid(grid)
         if as_table:
             return self._resized(grid)
         if self.biases.applies(table):

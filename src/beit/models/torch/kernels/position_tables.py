@@ -45,6 +45,11 @@ def same_grid(grid: Grid, own: Grid) -> bool:
     return not _is_symbolic(*grid) and grid == own
 
 
+def plain_grid(grid: Grid) -> Grid:
+    """Numbers for the sides, which are tensors while `torch.jit.trace` follows a model; what an export leaves open stays open."""
+    return grid if _is_symbolic(*grid) else (int(grid[0]), int(grid[1]))
+
+
 def _is_symbolic(*sides: int) -> bool:
     return any(isinstance(side, torch.SymInt) for side in sides)
 
