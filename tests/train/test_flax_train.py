@@ -432,15 +432,23 @@ def test_no_readable_state_is_an_error(long, cut):
         shutil.rmtree(folder / "flax_state")
     with pytest.raises(TrainingError, match="No checkpoint can be read") as error:
         resumed(long, cut)
-    assert str(error.value).count("flax_state is missing or damaged") == 2
+    assert str(error.value).count("flax_state") >= 2
+    assert "is missing" in str(error.value)
 
 
 def test_a_state_of_another_model_does_not_fit(long, cut, tmp_path):
     """As when files of two runs were mixed up: its average is of other shapes."""
     other = {"a": jnp.zeros(3)}
-    shutil.rmtree(cut / "checkpoint-000004/flax_state")
-    flax_state.write(cut / "checkpoint-000004", {"moments": other, "average": other})
-    with pytest.raises(CheckpointError, match="does not fit this run"):
+    shutil.rmtree(cut / "checkpoint-000002")
+    state = cut / "checkpoint-000004"
+    shutil.rmtree(state / "flax_state")
+    flax_state.write(state, {"moments": other, "average": other})
+    with pytest.raises(TrainingError, match=r"No checkpoint can be read.*\n.*flax_state"):
+        resumed(long, cut)
+    values = read_json(state / "state.json")
+    kept = {name: value for name, value in values.items() if name not in ("files", "checksum")}
+    (state / "state.json").write_text(json.dumps(kept))  # as version 0.1 wrote it, without checksums
+    with pytest.raises((CheckpointError, TrainingError), match="does not fit this run"):
         resumed(long, cut)
 
 

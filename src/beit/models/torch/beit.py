@@ -159,7 +159,7 @@ class BeitRelativePositionBias(nn.Module):
         """As `forward`, computed anew."""
         device = self.relative_position_bias_table.device
         index = self.index if same_grid(grid, self.grid) else relative_position_index(grid, device)
-        return gather(self._resized(grid), index, dtype)
+        return gather(self._resized(grid), index.to(device), dtype)
 
     def _resized(self, grid: Grid) -> Tensor:
         table = self.relative_position_bias_table
