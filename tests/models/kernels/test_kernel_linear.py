@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from beit.models.torch.kernels import choice
 from beit.models.torch.kernels import linear as pytorch_linear
-from beit.models.torch.kernels.linear import apply_linear, as_convolution, linear, product, untouched
+from beit.models.torch.kernels.linear import apply_linear, apply_together, as_convolution, linear, product, untouched
 
 
 @pytest.mark.parametrize("shape", [(64, 8), (3, 40, 8), (2, 5, 13, 8)])
@@ -132,3 +132,24 @@ def test_a_touched_layer_is_called() -> None:
     assert apply_linear(layer, x) is x
     apply_linear(Other(8, 12), x)
     assert seen == ["after", "before", "backward", "every", "forward", "class"]
+
+
+@pytest.mark.parametrize("rows", [10, 1100])
+@pytest.mark.parametrize("touched", [False, True])
+def test_several_layers_together(rows: int, touched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(8, 12), torch.nn.Linear(8, 12, bias=False), torch.nn.Linear(8, 12)]
+    calls: list[str] = []
+    if touched:
+        layers[1].register_forward_hook(lambda *_: calls.append("hook"))
+    joined = torch.cat
+    monkeypatch.setattr(torch, "cat", lambda *given, **more: calls.append("joined") or joined(*given, **more))
+    x = torch.randn(1, rows, 8)
+    with torch.no_grad():
+        found = apply_together(layers, x)
+    assert calls == (["hook"] if touched else ["joined"] * 2 if rows > 1024 else [])
+    for one, layer in zip(found, layers, strict=True):
+        torch.testing.assert_close(one, torch.nn.functional.linear(x, layer.weight, layer.bias), atol=1e-5, rtol=1e-5)
+    calls.clear()
+    assert all(one.requires_grad for one in apply_together(layers, x))
+    assert "joined" not in calls, "gradients go to each layer"

@@ -27,12 +27,12 @@ from beit.models.parameters import Starts
 from beit.models.torch import inputs
 
 # All faster ways are plugged in here. Each gives the numbers of a formula below, and tests/models/kernels holds it to that:
-# `apply_linear` is `layer(x)`, `activated` is `activation(layer(x))`, `fused_attention` is `attention`, `gather` is `table[index]`.
+# `apply_linear` is `layer(x)`, `apply_together` that of several layers, `activated` is `activation(layer(x))`, `fused_attention` is `attention`, `gather` is `table[index]`.
 from beit.models.torch.activations import ACTIVATIONS
 from beit.models.torch.initialization import initialize
 from beit.models.torch.kernels.activation import activated
 from beit.models.torch.kernels.attention import fused_attention, head_by_head, plain_is_faster
-from beit.models.torch.kernels.linear import apply_linear, untouched
+from beit.models.torch.kernels.linear import apply_linear, apply_together, untouched
 from beit.models.torch.kernels.position_bias import KeptBiases, PositionBias, gather, product_dtype, resize_table
 from beit.models.torch.kernels.position_tables import Grid, plain_grid, relative_position_index, same_grid
 from beit.models.torch.pretrained import PretrainedModule
@@ -245,7 +245,7 @@ class BeitSelfAttention(nn.Module):
     def _project(self, x: Tensor) -> Sequence[Tensor]:
         """Query, key and value, each `(B, T, C)`."""
         if untouched(self.qkv, QKV):
-            return [apply_linear(layer, x) for layer in (self.query, self.key, self.value)]
+            return apply_together((self.query, self.key, self.value), x)
         return self.qkv(x).chunk(3, dim=-1)
 
 
