@@ -17,7 +17,7 @@ So the processor decides: see `choice.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import torch
 import torch.nn.functional as F
@@ -47,11 +47,9 @@ def apply_together(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
     many = not torch.is_grad_enabled() and may_choose(x) and x.numel() >= _MANY_ROWS * x.shape[-1]
     if not many or not all(untouched(layer, nn.Linear) and layer.weight.dtype == x.dtype for layer in layers):
         return [apply_linear(layer, x) for layer in layers]
-    weights = [layer.weight for layer in layers]
-    biases = [
-        weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
-        for layer, weight in zip(layers, weights, strict=True)
-    ]
+    plain = [cast(nn.Linear, layer) for layer in layers]
+    weights: list[Tensor] = [layer.weight for layer in plain]
+    biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in plain]
     return linear(x, torch.cat(weights), torch.cat(biases)).chunk(len(layers), dim=-1)
 
 
