@@ -49,7 +49,9 @@ def apply_together(layers: Sequence[nn.Module], x: Tensor) -> Sequence[Tensor]:
         return [apply_linear(layer, x) for layer in layers]
     plain = [cast(nn.Linear, layer) for layer in layers]
     weights: list[Tensor] = [layer.weight for layer in plain]
-    biases = [layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in plain]
+    biases: list[Tensor] = [
+        layer.weight.new_zeros(layer.out_features) if layer.bias is None else layer.bias for layer in plain
+    ]
     return linear(x, torch.cat(weights), torch.cat(biases)).chunk(len(layers), dim=-1)
 
 
