@@ -176,7 +176,9 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     assert log_lines(output) == log
 
 
-def test_a_closed_terminal_stops_a_run_once_however_often_it_says_so():
+def test_a_closed_terminal_stops_a_run_once_however_often_it_says_so(request):
+    outside = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    request.addfinalizer(lambda: signal.signal(signal.SIGHUP, outside))
     with caught_signals() as received:
         signal.raise_signal(signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)  # the shell sends one, the system another
