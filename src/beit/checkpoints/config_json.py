@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -73,7 +74,7 @@ def as_dtype(name: str | None) -> Any:
     return name if name is None or torch is None else getattr(torch, name, name)
 
 
-class ConfigJson:
+class ConfigJson(ABC):
     """A config's attributes that are no fields, and its JSON form, with the names and arguments of transformers 4.37.2.
 
     An attribute that is no field is kept in `extra` and saved like a field, except secrets.
@@ -113,11 +114,13 @@ class ConfigJson:
             raise AttributeError(f"{type(self).__name__} has no field {name} that can be deleted")
         del self.extra[name]
 
+    @abstractmethod
     def _is_field(self, name: str) -> bool:
-        raise NotImplementedError
+        """Whether this is a field of the config."""
 
+    @abstractmethod
     def _nearest(self, name: str, cutoff: float) -> str:
-        raise NotImplementedError
+        """A hint at the field with the nearest name; "" for none."""
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
@@ -155,14 +158,14 @@ class ConfigJson:
 
     # --- JSON ------------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """All fields as values that JSON can hold."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def from_dict(cls, config_dict: Mapping[str, Any], return_unused_kwargs: bool = False, **overrides: Any) -> Any:
         """The inverse of `to_dict`."""
-        raise NotImplementedError
 
     def to_diff_dict(self) -> dict[str, Any]:
         """`to_dict` without what every config of the reference has by default, such as `return_dict`."""
@@ -230,9 +233,9 @@ class ConfigJson:
             self.save_pretrained(folder)
             return hub.upload_folder(folder, repo_id, **keywords)
 
+    @abstractmethod
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write config.json."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_diff_dict(), indent=2, sort_keys=True, default=str)}\n"
