@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import tarfile
 import threading
@@ -68,6 +69,7 @@ class Server(ThreadingHTTPServer):
         failing: answers 503 so many times, or for ever if negative.
         dropping: ends so many connections half-way.
         ranges: understands Range requests.
+        tags: names the version of a file by an ETag.
         requests: (path, Range or None) of all so far.
     """
 
@@ -78,7 +80,7 @@ class Server(ThreadingHTTPServer):
         self.folder = folder
         self.failing = self.dropping = 0
         self.lock = threading.Lock()
-        self.ranges = True
+        self.ranges = self.tags = True
         self.requests: list[tuple[str, str | None]] = []
 
     def take(self, name: str) -> bool:
@@ -113,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         if first:
             self.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - first))
+        if self.server.tags:
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
         self.end_headers()
         part = data[first:]
         if self.server.take("dropping"):

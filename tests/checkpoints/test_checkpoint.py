@@ -577,3 +577,19 @@ def test_guesses_can_be_corrected(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "guessed layer_norm_eps" not in capsys.readouterr().out
     assert BeitConfig.from_pretrained(tmp_path / "new").layer_norm_eps == 1e-5
     assert BeitImageProcessor.from_pretrained(tmp_path / "new").image_mean == list(infer.IMAGENET[0])
+
+
+def test_downloads_have_a_largest_size(
+    served: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, folder = served
+    write_tensors(folder / "x.safetensors", {"a": np.zeros(1000, "f4")})
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("BEIT_MAX_BYTES", "1000")
+    with pytest.raises(CheckpointError, match=r"at most 1,000 are read.*--max-bytes"):
+        locate.download(f"{address}/x.safetensors")
+    monkeypatch.setenv("BEIT_MAX_BYTES", "1MB")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5}))
+    with pytest.raises(CheckpointError, match=r"has 4,\d\d\d bytes, and .* has room for 5\. Make room"):
+        locate.download(f"{address}/x.safetensors")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]

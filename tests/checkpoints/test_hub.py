@@ -304,3 +304,15 @@ def test_upload(fake: FakeHub, tiny: Any) -> None:
     fake.read_only = True
     with pytest.raises(CheckpointError, match=r"(?s)Upload to me/new failed.*token"):
         model.push_to_hub("me/new", token="reader")
+
+
+def test_a_file_of_the_hub_has_a_largest_size(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.repos["me/large"] = {"main": {"config.json": b"{}" + b" " * 2000}}
+    monkeypatch.setenv("BEIT_MAX_BYTES", "1000")
+    with pytest.raises(
+        CheckpointError, match=r"config.json has 2,002 bytes; at most 1,000 are downloaded.*--max-bytes"
+    ):
+        BeitConfig.from_pretrained("me/large")
+    assert [method for method, *_ in fake.log] == ["HEAD"]
+    monkeypatch.setenv("BEIT_MAX_BYTES", "3kB")
+    BeitConfig.from_pretrained("me/large")

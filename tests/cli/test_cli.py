@@ -18,6 +18,7 @@ import beit.cli
 from beit.cli import COMMANDS, demo, main, usage
 from beit.core.errors import BeitError, CheckpointError, DataError
 from fixtures_runs import refused, save_classifier, save_small_model, save_tokenizer, write_images
+from fixtures_streams import serving
 
 torch = pytest.importorskip("torch")
 
@@ -106,6 +107,18 @@ def test_a_new_command_is_one_file_and_one_line(tmp_path, monkeypatch, capsys):
         refused(capsys, ["greet", "--nam", "Ada"], "--nam", status=2)
     del sys.modules["beit.cli.toy"]
     refused(capsys, ["greet"], "there is no command 'greet'", status=2)
+
+
+@pytest.mark.parametrize("flag", [["--max-bytes", "2kB"], ["--max-bytes=2000"]])
+def test_a_largest_download_for_each_command(tmp_path, monkeypatch, capsys, flag):
+    monkeypatch.setenv("BEIT_MAX_BYTES", "1")
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "x.pth").write_bytes(b"x" * 3000)
+    with serving(tmp_path) as server:
+        refused(capsys, ["inspect", f"{server.address}/x.pth", *flag], "has 3,000 bytes; at most 2,000 are read")
+    refused(capsys, ["inspect", "x", "--max-bytes", "many"], "--max-bytes is 'many'; wanted a number of bytes")
+    refused(capsys, ["inspect", "x", "--max-bytes"], "--max-bytes is ''")
 
 
 def test_the_module_can_be_run():

@@ -16,6 +16,7 @@ from typing import Any
 
 from beit.checkpoints import strangers
 from beit.checkpoints.keywords import with_token
+from beit.core.download_limits import LARGEST_WEIGHTS, MAX_BYTES, largest_file
 from beit.core.errors import CheckpointError
 from beit.core.files import read_json
 
@@ -64,7 +65,8 @@ def resolve_file(
     """The local path of one file of a model folder, downloaded from the Hub when `id_or_folder` is an id.
 
     Raises:
-        CheckpointError: no such folder, id or file; or it cannot be reached and is not in the cache.
+        CheckpointError: no such folder, id or file; it cannot be reached and is not in the cache; or it has to be downloaded and
+            is larger than BEIT_MAX_BYTES (`LARGEST_WEIGHTS` if that is not set).
     """
     if not isinstance(id_or_folder, str | os.PathLike) or not os.fspath(id_or_folder):
         raise CheckpointError(f"Got {id_or_folder!r:.80}; wanted a model folder or a Hub id like owner/name.")
@@ -86,6 +88,8 @@ def resolve_file(
     import huggingface_hub
     from huggingface_hub import errors
 
+    if not local_files_only:
+        _check_size(name, filename, subfolder=subfolder, revision=revision, token=token, cache_dir=cache_dir)
     try:
         return Path(
             huggingface_hub.hf_hub_download(
@@ -117,6 +121,35 @@ def resolve_file(
         ) from error
     except Exception as error:  # connection errors change their types whenever that library changes its HTTP client
         raise CheckpointError(f"{name}: {filename} could not be downloaded: {error}") from error
+
+
+def _check_size(
+    name: str,
+    filename: str,
+    *,
+    subfolder: str | None,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> None:
+    """Raises CheckpointError where the Hub states a size that is not to be downloaded. What is in the cache is not asked for."""
+    import huggingface_hub
+
+    path = f"{subfolder}/{filename}" if subfolder else filename
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    try:
+        if isinstance(huggingface_hub.try_to_load_from_cache(name, path, cache_dir=cache, revision=revision), str):
+            return
+        url = huggingface_hub.hf_hub_url(name, path, revision=revision)
+        size = huggingface_hub.get_hf_file_metadata(url, token=token).size
+    except Exception:  # the download that follows meets the same, and says it
+        return
+    largest = largest_file(LARGEST_WEIGHTS)
+    if size is not None and largest is not None and size > largest:
+        raise CheckpointError(
+            f"{name}: {filename} has {size:,} bytes; at most {largest:,} are downloaded. If it is the file that you want, allow "
+            f"more: --max-bytes SIZE, or the environment variable {MAX_BYTES}."
+        )
 
 
 def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) -> bool:

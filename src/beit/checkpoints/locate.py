@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from typing import Any
 from beit.checkpoints import catalogue, hub
 from beit.checkpoints.keywords import WEIGHT_FILES
 from beit.checkpoints.read_weights import diagnose
+from beit.core.download_limits import LARGEST_WEIGHTS, Limits, largest_file
 from beit.core.errors import CheckpointError, DataError
 from beit.core.files import atomic_path
+from beit.core.http import RemoteFile
 
 logger = logging.getLogger("beit")
 
@@ -192,11 +195,10 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
     """The local copy of a weight file behind a URL, downloaded once. If its name contains a hash, that is checked.
 
     Raises:
-        CheckpointError: it could not be downloaded, is no weight file, or its hash is not the one in its name.
+        CheckpointError: it could not be downloaded, is larger than BEIT_MAX_BYTES (`LARGEST_WEIGHTS` if that is not set) or than the
+            free space, is no weight file, or its hash is not the one in its name.
     """
     from huggingface_hub import constants
-
-    from beit.core.http import RemoteFile
 
     path = _cached(url)
     if path.is_file() and not force_download:
@@ -205,9 +207,11 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
         raise CheckpointError(
             f"{url} was not downloaded before, and downloads are switched off (local_files_only or offline mode)."
         )
-    remote = RemoteFile(url, _PAUSES)
+    remote = RemoteFile(url, _PAUSES, Limits(largest=largest_file(LARGEST_WEIGHTS)))
     try:
+        remote.open()
         with atomic_path(path) as temporary:
+            _check_space(temporary, remote.size)
             with temporary.open("wb") as file:
                 while piece := remote.read(1 << 20):
                     file.write(piece)
@@ -222,6 +226,16 @@ def download(url: str, local_files_only: bool = False, force_download: bool = Fa
     finally:
         remote.close()
     return path
+
+
+def _check_space(path: Path, size: int | None) -> None:
+    """Whether a download has room. Raises CheckpointError; nothing was written yet."""
+    free = shutil.disk_usage(path.parent).free
+    if size is not None and size > free:
+        raise CheckpointError(
+            f"The file has {size:,} bytes, and {path.parent} has room for {free:,}. Make room, or let XDG_CACHE_HOME name a folder "
+            "on another disk."
+        )
 
 
 def _show(name: str, done: int, size: int | None) -> None:

@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from beit.core.download_limits import MAX_BYTES, size_in_bytes
 from beit.core.errors import BeitError, Interrupted
 from beit.core.text import harmless
 
@@ -52,7 +53,7 @@ def _function(name: str) -> Callable[[list[str]], None]:
 def usage() -> str:
     """The text of `beit --help`."""
     lines = [
-        "usage: beit [--debug] COMMAND …",
+        "usage: beit COMMAND …",
         "",
         "The home of BEiT: from a folder of images to a model that classifies or segments.",
         "",
@@ -60,9 +61,22 @@ def usage() -> str:
     lines += [f"  {name:10} {text}" for name, (_, text) in COMMANDS.items()]
     lines += [
         "",
-        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks, --version the version.",
+        "beit COMMAND --help shows the settings of a command. --debug shows tracebacks, --version the version. --max-bytes SIZE",
+        "bounds the size of a file that is downloaded, such as 40GB (without it: 20GB for weights, none for shards).",
     ]
     return "\n".join(lines)
+
+
+def _with_limit(arguments: list[str]) -> list[str]:
+    """The arguments without `--max-bytes SIZE`, which goes into the environment: workers are to keep to it too."""
+    for number, argument in enumerate(arguments):
+        flag, equals, size = argument.partition("=")
+        if flag == "--max-bytes":
+            after = number + 1 if equals else number + 2
+            size = size if equals else " ".join(arguments[number + 1 : after])
+            os.environ[MAX_BYTES] = str(size_in_bytes(size, flag))
+            return _with_limit(arguments[:number] + arguments[after:])
+    return arguments
 
 
 def _refusal(error: OSError | MemoryError) -> str:
@@ -116,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     _set_up_output(logging.INFO if debug else logging.WARNING)
     try:
-        _function(name)(rest)
+        _function(name)(_with_limit(rest))
     except Interrupted as stop:
         with contextlib.suppress(OSError):  # after SIGHUP there is no terminal to print on
             print(harmless(str(stop)), file=sys.stderr)

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from beit.core.download_limits import Limits, largest_file
 from beit.core.errors import DataError
 from beit.core.http import RemoteFile
 from beit.core.text import printable
@@ -45,7 +46,7 @@ class TarShards:
             DataError: the file cannot be opened, or its server not be reached.
         """
         name = self.files[number]
-        remote = RemoteFile(name) if is_url(name) else None
+        remote = RemoteFile(name, limits=Limits(largest=largest_file(None))) if is_url(name) else None
         try:
             if remote is None and not stat.S_ISREG(os.stat(name).st_mode):  # opening a named pipe would wait for ever
                 raise DataError(f"{printable(name)} is not a file, but a folder, pipe or device. Give a tar file.")
