@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import beit
 from beit import CheckpointError
 from beit.checkpoints import names
-from beit.checkpoints.match import match_weights
+from beit.checkpoints.match import PROJECTION, match_weights
+from beit.core.errors import MismatchError
 from fixtures_names import same, some_disk
 
 
@@ -134,3 +137,47 @@ def test_other_architecture(disk: dict[str, np.ndarray]) -> None:
     memory, _ = names.to_state_dict(some_disk())
     with pytest.raises(CheckpointError, match="no BEiT checkpoint"):
         fit(disk, wanted(memory))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_other_channels(channels: int) -> None:
+    disk = some_disk()
+    memory, _ = names.to_state_dict(disk)
+    old = memory[PROJECTION]
+    want = {**wanted(memory), PROJECTION: (old.shape[0], channels, *old.shape[2:])}
+    found, report = fit(disk, want)
+    assert found[PROJECTION].dtype == old.dtype
+    for channel in range(channels):
+        right = old.sum(1) if channels == 1 else old[:, channel % 3] * 3 / channels
+        np.testing.assert_allclose(found[PROJECTION][:, channel], right, rtol=1e-6)
+    assert f"from 3 channels to {channels}" in str(report)
+    assert report.needs_training
+    np.testing.assert_array_equal(memory[PROJECTION], old)
+
+
+def test_other_channels_and_another_patch_size() -> None:
+    memory, _ = names.to_state_dict(some_disk())
+    shape = memory[PROJECTION].shape
+    with pytest.raises(MismatchError, match=r"Shapes of the file and of BeitThing differ: embeddings.patch_embeddings"):
+        fit(some_disk(), {**wanted(memory), PROJECTION: (shape[0], 4, shape[2] * 2, shape[3])})
+
+
+@pytest.mark.parametrize("framework", ["", "Flax"])
+def test_a_grey_image_means_what_it_meant(tmp_path: Path, tiny: Any, framework: str) -> None:
+    pytest.importorskip("flax" if framework else "torch")
+    kind = getattr(beit, f"{framework}BeitForImageClassification")
+    model = kind(tiny())
+    model.save_pretrained(tmp_path)
+    grey = np.random.default_rng(0).random((2, 1, *np.broadcast_to(model.config.image_size, 2)), np.float32)
+    adapted = kind.from_pretrained(tmp_path, num_channels=1)
+    assert adapted.config.num_channels == 1
+
+    def logits(of: Any, images: np.ndarray) -> np.ndarray:
+        if framework:
+            return np.asarray(of(images).logits)
+        import torch
+
+        with torch.no_grad():
+            return np.asarray(of.eval()(torch.from_numpy(images)).logits)
+
+    np.testing.assert_allclose(logits(adapted, grey), logits(model, np.repeat(grey, 3, 1)), atol=1e-6)

@@ -15,6 +15,9 @@ from beit.core.errors import MismatchError
 Shape = tuple[int, ...]
 _SHARED_TABLE = "beit.encoder" + TABLE
 _OWN_TABLE = re.compile(r"beit\.encoder\.layer\.\d+\.attention\.attention" + re.escape(TABLE) + "$")
+PROJECTION = (
+    "beit.embeddings.patch_embeddings.projection.weight"  # (hidden size, channels, height and width of a patch)
+)
 _BATCHES = "num_batches_tracked"  # of PyTorch's batch norms; nothing here reads it, and older files lack it
 
 
@@ -25,6 +28,7 @@ class LoadReport:
         new: (names on disk, why) of tensors that the file lacks and that were newly initialised.
         unused: (names on disk, why) of tensors in the file that this model has no place for.
         copied: plain sentences about tensors that were derived from others.
+        adapted: whether the first layer was adapted to another number of channels.
         missing: the model's names of parameters that the file lacks.
         unexpected: names of parameters in the file that this model lacks.
         mismatched: (the model's name, shape in the file, shape in the model) of parameters of another shape.
@@ -37,11 +41,14 @@ class LoadReport:
         self.new: list[tuple[str, str]] = []
         self.unused: list[tuple[str, str]] = []
         self.copied: list[str] = []
+        self.adapted = False
 
     @property
     def needs_training(self) -> bool:
-        """Whether a head starts from random numbers, so that its outputs mean nothing before training."""
-        return any(name.startswith(("classifier", "lm_head", "decode_head", "fpn")) for name, _ in self.new)
+        """Whether a head starts from random numbers, or the first layer was adapted, so that outputs mean little before training."""
+        return self.adapted or any(
+            name.startswith(("classifier", "lm_head", "decode_head", "fpn")) for name, _ in self.new
+        )
 
     @property
     def contradicts(self) -> bool:
@@ -71,7 +78,8 @@ def match_weights(
     """Choose the tensors that a model wants from those of a file.
 
     A file with one relative-position table for all layers also serves a model with one table per layer: each layer gets a
-    copy (BEiT, section 2.5: fine-tuning starts so). Positions of another grid are resized: see `core/resampling.py`.
+    copy (BEiT, section 2.5: fine-tuning starts so). Positions of another grid are resized: see `core/resampling.py`. The first
+    layer is adapted to another number of channels: see `adapt_channels`.
 
     Args:
         state_dict: tensors of the file by parameter name, as `names.to_state_dict` gives them. It is not changed.
@@ -97,6 +105,7 @@ def match_weights(
     if grids is not None and grids[0] != grids[1]:
         resize_positions(rest, *grids, report)
     _share_table([prefix + name for name in wanted], rest, report)
+    _adapt_channels({prefixed(name, prefix): shape for name, shape in wanted.items()}, rest, report)
 
     tensors: dict[str, np.ndarray] = {}
     missing: list[str] = []
@@ -150,6 +159,42 @@ def _share_table(wanted: Iterable[str], state_dict: dict[str, np.ndarray], repor
         shared = state_dict.pop(_SHARED_TABLE)
         state_dict.update({name: shared.copy() for name in own})
         report.copied.append(f"The shared relative-position table was copied into each of the {len(own)} layers.")
+
+
+def adapt_channels(weight: np.ndarray, channels: int) -> np.ndarray:
+    """The patch projection for images of another number of channels, as timm adapts it (timm/models/_manipulate.py).
+
+    For one channel the kernels are summed: a grey image gives what it gave as an RGB image. For more, they are repeated in turn
+    and scaled, so that the sum over all channels stays of the same size.
+
+    Args:
+        weight: `(hidden size, channels of the file, patch height, patch width)`, float.
+        channels: those of the images, at least 1.
+
+    Returns:
+        `(hidden size, channels, patch height, patch width)` of the same type.
+    """
+    have = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdims=True, dtype=weight.dtype)
+    repeated = weight[:, np.arange(channels) % have]
+    return np.asarray(repeated * (have / channels), weight.dtype)
+
+
+def _adapt_channels(wanted: Mapping[str, Shape], state_dict: dict[str, np.ndarray], report: LoadReport) -> None:
+    """Adapt the file's patch projection to the model's number of channels."""
+    array, want = state_dict.get(PROJECTION), wanted.get(PROJECTION)
+    if array is None or want is None or array.ndim != 4 or len(want) != 4 or not array.shape[1]:
+        return
+    have, channels = array.shape[1], want[1]
+    if have == channels or (array.shape[0], *array.shape[2:]) != (want[0], *want[2:]):
+        return
+    state_dict[PROJECTION] = adapt_channels(array, channels)
+    report.adapted = True
+    how = "summed" if channels == 1 else f"repeated in turn and scaled by {have}/{channels}"
+    report.copied.append(
+        f"The patch projection was adapted from {have} channels to {channels}: its kernels were {how}. Fine-tune before use."
+    )
 
 
 def _shapes_differ(mismatched: Sequence[tuple[str, Shape, Shape]], model: str) -> MismatchError:
