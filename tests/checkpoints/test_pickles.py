@@ -280,6 +280,42 @@ def test_values_that_are_nested_without_end(nested: bytes, tmp_path: Path) -> No
     )
 
 
+def bombs() -> dict[str, bytes]:
+    """Small pickles that copy one large value again and again by reference, or hash badly."""
+    times = 60_000
+    state = b"}q\x00(" + b"".join(text(f"{i}") + b"N" for i in range(times)) + b"u0"
+    pairs = b"]q\x00(" + text("k") + b"N\x86q\x01" + b"h\x01" * times + b"e0"
+    size = b"]q\x00(" + b"K\x01" * times + b"e0"
+    thing = call("argparse.Namespace", b")")
+    ordered, sizes = call("collections.OrderedDict", b"(h\x00t") + b"0", call("torch.Size", b"(h\x00t")
+    # 2^61 - 1 is what Python's hash of an integer is taken modulo of.
+    same_hash = (
+        b"}(" + b"".join(b"\x8a\x0a" + (i * (2**61 - 1)).to_bytes(10, "little") + b"N" for i in range(times)) + b"u"
+    )
+    average = b"}q\x00(" + b"".join(text(f"{i}") + tensor() for i in range(2000)) + b"u0"
+    return {
+        "state": state + thing + b"h\x00b" * times,
+        "pairs": pairs + ordered * times + b"N",
+        "sizes": size + b"](" + sizes * times + b"e",
+        "same hash": same_hash,
+        "averages": average + b"}(" + b"".join(text(f"ema_{i}") + b"h\x00" for i in range(times)) + b"u",
+        "beside": state
+        + thing
+        + b"h\x00bq\x01}("
+        + text("w")
+        + tensor()
+        + b"".join(text(f"{i}") + b"h\x01" for i in range(times))
+        + b"u",
+    }
+
+
+@pytest.mark.parametrize("name", ["state", "pairs", "sizes", "same hash", "averages", "beside"])
+def test_bombs_end_quickly(name: str, tmp_path: Path) -> None:
+    path = zipped(tmp_path / "x.pth", PROTOCOL + bombs()[name] + STOP, _0=bytes(16))
+    with no_longer_than(5), pytest.raises(CheckpointError, match=r"x\.pth"):
+        read_pickle(path)
+
+
 def test_a_pickle_of_many_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("beit.checkpoints.pickles.MAX_STEPS", 1000)
     refused(zipped(tmp_path / "x.pth", PROTOCOL + b"]" * 2000 + STOP), "more than 1,000 steps")

@@ -12,6 +12,7 @@ import functools
 import io
 import os
 import pickle
+import pickletools
 import random
 import sys
 import time
@@ -28,8 +29,8 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F
 from torch import nn
 
+from beit.checkpoints import pickles
 from beit.core.errors import CheckpointError
-from beit.tokenizers.dalle import openai_pickle as safe_pickle
 from beit.tokenizers.dalle.openai_pickle import read_module_tensors
 from beit.tokenizers.dalle.torch import DalleTokenizer, map_pixels
 
@@ -184,8 +185,8 @@ def test_partial_and_device_attributes_are_ignored(dall_e, tmp_path, zip_format)
 def test_real_layout_stays_far_below_the_limits(dall_e, tmp_path):
     path = save(Encoder(n_hid=4, groups=4, n_blocks=2), tmp_path / "m.pkl")
     with zipfile.ZipFile(path) as archive:
-        steps = sum(1 for _ in safe_pickle.pickletools.genops(archive.read("m/data.pkl")))
-    assert steps * 5 < safe_pickle.MAX_STEPS
+        steps = sum(1 for _ in pickletools.genops(archive.read("m/data.pkl")))
+    assert steps * 5 < pickles.MAX_STEPS
 
 
 def test_from_openai_has_the_same_logits_and_decoder(dall_e, tmp_path, zip_format):
@@ -361,7 +362,7 @@ def in_zip(path: Path, data: bytes, **entries: bytes) -> Path:
 
 
 def in_legacy(path: Path, data: bytes) -> Path:
-    head = [safe_pickle.LEGACY_HEAD[0], 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}]
+    head = [pickles.LEGACY_MAGIC, 1001, {"little_endian": True, "protocol_version": 1001, "type_sizes": {}}]
     path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in head) + data + pickle.dumps([], protocol=2))
     return path
 
@@ -406,11 +407,11 @@ def test_calls_are_refused_by_name_and_never_made(dall_e, tmp_path, zip_format, 
 
 
 def test_our_own_classes_are_unchanged_after_a_forgery(tmp_path):
-    before = dict(vars(safe_pickle._Object))
+    before = dict(vars(pickles.Thing))
     for name in FORGED:
         with pytest.raises(CheckpointError):
             read_module_tensors(in_zip(tmp_path / "forged.pkl", op(FORGED[name])))
-    assert dict(vars(safe_pickle._Object)) == before
+    assert dict(vars(pickles.Thing)) == before
 
 
 def module_with(tensor: str) -> bytes:
@@ -456,13 +457,13 @@ def test_tensors_must_lie_inside_their_storage(tmp_path, offset, shape, strides,
 def test_storages_must_have_the_size_they_announce(tmp_path):
     four = tensor("K\x00", f"{FOUR} x:85", f"{ONE} x:85")
     for content in (bytes(12), bytes(20)):
-        with pytest.raises(CheckpointError, match=r"cut short|oversized"):
+        with pytest.raises(CheckpointError, match=r"has (12|20) bytes of 16 bytes in its storage 0"):
             read_module_tensors(in_zip(tmp_path / "m.pkl", four, data__0=content))
     with pytest.raises(CheckpointError, match="announces more"):
         read_module_tensors(
             in_zip(tmp_path / "m.pkl", tensor("K\x00", f"{ONE} x:85", f"{ONE} x:85", HUGE), data__0=bytes(16))
         )
-    with pytest.raises(CheckpointError, match="data/0"):
+    with pytest.raises(CheckpointError, match="has nothing of 16 bytes in its storage 0"):
         read_module_tensors(in_zip(tmp_path / "m.pkl", four))
 
 
@@ -479,7 +480,7 @@ def test_compressed_big_endian_and_doubled_archives_are_refused(dall_e, tmp_path
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/data.pkl", four)
         archive.writestr("b/data.pkl", four)
-    with pytest.raises(CheckpointError, match="2 entries"):
+    with pytest.raises(CheckpointError, match="writes one entry"):
         read_module_tensors(path)
 
 

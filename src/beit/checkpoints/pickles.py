@@ -32,6 +32,7 @@ MAX_VALUES = 200_000  # plain values beside the weights; one that occurs twice c
 MAX_DIMENSIONS = 16
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LONGEST_INTEGER = 1 << 128
+_LARGEST_KEY = 1 << 60  # beyond it integers can be chosen to have one hash, and a table of them takes quadratic time
 
 # Storage classes → numpy's codes. bfloat16, which numpy lacks, is the upper half of a float32.
 BFLOAT16 = "bfloat16"
@@ -345,6 +346,17 @@ class Machine:
 
     def __init__(self) -> None:
         self.storages: dict[str, Storage] = {}
+        self._copied = 0
+
+    def charge(self, copied: int) -> None:
+        """Count the values that a step copies: a pickle may copy one long list again and again by reference.
+
+        Raises:
+            CheckpointError: it copies more than any weights need.
+        """
+        self._copied += copied
+        if self._copied > MAX_STEPS:
+            refuse(f"copies more than {MAX_STEPS:,} values. It is damaged or forged.")
 
     def run(self, stream: Any) -> Any:
         """Build what a pickle describes; the stream is then after its STOP.
@@ -447,13 +459,15 @@ class Machine:
         match function.name.rpartition(".")[2], arguments:
             case "OrderedDict", ():
                 return {}
-            case "OrderedDict", (list(pairs),) if all(
-                isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs
-            ):
+            case "OrderedDict", (list(pairs),):
+                self.charge(len(pairs))
+                if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+                    refuse("makes a table of something that is no pairs. It is damaged or forged.")
                 table: dict[Any, Any] = {}
                 _set_items(table, [item for pair in pairs for item in pair], self.keys)
                 return table
             case "Size", (list() | tuple() as sizes,):
+                self.charge(len(sizes))
                 return tuple(sizes)
             case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (Tensor() as tensor, *_)):
                 return tensor
@@ -471,6 +485,7 @@ class Machine:
     def build(self, target: Any, state: Any) -> None:
         """Give a `Thing` its attributes; attributes of containers and tensors are dropped, as they are no weights."""
         if isinstance(target, Thing) and isinstance(state, dict):
+            self.charge(len(state))
             target.state.update(state)
         elif not isinstance(target, Thing | dict | Tensor):
             refuse("gives attributes to something that has none. It is damaged or forged.")
@@ -510,6 +525,8 @@ def _container(name: str, items: list[Any], keys: tuple[type, ...]) -> Any:
 def _set_items(table: Any, items: list[Any], keys: tuple[type, ...]) -> None:
     if not all(isinstance(key, keys) for key in items[::2]):
         refuse("has a key that is neither text nor a number. It is damaged or forged.")
+    if any(type(key) is int and abs(key) > _LARGEST_KEY for key in items[::2]):
+        refuse("has a number of more than 18 digits as a key. It is damaged or forged.")
     pairs = zip(items[::2], items[1::2], strict=True)
     if isinstance(table, Thing):
         return  # a dict of another class, such as defaultdict: no weights

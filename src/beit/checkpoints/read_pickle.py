@@ -15,6 +15,7 @@ from beit.core.errors import CheckpointError
 # them: published accuracies are those of the weights, unless the publisher says otherwise.
 _CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "net", "teacher")
 AVERAGES = "averaged weights"  # the key in `more` that lists them
+_MOST_AVERAGES = 16  # in one file that are looked at
 _READ = ("args", "meta")  # containers beside the weights that `infer` and the dialects look into
 
 
@@ -49,7 +50,8 @@ def read_pickle(path: Path, average: bool = False) -> tuple[dict[str, np.ndarray
         raise _no_state_dict(path, content)
     others = {name: value for name, value in content.items() if isinstance(name, str) and not isinstance(value, Tensor)}
     try:
-        more = {name: _beside(name, value) for name, value in others.items() if name != key}
+        # In one call, which bounds the copies of all: many keys may refer to one large value.
+        more = plain({name: _kept(name, value) for name, value in others.items() if name != key}, lambda _: None)
         if not average and (beside := averages_in(content)):
             more[AVERAGES] = beside
         opened.load(tensors.values())
@@ -61,11 +63,8 @@ def read_pickle(path: Path, average: bool = False) -> tuple[dict[str, np.ndarray
 
 def averages_in(table: Mapping[Any, Any]) -> list[str]:
     """The keys of averaged weights in what a file holds, as in `{"model": …, "model_ema": …}`."""
-    return [
-        key
-        for key in table
-        if isinstance(key, str) and "ema" in key.lower().split("_") and len(_tensors(table[key])) > 1
-    ]
+    names = [key for key in table if isinstance(key, str) and "ema" in key[:80].lower().split("_")]
+    return [name for name in names[:_MOST_AVERAGES] if len(_tensors(table[name])) > 1]
 
 
 def as_array(opened: Opened, tensor: Tensor) -> np.ndarray:
@@ -81,11 +80,9 @@ def _tensors(table: Any) -> dict[str, Tensor]:
     return {name: value for name, value in table.items() if isinstance(name, str) and isinstance(value, Tensor)}
 
 
-def _beside(name: str, value: Any) -> Any:
-    """A value beside the weights. An optimizer's state would keep twice the memory of the weights in use."""
-    if isinstance(value, dict | list | tuple) and name not in _READ:
-        return None
-    return plain(value, lambda _: None)
+def _kept(name: str, value: Any) -> Any:
+    """A value beside the weights, or None. An optimizer's state would keep twice the memory of the weights in use."""
+    return None if isinstance(value, dict | list | tuple) and name not in _READ else value
 
 
 def _keys(content: Mapping[Any, Any]) -> str:
