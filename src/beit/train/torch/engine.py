@@ -25,7 +25,6 @@ from beit.train.run import Run
 from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
 from beit.train.torch.ema import Average, local
-from beit.train.torch.shards import check_index
 
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
@@ -252,16 +251,7 @@ class TorchEngine:
         """As `Engine.load`."""
         try:
             if self.split:
-                from torch.distributed.checkpoint import FileSystemReader
-                from torch.distributed.checkpoint import load as load_shards
-                from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
-
-                check_index(folder / SHARDS)
-                found = self._shards()
-                load_shards(found, storage_reader=FileSystemReader(folder / SHARDS))
-                set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
-                if self.average is not None:
-                    self.average.weights = found["ema"]
+                self._load_shards(folder / SHARDS)
             else:
                 saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
                 self.optimizer.load_state_dict(saved)
@@ -276,6 +266,20 @@ class TorchEngine:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
+
+    def _load_shards(self, folder: Path) -> None:
+        from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+        from beit.train.torch.shards import load_shards
+
+        found = self._shards()
+        load_shards(found, folder)
+        set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
+        # Each process sees its own part; one that went on alone would leave the others waiting.
+        if self.run.processes.any(not _finite_parts(self.optimizer)):
+            raise ValueError("a moment of the optimiser is NaN or infinite")
+        if self.average is not None:
+            self.average.weights = found["ema"]
 
     def _shards(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
@@ -298,6 +302,12 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
             if not torch.isfinite(value).all():
                 raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
+
+
+def _finite_parts(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether this process's parts of all moments are finite."""
+    values = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    return all(bool(torch.isfinite(local(value)).all()) for value in values)
 
 
 def _check_average(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
