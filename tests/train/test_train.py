@@ -42,7 +42,8 @@ from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import load_tokenizer
 from beit.train.checkpoint import list_checkpoints
 from beit.train.distributed import Alone
-from beit.train.finetune import classifier_config, finetune, first_of_each_class
+from beit.train.finetune import classifier_config, finetune
+from beit.train.parts import first_of_each_class
 from beit.train.pretrain import pretrain
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings

@@ -18,9 +18,9 @@ from typing import Any
 
 from beit.core.errors import DataError, require
 from beit.data.sources import open_images
-from beit.data.sources.images import FolderImages
 from beit.data.sources.stream import Stream
 from beit.train.finetune import finetune
+from beit.train.parts import parts_of
 from beit.train.plan.torch.memory import peak_and_total, reset_peak
 from beit.train.pretrain import pretrain
 from beit.train.segmentation import segment
@@ -83,6 +83,11 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
     }
     known = {item.name for item in dataclasses.fields(settings)}
     # Evaluation and probes are left out; the forecast's notes say so.
+    changes |= {
+        name: value for name, value in {"validate_every": 0, "result": "last", "patience": 0}.items() if name in known
+    }
+    if getattr(settings, "validation", None) is not None:
+        changes["hold_out"] = 0.0
     changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
     with _folder_beside(settings.output) as folder, _Memory() as memory:
         output = folder / settings.output.name
@@ -195,8 +200,5 @@ def images_in_epoch(settings: RunSettings) -> int | None:
     """Images in an epoch; None where it is unknown. Raises DataError where there are none."""
     if str(settings.images).startswith("embedded:"):
         return None
-    per_class = settings.images_per_class()
-    if per_class is not None:
-        return per_class * len(FolderImages(settings.images, labelled=True).classes)
-    found = open_images(settings.images)
+    found = parts_of(settings).learn if isinstance(settings, FinetuneSettings) else open_images(settings.images)
     return settings.images_per_epoch or found.shards.total if isinstance(found, Stream) else len(found)
