@@ -103,8 +103,9 @@ def parts_of(
         validation = FolderImages(beside, labelled=True, classes=images.classes)
     held = False
     if validation is None and settings.hold_out and not isinstance(images, Stream):
-        images, validation = hold_out(images, settings.seed, fraction=settings.hold_out)
-        held, how = True, f"held out, {settings.hold_out:.0%} of each class"
+        if np.bincount(images.labels).max() > 1:  # else no class has an image to spare
+            images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
+            held, how = True, f"held out, {settings.hold_out:.0%} of each class"
     if settings.labels_per_class is not None:
         if isinstance(images, Stream):
             raise ConfigError(
