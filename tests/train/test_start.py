@@ -56,7 +56,7 @@ def settings_of(command: str, folder: Path, **changes: Any) -> Any:
     if command == "pretrain":
         return PretrainSettings(**{"tokenizer": str(folder / "tokenizer"), **values})
     if command == "finetune":
-        return FinetuneSettings(**values)
+        return FinetuneSettings(**{"hold_out": 0.0, **values})
     images = {"images": folder / "scenes/images", "maps": folder / "scenes/maps", "auxiliary_channels": 4}
     return SegmentSettings(**{**values, **images})
 

@@ -42,7 +42,8 @@ from beit.data.workers.torch import in_torch_workers
 from beit.tokenizers import load_tokenizer
 from beit.train.checkpoint import list_checkpoints
 from beit.train.distributed import Alone
-from beit.train.finetune import classifier_config, finetune, first_of_each_class
+from beit.train.finetune import classifier_config, finetune
+from beit.train.parts import first_of_each_class
 from beit.train.pretrain import pretrain
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
@@ -349,7 +350,7 @@ def test_finetuning_learns_to_tell_two_classes_apart(tmp_path):
     save_small_model(tmp_path / "model")
     write_images(tmp_path / "images", 64, labelled=True)
     write_images(tmp_path / "held out", 60, seed=9, labelled=True)
-    settings = tuning(tmp_path, steps=100, layer_decay=0.9, validation=tmp_path / "held out")
+    settings = tuning(tmp_path, steps=100, layer_decay=0.9, validation=tmp_path / "held out", validate_every=0)
     history, result = finetune(settings)
     lines = check_folder(settings.output, settings, COMMON | {"accuracy"}, 100)
     assert lines == history
@@ -366,7 +367,9 @@ def test_finetuning_learns_to_tell_two_classes_apart(tmp_path):
 
 def test_finetuning_from_scratch_with_everything_on(tmp_path):
     changes = {"jitter": 0.4, "erase": 0.5, "mixup": 0.8, "cutmix": 1.0, "image_size": 16, "patch_size": 8}
-    settings = tuning(tmp_path, model="tiny", steps=2, log_every=1, mean=(0.2, 0.3, 0.4), labels_per_class=5, **changes)
+    settings = tuning(
+        tmp_path, model="tiny", steps=2, log_every=1, mean=(0.2, 0.3, 0.4), labels_per_class=5, hold_out=0.0, **changes
+    )
     history, result = finetune(settings, array_images())
     assert result is None
     assert [line["epoch"] for line in history] == [1.0, 2.0]  # ten images: one step an epoch
@@ -417,7 +420,7 @@ def test_finetuning_refuses_what_it_cannot_learn_from(tmp_path):
         finetune(tuning(tmp_path), one)
     with pytest.raises(ConfigError, match="patch_size is for training from scratch"):
         finetune(tuning(tmp_path, patch_size=8), array_images())
-    with pytest.raises(DataError, match="12 images; 13 were asked for"):
+    with pytest.raises(DataError, match="10 images; 13 were asked for"):
         finetune(tuning(tmp_path, labels_per_class=13), array_images())
     write_images(tmp_path / "images", 8, labelled=True)
     Image.new("RGB", (16, 16)).save(write_images(tmp_path / "v", 2, labelled=True) / "flat/x.png")
@@ -445,10 +448,10 @@ def test_a_class_without_an_image_that_can_be_read_is_refused(tmp_path, name, co
 
 
 def test_parts_of_a_data_set_are_no_classes(tmp_path):
-    for part in ("train", "test"):
+    for part in ("val", "test"):
         write_images(tmp_path / "t" / part, 4, labelled=True)
     settings = FinetuneSettings(images=tmp_path / "t", output=tmp_path / "run", model="tiny", batch_size=4, workers=0)
-    with pytest.raises(DataError, match=r"has the subfolders test, train: parts of a data set.*--validation"):
+    with pytest.raises(DataError, match=r"has the subfolders test, val: parts of a data set.*--validation"):
         finetune(settings)
 
 

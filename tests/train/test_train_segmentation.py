@@ -421,3 +421,20 @@ def test_images_given_by_the_caller(parts):
     other.classes = ["a", "b"]
     with pytest.raises(DataError, match="must be the same"):
         segment(SegmentSettings(**{**parts, "output": parts["output"].parent / "y"}), Made(), other)
+
+
+def test_the_best_model_by_miou_is_the_result(parts, tmp_path):
+    images, maps = write_segmented(tmp_path / "held", 4, seed=1)
+    settings = SegmentSettings(
+        **{**parts, "steps": 6, "save_every": 100, "keep": 1},
+        validation_images=images,
+        validation_maps=maps,
+        validate_every=2,
+    )
+    lines, evaluation = segment(settings)
+    measured = {line["step"]: line["validation_miou"] for line in lines if "validation_miou" in line}
+    assert list(measured) == [2, 4, 6]
+    best = max(measured, key=lambda step: (measured[step], -step))
+    assert weights_of(settings.output) == weights_of(settings.output / f"checkpoint-{best:06}")
+    assert evaluation.miou == pytest.approx(measured[best], abs=1e-6)
+    assert all(0 <= line.get("validation_pixel_accuracy", 0) <= 1 for line in lines)

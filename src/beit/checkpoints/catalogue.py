@@ -15,6 +15,9 @@ _BY_NAME = {
     for name in (entry.name, *entry.aliases, *(form.where for form in entry.forms))
 }
 
+# To fine-tune on a folder of one's own: a good one of base size, which has seen many kinds of things.
+RECOMMENDED = "beitv2-base-patch16-224-pt1k-ft21k"
+
 # (what people look for, what there is instead)
 NOT_PUBLISHED: tuple[tuple[str, str], ...] = (
     (

@@ -57,7 +57,7 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
     else:
         images, validation = hold_out(images, settings.seed)
     if settings.labels_per_class is not None:
-        from beit.train.finetune import first_of_each_class
+        from beit.train.parts import first_of_each_class
 
         images = first_of_each_class(images, settings.labels_per_class)
     model, processor = open_trained_layers(settings.model)

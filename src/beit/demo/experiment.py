@@ -14,7 +14,8 @@ from beit.demo.torch.pixels import pixels_of
 from beit.evaluation.classification import Evaluation
 from beit.tokenizers import load_tokenizer
 from beit.train import recipes
-from beit.train.finetune import finetune, first_of_each_class
+from beit.train.finetune import finetune
+from beit.train.parts import first_of_each_class
 from beit.train.pretrain import pretrain
 from beit.train.tokenizer import measure, train_tokenizer
 

@@ -7,16 +7,20 @@ import numpy as np
 from beit.core.errors import DataError
 from beit.data.sources.images import Images
 
-_HELD_OUT = 0.2  # the fraction of each class
+HELD_OUT = 0.2  # the fraction of each class
 
 
-def hold_out(images: Images, seed: int = 0, most: int | None = None) -> tuple[Images, Images]:
-    """Hold out a random fifth of each class.
+def hold_out(
+    images: Images, seed: int = 0, most: int | None = None, fraction: float = HELD_OUT, keep_single: bool = False
+) -> tuple[Images, Images]:
+    """Hold out some random images of each class.
 
     Args:
         images: labelled images.
         seed: of the choice.
         most: use only about this many images, in proportion from each class, but at least two of each.
+        fraction: of each class, in (0, 1); at least one image, and never all.
+        keep_single: learn from the image of a class that has one alone, instead of raising.
 
     Returns:
         Images to learn from, and images to measure on.
@@ -31,12 +35,12 @@ def hold_out(images: Images, seed: int = 0, most: int | None = None) -> tuple[Im
     used = 1.0 if most is None else min(most / len(images), 1.0)
     learn, measure = [], []
     for number, found in enumerate(np.split(np.argsort(images.labels, kind="stable"), np.cumsum(counts)[:-1])):
-        if len(found) == 1:
+        if len(found) == 1 and not keep_single:
             raise DataError(
                 f"Class {images.classes[number]} has a single image; two are needed, one to learn from and one to measure on."
             )
         chosen = rng.permutation(found)[: max(round(used * len(found)), 2)]
-        held = max(round(_HELD_OUT * len(chosen)), 1) if len(chosen) else 0
+        held = min(max(round(fraction * len(chosen)), 1), len(chosen) - 1) if len(chosen) else 0
         measure.append(chosen[:held])
         learn.append(chosen[held:])
     return images.subset(np.sort(np.concatenate(learn))), images.subset(np.sort(np.concatenate(measure)))

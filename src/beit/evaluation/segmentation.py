@@ -153,6 +153,7 @@ def evaluate_segmentation(
     sliding_window: SlidingWindow = DEFAULT_WINDOW,
     device: torch.device | str | None = None,
     examples: int = 6,
+    show: bool = True,
 ) -> SegmentationEvaluation:
     """Measure a segmentation model.
 
@@ -163,6 +164,7 @@ def evaluate_segmentation(
         sliding_window: how images are brought to the model.
         device: where to compute; where the model is, if not given.
         examples: how many images from all over the set, and how many of the worst, to keep for the report.
+        show: show a bar of the progress, where there is a terminal.
 
     Raises:
         DataError: more than a tenth of the images cannot be read, or no pixel has a label.
@@ -180,7 +182,9 @@ def evaluate_segmentation(
     confusion = np.zeros((classes, classes), np.int64)
     bad, count = BadImages(len(images)), 0
     chosen = _Chosen(len(images), examples)
-    for index in tqdm(range(len(images)), desc="evaluation", unit="image", disable=None, file=sys.stderr):
+    for index in tqdm(
+        range(len(images)), desc="evaluation", unit="image", disable=None if show else True, file=sys.stderr
+    ):
         try:
             image, truth = images.read(index), images.target(index)
         except DataError as error:
@@ -244,7 +248,7 @@ class _Chosen:
         prediction: np.ndarray,
     ) -> None:
         """Keep the image, if it is one of the chosen."""
-        if index not in self._numbers and miou is None:
+        if not self.most or (index not in self._numbers and miou is None):
             return
         case = _small_case(name, miou, image, truth, prediction)
         if index in self._numbers:

@@ -62,6 +62,11 @@ def list_checkpoints(output: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def folder_of(output: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return output / f"checkpoint-{step:06}"
+
+
 def save(
     output: Path,
     step: int,
@@ -69,8 +74,9 @@ def save(
     keep: int,
     main: bool = True,
     wait: Callable[[], object] = lambda: None,
+    best: int | None = None,
 ) -> Path:
-    """Write a checkpoint, seal it, and remove all but the last `keep`.
+    """Write a checkpoint, seal it, and remove all but the last `keep` and the best.
 
     Newer ones than this are removed too: the run passed over them, for they are damaged, and has come to repeat their steps.
     They never count among those that are kept.
@@ -82,6 +88,7 @@ def save(
         keep: how many checkpoints stay.
         main: whether this process makes and renames the folder.
         wait: waits for the other processes.
+        best: the step whose checkpoint stays, beside those.
 
     Returns:
         The folder of the checkpoint.
@@ -89,7 +96,7 @@ def save(
     Raises:
         CheckpointError: it could not be written; earlier checkpoints are untouched.
     """
-    final = output / f"checkpoint-{step:06}"
+    final = folder_of(output, step)
     unfinished = output / f".checkpoint-{step:06}.tmp"
     try:
         if main:
@@ -117,7 +124,8 @@ def save(
         found = list_checkpoints(output)
         place = found.index(final)
         for old in found[: max(place + 1 - keep, 0)] + found[place + 1 :]:
-            _remove(old)
+            if best is None or old != folder_of(output, best):
+                _remove(old)
     wait()
     return final
 
@@ -235,7 +243,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     name = _NAME.match(folder.name)
     if name is not None and step != int(name.group(1)):
         raise CheckpointError(f"{path} says that it is step {step}, the folder's name says {int(name.group(1))}.")
-    for key, kind in (("settings", dict), ("data", str), ("streams", list), ("scaler", dict)):
+    kinds = {"settings": dict, "data": str, "streams": list, "scaler": dict, "measured": list, "model": list}
+    for key, kind in kinds.items():
         if key in state and not isinstance(state[key], kind):
             raise CheckpointError(f"{path}: {key} is a {type(state[key]).__name__}, wanted a {kind.__name__}.")
     return state

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from beit.checkpoints.catalogue import RECOMMENDED
 from beit.config import BeitConfig
 from beit.core import geometry
-from beit.core.errors import ConfigError, DataError
 from beit.data.loader import Loader
 from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
-from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
-from beit.data.sources.class_names import read_classes
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
+from beit.models.parameters import shapes_of
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
+from beit.train.parts import Parts, parts_of
 from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import (
@@ -35,6 +36,7 @@ from beit.train.start import (
     warn_of_other_classes,
     with_normalisation,
 )
+from beit.train.validation import measure_while_training, validation_of
 
 if TYPE_CHECKING:
     from beit.evaluation.classification import Evaluation
@@ -59,19 +61,18 @@ def finetune(
     """
     framework = finetuning(settings.framework)
     run = open_run(settings, framework.processes(settings), framework.check)
-    source = _labelled(settings, images)
-    if validation is None and settings.validation is not None:
-        validation = FolderImages(settings.validation, labelled=True, classes=source.classes)
+    parts = parts_of(settings, images, validation)
+    source, validation = parts.learn, parts.measure
     if validation is not None and run.main:
         warn_of_absent_classes(validation, source.classes)
     with run.going_on():
         start = open_start(settings, run.opened)
-    settings = run.settings = with_normalisation(run.settings, start)
+    settings = run.settings = with_normalisation(run.settings.decided(count_of(source)), start)
     config = classifier_config(settings, start, source.classes)
     if not start.resumed and run.main:
         check_class_folders(source)
         if "BeitForImageClassification" in (start.config.architectures or []):
-            warn_of_other_classes(start.config, source.classes, settings.model)
+            warn_of_other_classes(start.config, source.classes, settings.model or RECOMMENDED)
     processor = _processor(settings, start, config)
 
     if isinstance(source, FolderImages | Stream):  # a smaller image has no full patch, and counts as damaged
@@ -96,13 +97,35 @@ def finetune(
         steps=settings.total_steps(loader.steps_per_epoch),
         save=save,
         prepare=lambda batch, step: mix(batch, step, run, config.num_labels),
+        averaged=settings.result == "ema",
+        begin=parts.save,
+        header=_header(run, parts, start, config, loader),
     )
+    if validation is not None:
+        held = hold_in_memory(validation, BadImages(len(validation)), min(size))
+        measure_while_training(job, settings, validation_of(processor, held, max(settings.batch_size // run.world, 1)))
     history = train(run, job)
     if validation is None or not run.main:
         return history, None
     evaluation = framework.evaluation(run, processor, validation)
     evaluation.save(settings.output)
     return history, evaluation
+
+
+def _header(run: Run[FinetuneSettings], parts: Parts, start: Start, config: BeitConfig, loader: Loader) -> str:
+    """What the run is about, in two lines."""
+    settings = run.settings
+    count = sum(math.prod(shape) for shape in shapes_of(config, "BeitForImageClassification").values())
+    origin = f"from {start.checkpoint.source}" if start.checkpoint is not None else "new"
+    device = getattr(run.processes, "device", None)
+    where = "" if device is None else f"; on {device}" + f", {run.world} processes" * (run.world > 1)
+    steps = settings.total_steps(loader.steps_per_epoch)
+    again = f", from step {run.first} on" if run.first else ""
+    batch = min(settings.batch_size, count_of(parts.learn) or settings.batch_size)
+    return (
+        f"{parts}\n{count / 1e6:.1f} million parameters, {origin}{where}; {steps:,} steps of {batch} images"
+        f"{again}, highest learning rate {settings.learning_rate:.2g}"
+    )
 
 
 def mix(batch: Batch, step: int, run: Run[FinetuneSettings], classes: int) -> Batch:
@@ -117,45 +140,6 @@ def mix(batch: Batch, step: int, run: Run[FinetuneSettings], classes: int) -> Ba
         np.asarray(batch["pixel_values"]), targets, settings.mixup, settings.cutmix, rng, settings.mix_probability
     )
     return {"pixel_values": pixels, "targets": targets}
-
-
-# --- images ----------------------------------------------------------------------------------------------------------
-
-
-def _labelled(settings: FinetuneSettings, images: Images | Stream | None) -> Images | Stream:
-    """The images to learn from. Raises DataError or ConfigError when they do not fit."""
-    if images is None:
-        classes = None if settings.classes is None else read_classes(settings.classes)
-        images = open_images(settings.images, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
-    if not images.labelled if isinstance(images, Stream) else images.labels is None:
-        raise DataError("Fine-tuning needs labelled images: one subfolder per class.")
-    if len(images.classes) < 2:
-        raise DataError(
-            f"There is only one class, {images.classes[0]}; a classifier needs two or more: one subfolder each."
-        )
-    if settings.labels_per_class is None:
-        return images
-    if isinstance(images, Stream):
-        raise ConfigError(
-            "labels_per_class is for folders and arrays; to choose, a stream would have to be read to its end."
-        )
-    return first_of_each_class(images, settings.labels_per_class)
-
-
-def first_of_each_class(images: Images, count: int) -> Images:
-    """The first `count` images of each class, in the order of the folder or array.
-
-    Raises:
-        DataError: a class has fewer.
-    """
-    assert images.labels is not None
-    chosen = []
-    for number, name in enumerate(images.classes):
-        found = np.flatnonzero(images.labels == number)
-        if len(found) < count:
-            raise DataError(f"Class {name} has {len(found)} images; {count} were asked for (labels_per_class).")
-        chosen.append(found[:count])
-    return images.subset(np.sort(np.concatenate(chosen)))
 
 
 # --- the model -------------------------------------------------------------------------------------------------------

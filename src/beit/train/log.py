@@ -19,6 +19,16 @@ ALARMS_FILE = "alarms.jsonl"
 _NOT_SHOWN = ("step", "epoch", "learning_rate", "gradient_norm", "data_wait", "token_entropy", "prediction_entropy")
 
 
+_TIMED = 6  # steps, from which the time of a run is foretold
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 minutes` or `3.5 hours`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
 class Log:
     """Averages metrics over the steps of a log line, and writes the lines.
 
@@ -43,6 +53,7 @@ class Log:
         self.sums: Metrics = {}
         self.count = self.images = 0
         self.waited = 0.0
+        self.taken, self.second = 0, 0.0  # steps of this process, and when the second one began
         self.since = time.perf_counter()
         if not run.main:
             return
@@ -52,6 +63,12 @@ class Log:
         tqdm = require("tqdm", "train", "training").tqdm
         # Without a terminal there is no bar (disable=None); then `_show` prints every line instead.
         self.bar = tqdm(total=steps, initial=run.first, desc=output.name, unit="step", disable=None, file=sys.stderr)
+
+    def say(self, text: str) -> None:
+        """Show a text above the bar, in the main process. Nothing for an empty one."""
+        if self.run.main and text:
+            with contextlib.suppress(OSError, AttributeError):  # training goes on when stderr is closed
+                self.bar.write(text, file=sys.stderr)
 
     def add(self, metrics: Metrics, images: int, waited: float) -> None:
         """Add a step.
@@ -66,9 +83,21 @@ class Log:
         self.count += 1
         self.images += images * self.run.world
         self.waited += waited
+        self._forecast()
         if self.run.main:
             with contextlib.suppress(OSError):  # training goes on, and saves, when the terminal is gone
                 self.bar.update()
+
+    def _forecast(self) -> None:
+        """After a few steps: how long the rest will take. The first one, which makes the start, does not count."""
+        self.taken += 1
+        now = time.perf_counter()
+        if self.taken == 1:
+            self.second = now
+        left = self.steps - self.run.first - self.taken
+        if self.taken == _TIMED and left > _TIMED:
+            seconds = (now - self.second) / (_TIMED - 1) * left
+            self.say(f"About {duration(seconds)} to go, without measurements and checkpoints.")
 
     def write(self, step: int, rate: float, more: dict[str, float]) -> None:
         """Write a line: means over the steps since the last line, and `more`.

@@ -31,6 +31,7 @@ SettingsT_co = TypeVar("SettingsT_co", bound=RunSettings, covariant=True)
 
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
+_DECIDED = ("batch_size", "epochs", "learning_rate")
 
 
 class UselessCheckpoint(CheckpointError):
@@ -178,9 +179,8 @@ def _last_checkpoint(
         # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the
         # settings will say what is wrong.
         saved = _saved_settings(read_json(folder / checkpoint.STATE_FILE))
-        return saved.keys() == settings.to_dict().keys() and saved.get("framework") == getattr(
-            settings, "framework", None
-        )
+        known = {*saved, *settings.ADDED} == {*settings.to_dict(), *settings.ADDED}
+        return known and saved.get("framework") == getattr(settings, "framework", None)
 
     found = checkpoint.last(
         settings.output,
@@ -209,7 +209,13 @@ def _changed_settings(found: checkpoint.Saved, settings: RunSettings) -> list[st
         for name, used in zip(("mean", "std"), normalisation(processor), strict=True):
             if now.get(name) == used:
                 now[name] = then.get(name)
-    return differences(then, now)
+    # What the settings left open was decided when the run began: it may be left open again, or given as settings.json states it.
+    with contextlib.suppress(CheckpointError):
+        stated = read_json(settings.output / SETTINGS_FILE)
+        for name in _DECIDED:
+            if isinstance(stated, dict) and name in stated and now.get(name) == stated[name]:
+                now[name] = then.get(name)
+    return differences(then, now, settings.ADDED)
 
 
 def _holds_a_run(output: Path) -> DataError:

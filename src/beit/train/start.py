@@ -16,16 +16,22 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from beit.checkpoints import Checkpoint
+from beit.checkpoints import Checkpoint, catalogue
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
-from beit.core.errors import ConfigError
+from beit.core.errors import CheckpointError, ConfigError
 from beit.data.processor import BeitImageProcessor
 from beit.train.settings import FinetuneSettings, PaperRate, PretrainSettings, RunSettings, SegmentSettings
 
 logger = logging.getLogger("beit")
 Triple = tuple[float, float, float]
 _NARROW = 512  # models below this width learn with a higher rate
+_NO_MODEL = """{error}
+
+No --model was given, and the recommended checkpoint, {model}, cannot be had here. Choose one of
+  --model FOLDER or FILE    a checkpoint that you have (beit models lists the published ones and where they are)
+  --model small             a small network from scratch: for thousands of images, not for hundreds
+  --model PRETRAIN_FOLDER   your own, from images without labels: beit pretrain --images FOLDER --output PRETRAIN_FOLDER"""
 ImageSettingsT = TypeVar("ImageSettingsT", PretrainSettings, FinetuneSettings, SegmentSettings)
 
 
@@ -33,7 +39,7 @@ class ModelSettings(Protocol):
     """The settings that name a model."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str | None: ...
 
     @property
     def image_size(self) -> int | None: ...
@@ -75,14 +81,18 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
         return Start(resumed, config, processor, resumed=True)
     sizes = {"image_size": settings.image_size, "patch_size": settings.patch_size}
     sizes = {name: size for name, size in sizes.items() if size is not None}
-    if settings.model in PRESETS:
-        return Start(None, BeitConfig.preset(settings.model, **sizes), None)
+    model = settings.model or catalogue.RECOMMENDED
+    if model in PRESETS:
+        return Start(None, BeitConfig.preset(model, **sizes), None)
     if settings.patch_size is not None:
-        raise ConfigError(
-            f"patch_size is for training from scratch; {settings.model} has patches of its own. Leave it out."
-        )
+        raise ConfigError(f"patch_size is for training from scratch; {model} has patches of its own. Leave it out.")
     # The sizes are given to the checkpoint too: a file without a config.json may not show which grid its positions are of.
-    checkpoint = Checkpoint(settings.model, given=sizes)
+    try:
+        checkpoint = Checkpoint(model, given=sizes)
+    except CheckpointError as error:
+        if settings.model is not None:
+            raise
+        raise CheckpointError(_NO_MODEL.format(model=model, error=error)) from error
     return Start(checkpoint, BeitConfig.from_pretrained(checkpoint), BeitImageProcessor.stored_in(checkpoint))
 
 

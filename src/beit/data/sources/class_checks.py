@@ -12,11 +12,11 @@ import numpy as np
 from beit.core.errors import DataError
 from beit.data.decode import opened
 from beit.data.sources.images import FolderImages, Images
+from beit.data.sources.splits import PARTS
 from beit.data.sources.stream import Stream
 
 logger = logging.getLogger("beit")
 
-_PARTS = frozenset("train training test testing val valid validation eval dev".split())  # of a data set; no classes
 _TRIED = 20  # images of a class, until one can be opened
 
 
@@ -30,7 +30,7 @@ def check_class_folders(images: Images | Stream) -> None:
     if not isinstance(images, FolderImages) or images.labels is None:
         return
     present = sorted({images.classes[number] for number in np.unique(images.labels)})
-    if all(name.lower() in _PARTS for name in present):
+    if all(name.lower() in PARTS for name in present):
         raise DataError(
             f"{images.folder} has the subfolders {', '.join(present)}: parts of a data set, and no classes. Give one of them, such "
             f"as {images.folder / present[0]}, and another one with --validation."

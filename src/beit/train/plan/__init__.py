@@ -98,6 +98,7 @@ def forecast(
         ConfigError: a setting is impossible, or the length of the run is unknown.
         BeitError: as the run itself at its start.
     """
+    settings = settings.decided(images_in_epoch(settings))
     if settings.batch_size % devices:
         raise ConfigError(f"A batch of {settings.batch_size} cannot be divided among {devices} devices.")
     steps, epochs, images = total_steps(settings)
@@ -191,6 +192,7 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
         DataError: no such folder, or no image in it.
     """
     images = images_in_epoch(settings)
+    settings = settings.decided(images)
     if images is None:
         return settings.total_steps(None), None, None
     epoch = Order(images, min(settings.batch_size, images), settings.seed).steps_per_epoch

@@ -18,13 +18,20 @@ from typing import Any
 
 from beit.core.errors import DataError, require
 from beit.data.sources import open_images
-from beit.data.sources.images import FolderImages
 from beit.data.sources.stream import Stream
 from beit.train.finetune import finetune
+from beit.train.parts import parts_of
 from beit.train.plan.torch.memory import peak_and_total, reset_peak
 from beit.train.pretrain import pretrain
 from beit.train.segmentation import segment
-from beit.train.settings import FinetuneSettings, PretrainSettings, RunSettings, SegmentSettings, TokenizerSettings
+from beit.train.settings import (
+    FinetuneSettings,
+    PretrainSettings,
+    RunSettings,
+    SegmentSettings,
+    TokenizerSettings,
+    ValidatedSettings,
+)
 from beit.train.tokenizer import train_tokenizer
 
 _SETTLING = 2  # the first steps are slower: memory is allocated, kernels are chosen
@@ -83,6 +90,10 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
     }
     known = {item.name for item in dataclasses.fields(settings)}
     # Evaluation and probes are left out; the forecast's notes say so.
+    if isinstance(settings, ValidatedSettings):
+        changes |= {"validate_every": 0, "result": "last", "patience": 0}
+    if isinstance(settings, FinetuneSettings):
+        changes |= _without_validation(settings)
     changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
     with _folder_beside(settings.output) as folder, _Memory() as memory:
         output = folder / settings.output.name
@@ -191,12 +202,17 @@ def bytes_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
+def _without_validation(settings: FinetuneSettings) -> dict[str, Any]:
+    """Changes of the settings after which the same images are learned from, and those of `validation` are not looked at."""
+    return {} if settings.validation is None else {"validation": None, "hold_out": 0.0}
+
+
 def images_in_epoch(settings: RunSettings) -> int | None:
     """Images in an epoch; None where it is unknown. Raises DataError where there are none."""
     if str(settings.images).startswith("embedded:"):
         return None
-    per_class = settings.images_per_class()
-    if per_class is not None:
-        return per_class * len(FolderImages(settings.images, labelled=True).classes)
-    found = open_images(settings.images)
+    if isinstance(settings, FinetuneSettings):
+        found = parts_of(dataclasses.replace(settings, **_without_validation(settings))).learn
+    else:
+        found = open_images(settings.images)
     return settings.images_per_epoch or found.shards.total if isinstance(found, Stream) else len(found)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from beit.train.recipes.pretrain import LONG_RUN, parts, scaled
+from beit.train.recipes.pretrain import ALL_IMAGES, LONG_RUN, parts, scaled
 from beit.train.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -244,7 +244,7 @@ def _finetune(
         jitter=0.4,
         erase=0.25,
         label_smoothing=0.1,
-        **{**LONG_RUN, "log_every": 50, "save_every": 2500, **rest},
+        **{**LONG_RUN, **ALL_IMAGES, "log_every": 50, "save_every": 2500, **rest},
     )
 
 

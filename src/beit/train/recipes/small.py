@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from beit.train.recipes.pretrain import IMAGENET_MEAN, IMAGENET_STD, parts, scaled
+from beit.train.recipes.pretrain import ALL_IMAGES, IMAGENET_MEAN, IMAGENET_STD, parts, scaled
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
 
 
@@ -78,6 +78,7 @@ def garments(output: Path, seed: int = 0, length: float = 1.0) -> Experiment:
         "batch_size": 64,
         "learning_rate": 2e-3,
         "warmup": 0.1,
+        **ALL_IMAGES,
         "crop_scale": (0.85, 1.0),
         "erase": 0.25,
         "mean": _GREY_MEAN,
@@ -191,6 +192,7 @@ def small_images(
         "batch_size": 64,
         "learning_rate": 2e-3,
         "warmup": 0.1,
+        **ALL_IMAGES,
         "crop_scale": (0.6, 1.0),
         "erase": 0.25,
         "mean": _CIFAR_MEAN,
@@ -258,6 +260,7 @@ def small_photos(
         "accumulate": accumulate,
         "learning_rate": scaled(2e-3, batch_size, 256),
         "warmup": 0.1,
+        **ALL_IMAGES,
         "layer_decay": 0.65,
         "augment": "rand",
         "erase": 0.25,

@@ -10,6 +10,7 @@ from beit.train.settings.pretrain import PretrainSettings
 from beit.train.settings.saved import differences, from_dict
 from beit.train.settings.segmentation import SegmentSettings
 from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
+from beit.train.settings.validated import ValidatedSettings
 
 __all__ = [
     "RUNS",
@@ -21,6 +22,7 @@ __all__ = [
     "SegmentSettings",
     "TokenizeSettings",
     "TokenizerSettings",
+    "ValidatedSettings",
     "differences",
     "from_dict",
 ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from beit.core.errors import ConfigError
 
 SETTINGS_FILE = "settings.json"
+_ABSENT = object()
 NARROW = ("tiny", "small")  # presets of ours, which learn with a higher rate than the paper's sizes
 
 
@@ -25,6 +27,10 @@ class PaperRate(float):
 @dataclass(kw_only=True)
 class RunSettings:
     """What all training runs have in common."""
+
+    ADDED: ClassVar[Mapping[str, Any]] = {}
+    """Settings that were added after version 0.1 → what its runs did. `to_dict` leaves such values out, so a run without them is
+    the same run, and `from_dict` fills them in."""
 
     images: str | Path
     """Where the images come from: a folder, with or without subfolders; tar shards in WebDataset's layout, such as
@@ -97,10 +103,6 @@ class RunSettings:
         """
         return 1.5e-3 * self.batch_size / 2048
 
-    def images_per_class(self) -> int | None:
-        """How many images of each class the run uses; None for all."""
-        return None
-
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         for item in dataclasses.fields(self):
@@ -112,9 +114,9 @@ class RunSettings:
             raise ConfigError("output is the current folder; name a folder for the result.")
         if self.seed >= 2**63:
             raise ConfigError(f"seed is {self.seed}; it must be below 2^63.")
+        self.check_length()
         check_at_least_one(
             self,
-            "batch_size",
             "log_every",
             "save_every",
             "keep",
@@ -123,8 +125,6 @@ class RunSettings:
             "images_per_epoch",
             "steps",
         )
-        if self.epochs <= 0:
-            raise ConfigError(f"epochs is {self.epochs}; it must be above 0.")
         if self.learning_rate <= 0 or self.min_learning_rate < 0:
             raise ConfigError("learning_rate must be above 0, and min_learning_rate must not be negative.")
         if not 0 <= self.warmup < 1:
@@ -139,6 +139,16 @@ class RunSettings:
             )
         if self.shard and self.precision == "fp16":
             raise ConfigError("fp16 does not work with shard; choose --precision bf16.")
+
+    def decided(self, count: int | None) -> Self:
+        """The settings with what they left open, decided by the number of images to learn from (None: unknown)."""
+        return self
+
+    def check_length(self) -> None:
+        """Check what decides how long the run is. Raises ConfigError."""
+        check_at_least_one(self, "batch_size")
+        if self.epochs <= 0:
+            raise ConfigError(f"epochs is {self.epochs}; it must be above 0.")
 
     def total_steps(self, steps_per_epoch: int | None) -> int:
         """Number of steps of the run.
@@ -156,8 +166,9 @@ class RunSettings:
         return max(round(self.epochs * steps_per_epoch), 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """All values as JSON can hold them."""
+        """All values as JSON can hold them; without those of `ADDED`."""
         values = dataclasses.asdict(self)
+        values = {name: value for name, value in values.items() if self.ADDED.get(name, _ABSENT) != value}
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal, Self
 
 from beit.core.errors import ConfigError
 from beit.train.settings.base import (
-    RunSettings,
+    PaperRate,
     check_at_least_one,
     check_fractions,
     check_framework,
     check_normalisation,
+    check_not_negative,
     check_scale,
 )
+from beit.train.settings.by_count import batch_for, epochs_for
+from beit.train.settings.validated import ValidatedSettings
+
+_PROVISIONAL = 32  # images in a batch that is not decided yet
 
 
 @dataclass(kw_only=True)
-class FinetuneSettings(RunSettings):
-    """Fine-tune a classifier on labelled images: one subfolder per class."""
+class FinetuneSettings(ValidatedSettings):
+    """Fine-tune a classifier on labelled images: one subfolder per class. A folder of train/ and val/ or test/ is taken in these
+    parts."""
 
-    model: str
-    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
+    ADDED: ClassVar[Mapping[str, Any]] = {**ValidatedSettings.ADDED, "hold_out": 0.0}
+    """As `RunSettings.ADDED`."""
+
+    model: str | None = None
+    """A pre-trained model folder, a Hub id or a name that beit models lists; or a size (tiny, small, base, large) to train from
+    scratch. If not given, the recommended published checkpoint."""
     validation: Path | None = None
-    """Folder with images to measure top-1 accuracy on at the end, in the same class subfolders."""
+    """Folder with images to measure on, in the same class subfolders. If not given, val/ or test/ beside train/; else images that
+    are held out."""
+    hold_out: float = 0.2
+    """Fraction of each class that is held out to measure on, where nothing else is given; 0 to learn from all images."""
+    batch_size: int = 0
+    """Images per step, over all devices; 0 to choose by the number of images."""
+    epochs: float = 0.0
+    """How often each image is seen; 0 to choose by the number of images."""
     classes: Path | None = None
     """Text file with the names of the classes, one per line, from class 0 on: for tar shards, whose labels are numbers. If not
     given, the classes of a folder are its subfolders, in alphabetical order."""
@@ -75,15 +93,28 @@ class FinetuneSettings(RunSettings):
 
     def paper_learning_rate(self, narrow: bool = False) -> float:
         """4e-3 at a batch of 1,024, in proportion (base, self-supervised); narrow models take a higher rate."""
-        return 2e-3 if narrow else 4e-3 * self.batch_size / 1024
+        return 2e-3 if narrow else 4e-3 * (self.batch_size or _PROVISIONAL) / 1024
 
-    def images_per_class(self) -> int | None:
-        """How many images of each class the run uses; None for all."""
-        return self.labels_per_class
+    def decided(self, count: int | None) -> Self:
+        """As `RunSettings.decided`: the batch and the epochs where they are 0, and the learning rate of that batch."""
+        changes: dict[str, Any] = {}
+        if self.batch_size == 0:
+            changes["batch_size"] = batch_for(count, self.accumulate)
+            if isinstance(self.learning_rate, PaperRate):
+                changes["learning_rate"] = 0.0  # is made anew, for this batch
+        if self.epochs == 0 and self.steps is None:
+            changes["epochs"] = epochs_for(count)
+        return replace(self, **changes) if changes else self
+
+    def check_length(self) -> None:
+        """As `RunSettings.check_length`; 0 is left to be decided."""
+        check_not_negative(self, "batch_size", "epochs")
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
+        if not 0 <= self.hold_out < 1:
+            raise ConfigError(f"hold_out is {self.hold_out}; it must lie in [0, 1).")
         check_normalisation(self.mean, self.std)
         check_scale(self.crop_scale)
         check_framework(self)

@@ -6,7 +6,9 @@ import dataclasses
 import os
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from beit.core.errors import CheckpointError
@@ -34,7 +36,7 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
     strange = sorted(set(values) - known)
     if strange:
         raise CheckpointError(f"Saved settings have unknown fields: {', '.join(strange)}. Another version wrote them.")
-    ready: dict[str, Any] = {}
+    ready: dict[str, Any] = dict(kind.ADDED)
     for name, value in values.items():
         wanted = hints[name]
         if not fits(value, wanted):
@@ -52,9 +54,15 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
         raise CheckpointError(f"Saved settings are incomplete: {error}.") from error
 
 
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between the settings of two runs, in words. How a run is logged and saved makes no difference."""
-    old, new = dict(old), dict(new)
+def differences(old: dict[str, Any], new: dict[str, Any], added: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+    """What differs between the settings of two runs, in words. How a run is logged and saved makes no difference.
+
+    Args:
+        old: as `RunSettings.to_dict` gives them.
+        new: the same.
+        added: what absent settings mean (`RunSettings.ADDED`).
+    """
+    old, new = {**added, **old}, {**added, **new}
     for values in (old, new):
         for name in _PATHS:  # the same folder may be written in several ways
             if isinstance(values.get(name), str) and os.path.exists(values[name]):

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from beit.core.errors import ConfigError
 from beit.data.label_maps import LabelRules, parse_values
-from beit.train.settings.base import RunSettings, check_at_least_one, check_fractions, check_normalisation
+from beit.train.settings.base import check_at_least_one, check_fractions, check_normalisation
+from beit.train.settings.validated import ValidatedSettings
 
 
 @dataclass(kw_only=True)
-class SegmentSettings(RunSettings):
+class SegmentSettings(ValidatedSettings):
     """Train semantic segmentation: a class for every pixel, by UPerNet on a pre-trained model or from scratch."""
 
     model: str
     """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
+    ADDED: ClassVar[Mapping[str, Any]] = {**ValidatedSettings.ADDED, "map_value": ()}
+    """As `RunSettings.ADDED`."""
+
     maps: Path | None = None
     """Folder with the label maps: grey or palette PNG files with a class number per pixel, named and arranged as the images
     (images/street/1.jpg, maps/street/1.png). Not needed for --images embedded:pasted_garments."""
     validation_images: Path | None = None
-    """Folder with images to measure mIoU on at the end."""
+    """Folder with images to measure mIoU on, while training and at the end."""
     validation_maps: Path | None = None
     """Folder with their label maps."""
     classes: Path | None = None
@@ -74,13 +79,6 @@ class SegmentSettings(RunSettings):
     def paper_learning_rate(self, narrow: bool = False) -> float:
         """7e-4 at a batch of 16, in proportion (base, self-supervised); narrow models take a higher rate."""
         return 1e-3 if narrow else 7e-4 * self.batch_size / 16
-
-    def to_dict(self) -> dict[str, Any]:
-        """As `RunSettings.to_dict`; without `map_value` where there is none, as in runs of version 0.1."""
-        values = super().to_dict()
-        if not values["map_value"]:
-            del values["map_value"]
-        return values
 
     def label_rules(self) -> LabelRules:
         """What the numbers in the label maps mean."""

@@ -1,0 +1,140 @@
+"""The images of a run in two parts: to learn from, and to measure on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from beit.core.errors import ConfigError, DataError
+from beit.core.files import write_json
+from beit.data.sources import open_images
+from beit.data.sources.class_names import read_classes
+from beit.data.sources.images import FolderImages, Images
+from beit.data.sources.splits import splits_of
+from beit.data.sources.stream import Stream
+from beit.evaluation.hold_out import hold_out
+from beit.train.settings import FinetuneSettings
+
+SPLIT_FILE = "split.json"
+_SHOWN = 6  # classes in a sentence
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Two parts of a data set.
+
+    Attributes:
+        learn: images to learn from.
+        measure: images to measure on; None for none.
+        how: where the latter come from, for people; "" where they were given.
+        held: whether they were held out of the images that were given.
+    """
+
+    learn: Images | Stream
+    measure: Images | None
+    how: str = ""
+    held: bool = False
+
+    def save(self, output: Path) -> None:
+        """Write split.json, the list of the images that were held out; nothing where none were.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        if self.measure is None or not self.held:
+            return
+        images = self.measure
+        if isinstance(images, FolderImages):
+            names = [os.path.relpath(path, images.folder) for path in images.paths]
+        else:
+            names = [images.name(index) for index in range(len(images))]
+        write_json(output / SPLIT_FILE, {"held_out": names})
+
+    def __str__(self) -> str:
+        """`200 images of 2 classes: cat 100, dog 100; 160 to learn from, 40 to measure on (held out, 20% of each class)`."""
+        classes = self.learn.classes
+        if isinstance(self.learn, Stream) or self.learn.labels is None:
+            return f"a stream of images of {len(classes)} classes" + self._measured()
+        counts = np.bincount(self.learn.labels, minlength=len(classes))
+        total = len(self.learn)
+        if self.held and self.measure is not None and self.measure.labels is not None:
+            counts = counts + np.bincount(self.measure.labels, minlength=len(classes))
+            total += len(self.measure)
+        named = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
+        shown = ", ".join(named[:_SHOWN]) + ", …" * (len(named) > _SHOWN)
+        learn = f"; {len(self.learn):,} to learn from" if self.held else ""
+        return f"{total:,} images of {len(classes):,} classes: {shown}{learn}{self._measured()}"
+
+    def _measured(self) -> str:
+        if self.measure is None:
+            return ""
+        return f", {len(self.measure):,} to measure on" + (f" ({self.how})" if self.how else "")
+
+
+def parts_of(
+    settings: FinetuneSettings, images: Images | Stream | None = None, validation: Images | None = None
+) -> Parts:
+    """The images to learn from and to measure on.
+
+    Args:
+        settings: name them: with a folder of validation; or a folder that has train/ beside val/ or test/; or with a part that is
+            held out.
+        images: labelled images, used instead of those that the settings name.
+        validation: images to measure on, used instead of the folder.
+
+    Raises:
+        DataError, ConfigError: they do not fit.
+    """
+    classes = None if settings.classes is None else read_classes(settings.classes)
+    folder, beside = settings.images, settings.validation
+    how = ""
+    if images is None:
+        splits = splits_of(folder) if beside is None and validation is None else None
+        if splits is not None:
+            folder = splits.train
+            if splits.validation is not None:
+                beside, how = splits.validation, f"in {splits.validation.name}/"
+        images = open_images(folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
+    _check_labelled(images)
+    if validation is None and beside is not None:
+        validation = FolderImages(beside, labelled=True, classes=images.classes)
+    held = False
+    if validation is None and settings.hold_out and not isinstance(images, Stream):
+        if np.bincount(images.labels).max() > 1:  # else no class has an image to spare
+            images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
+            held, how = True, f"held out, {settings.hold_out:.0%} of each class"
+    if settings.labels_per_class is not None:
+        if isinstance(images, Stream):
+            raise ConfigError(
+                "labels_per_class is for folders and arrays; to choose, a stream would have to be read to its end."
+            )
+        images = first_of_each_class(images, settings.labels_per_class)
+    return Parts(images, validation, how, held)
+
+
+def _check_labelled(images: Images | Stream) -> None:
+    if not images.labelled if isinstance(images, Stream) else images.labels is None:
+        raise DataError("Fine-tuning needs labelled images: one subfolder per class.")
+    if len(images.classes) < 2:
+        raise DataError(
+            f"There is only one class, {images.classes[0]}; a classifier needs two or more: one subfolder each."
+        )
+
+
+def first_of_each_class(images: Images, count: int) -> Images:
+    """The first `count` images of each class, in the order of the folder or array.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    assert images.labels is not None
+    chosen = []
+    for number, name in enumerate(images.classes):
+        found = np.flatnonzero(images.labels == number)
+        if len(found) < count:
+            raise DataError(f"Class {name} has {len(found)} images; {count} were asked for (labels_per_class).")
+        chosen.append(found[:count])
+    return images.subset(np.sort(np.concatenate(chosen)))

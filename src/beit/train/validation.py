@@ -1,0 +1,123 @@
+"""Measures a model in training on images that it does not learn from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from beit.core.errors import CheckpointError
+from beit.data.processor import BeitImageProcessor
+from beit.data.sources.images import Images
+from beit.evaluation.classification import confusion_of, ranks
+from beit.evaluation.segmentation import evaluate_segmentation
+from beit.inference.classification import logits_of
+from beit.inference.sliding_window import SlidingWindow
+from beit.train.loop import Job
+from beit.train.selection import Selection
+from beit.train.settings import ValidatedSettings
+
+MIOU, PIXEL_ACCURACY = "validation_miou", "validation_pixel_accuracy"
+_MOST = 50  # measurements of a classifier in a run, unless the settings say how often
+_MOST_OF_MAPS = 20  # of segmentation, which takes longer
+
+logger = logging.getLogger("beit")
+
+Probe = Callable[[Any, int], dict[str, float]]  # (model, step) → metrics
+LOSS, TOP1, TOP5, MACRO_F1 = "validation_loss", "validation_top1", "validation_top5", "validation_macro_f1"
+
+
+def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe, *, maps: bool = False) -> None:
+    """Have a job measured by `measure` at the steps that the settings say, and its result chosen by it.
+
+    Args:
+        job: what is trained; changed in place.
+        settings: of the run.
+        measure: (model, step) → what was measured.
+        maps: whether label maps are measured rather than classes.
+    """
+    every = settings.measured_every(job.steps, job.loader.steps_per_epoch, _MOST_OF_MAPS if maps else _MOST)
+    if not every:
+        return
+    job.probe, job.probe_every = measure, every
+    if settings.result == "best":
+        job.selection = Selection(MIOU if maps else TOP1, "" if maps else LOSS, settings.patience)
+
+
+def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int) -> Probe:
+    """A probe for `beit.train.loop.Job`: (model, step) → loss and scores on the images.
+
+    Args:
+        processor: the image processor that is saved with the model: images are seen as in use, without augmentation.
+        images: labelled.
+        batch_size: images per forward pass.
+
+    Returns:
+        A function whose result has `validation_loss` (cross-entropy in nats, without label smoothing), `validation_top1` and
+        `validation_macro_f1`, and `validation_top5` where there are more than five classes.
+
+    Raises:
+        CheckpointError (from the function): the model answers NaN or infinity.
+        DataError (from the function): none of the images can be read.
+    """
+    skipped: set[int] = set()
+
+    def measure(model: Any, step: int) -> dict[str, float]:
+        def bad(index: int, reason: str) -> None:
+            if index not in skipped:
+                skipped.add(index)
+                logger.warning("Left out of the validation: %s", reason)
+
+        model.eval() if hasattr(model, "eval") else None
+        kept, logits = logits_of(model, processor, images, bad, batch_size)
+        if not kept:
+            raise CheckpointError("None of the images to measure on can be read.")
+        assert images.labels is not None
+        return scores(logits, images.labels[kept])
+
+    return measure
+
+
+def map_validation_of(processor: BeitImageProcessor, images: Images, short_side: int | None) -> Probe:
+    """A probe for `beit.train.loop.Job`: (model, step) → `validation_miou` and `validation_pixel_accuracy` on the images.
+
+    Args:
+        processor: the image processor that is saved with the model.
+        images: with label maps.
+        short_side: shorter side in pixels to which images are resized; the model's image size if None.
+    """
+
+    def measure(model: Any, step: int) -> dict[str, float]:
+        found = evaluate_segmentation(
+            model, processor, images, SlidingWindow(short_side=short_side), examples=0, show=False
+        )
+        return {MIOU: round(found.miou, 6), PIXEL_ACCURACY: round(found.pixel_accuracy, 6)}
+
+    return measure
+
+
+def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Loss and scores of logits `(n, classes)` for labels `(n,)`, n ≥ 1; see `validation_of`."""
+    rows = logits.astype(np.float64)
+    rows -= rows.max(1, keepdims=True)
+    likelihood = rows[np.arange(len(labels)), labels] - np.log(np.exp(rows).sum(1))
+    before = ranks(logits, labels)
+    found = {LOSS: round(float(-likelihood.mean()), 6), TOP1: round(float((before < 1).mean()), 6)}
+    if logits.shape[1] > 5:
+        found[TOP5] = round(float((before < 5).mean()), 6)
+    found[MACRO_F1] = round(macro_f1(confusion_of(logits, labels)), 6)
+    return found
+
+
+def macro_f1(confusion: np.ndarray) -> float:
+    """The mean over all classes that occur of F1, the harmonic mean of precision and recall.
+
+    Args:
+        confusion: counts `(classes, classes)`, the true class by row, the predicted one by column. A class that is neither
+            true nor predicted anywhere does not count.
+    """
+    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    occurs = true + predicted > 0
+    return float((2 * right[occurs] / (true + predicted)[occurs]).mean()) if occurs.any() else 0.0
