@@ -102,10 +102,9 @@ def parts_of(
     if validation is None and beside is not None:
         validation = FolderImages(beside, labelled=True, classes=images.classes)
     held = False
-    if validation is None and settings.hold_out and not isinstance(images, Stream):
-        if np.bincount(images.labels).max() > 1:  # else no class has an image to spare
-            images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
-            held, how = True, f"held out, {settings.hold_out:.0%} of each class"
+    if validation is None and settings.hold_out and not isinstance(images, Stream) and _spares(images):
+        images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
+        held, how = True, f"held out, {settings.hold_out:.0%} of each class"
     if settings.labels_per_class is not None:
         if isinstance(images, Stream):
             raise ConfigError(
@@ -113,6 +112,11 @@ def parts_of(
             )
         images = first_of_each_class(images, settings.labels_per_class)
     return Parts(images, validation, how, held)
+
+
+def _spares(images: Images) -> bool:
+    """Whether a class has an image to spare."""
+    return images.labels is not None and int(np.bincount(images.labels).max()) > 1
 
 
 def _check_labelled(images: Images | Stream) -> None:
