@@ -235,7 +235,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     name = _NAME.match(folder.name)
     if name is not None and step != int(name.group(1)):
         raise CheckpointError(f"{path} says that it is step {step}, the folder's name says {int(name.group(1))}.")
-    for key, kind in (("settings", dict), ("data", str), ("streams", list), ("scaler", dict)):
+    for key, kind in (
+        ("settings", dict),
+        ("data", str),
+        ("streams", list),
+        ("scaler", dict),
+        ("steps", int),
+        ("processes", int),
+    ):
         if key in state and not isinstance(state[key], kind):
             raise CheckpointError(f"{path}: {key} is a {type(state[key]).__name__}, wanted a {kind.__name__}.")
     return state

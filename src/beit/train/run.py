@@ -20,7 +20,7 @@ from beit.core.files import atomic_path, check_folder, read_json
 from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
-from beit.train.settings import SETTINGS_FILE, RunSettings, differences
+from beit.train.settings import FREE, SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
 
 logger = logging.getLogger("beit")
@@ -178,9 +178,8 @@ def _last_checkpoint(
         # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the
         # settings will say what is wrong.
         saved = _saved_settings(read_json(folder / checkpoint.STATE_FILE))
-        return saved.keys() == settings.to_dict().keys() and saved.get("framework") == getattr(
-            settings, "framework", None
-        )
+        same = saved.keys() - FREE == settings.to_dict().keys() - FREE
+        return same and saved.get("framework") == getattr(settings, "framework", None)
 
     found = checkpoint.last(
         settings.output,

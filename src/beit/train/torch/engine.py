@@ -10,6 +10,7 @@ import contextlib
 import copy
 import errno
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -251,17 +252,10 @@ class TorchEngine:
     def load(self, folder: Path, state: dict[str, Any]) -> None:
         """As `Engine.load`."""
         try:
-            if self.split:
-                from torch.distributed.checkpoint import FileSystemReader
-                from torch.distributed.checkpoint import load as load_shards
-                from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
-
-                check_index(folder / SHARDS)
-                found = self._shards()
-                load_shards(found, storage_reader=FileSystemReader(folder / SHARDS))
-                set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
-                if self.average is not None:
-                    self.average.weights = found["ema"]
+            if (folder / SHARDS).is_dir():
+                self._load_shards(folder / SHARDS)
+            elif self.split:  # what one process wrote, which had all of the model
+                self._split(folder)
             else:
                 saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
                 self.optimizer.load_state_dict(saved)
@@ -276,6 +270,46 @@ class TorchEngine:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
+
+    def _load_shards(self, folder: Path) -> None:
+        """Take optimiser and average from the parts that some number of processes wrote; another number may read them."""
+        from torch.distributed.checkpoint import FileSystemReader
+        from torch.distributed.checkpoint import load as load_shards
+        from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
+
+        check_index(folder)
+        found = self._shards()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is (disabled, )?unavailable or uninitialized")
+            load_shards(found, storage_reader=FileSystemReader(folder))
+        set_optimizer_state_dict(self.model, self.optimizer, found["optimizer"])
+        if self.average is not None:
+            self.average.weights = found["ema"]
+
+    def _split(self, folder: Path) -> None:
+        """Take this process's part of an optimiser and an average that were written whole."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
+        called = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        state, groups = {}, []
+        for old, group in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            names = [called[id(parameter)] for parameter in group["params"]]
+            for number, parameter, name in zip(old["params"], group["params"], names, strict=True):
+                state[name] = saved["state"][number]
+                _check_moments(parameter, state[name])
+            groups.append({**old, "params": names})
+        whole = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self.model, self.optimizer, {"state": state, "param_groups": groups}, options=whole)
+        if self.average is not None:
+            averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
+            _check_average(averaged, self.average.weights)
+            for name, own in self.average.weights.items():
+                value = averaged[name].to(self.device)
+                own.copy_(
+                    distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+                )
 
     def _shards(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
@@ -292,12 +326,17 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     Where they had another shape than their parameter, the fused kernel would read beyond them.
     """
     for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
-                what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
-            if not torch.isfinite(value).all():
-                raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
+        _check_moments(parameter, state)
+
+
+def _check_moments(parameter: Tensor, state: Mapping[str, Any]) -> None:
+    """`_check_optimizer` for one parameter."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
 
 
 def _check_average(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
