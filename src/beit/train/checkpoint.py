@@ -103,8 +103,10 @@ def save(
             _remove(final)  # the same step from before a resume
             os.replace(unfinished, final)  # atomic: from here on the checkpoint exists, and is complete
             sync_folder(output)
-    except CheckpointError:  # has its reason already; it is an OSError too
-        raise
+    except CheckpointError as error:  # has its reason already; it is an OSError too
+        raise CheckpointError(
+            f"{error} Earlier checkpoints are untouched; free some space and go on with --resume."
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are untouched; free some space "

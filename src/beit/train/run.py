@@ -252,10 +252,9 @@ def locked(output: Path) -> Iterator[None]:
     with file:
         _lock(file, output)
         with contextlib.suppress(OSError):  # a full disk; it only holds whom the error message names
-            file.seek(0)
-            file.truncate()
-            json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
-            file.flush()
+            # Not through the file's buffer, which closing would try to write again.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         try:
             yield
         finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,9 +18,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from beit.checkpoints.torch import read_saved
+from beit.checkpoints.torch import read_saved, write_pickle
 from beit.core.errors import CheckpointError, ConfigError
-from beit.core.files import atomic_path
 from beit.train.run import Run
 from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
@@ -244,9 +242,9 @@ class TorchEngine:
 
             save_shards(self._shards(), storage_writer=FileSystemWriter(folder / SHARDS))
         elif self.run.main:
-            write(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
+            write_pickle(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
             if self.average is not None:
-                write(folder / AVERAGE_FILE, self.average.weights)
+                write_pickle(folder / AVERAGE_FILE, self.average.weights)
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
@@ -381,12 +379,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it holds a {type(found).__name__}, wanted a dict.")
     return found
-
-
-def write(path: Path, value: Any) -> None:
-    """`torch.save`, atomically. Raises OSError or CheckpointError when the file cannot be written."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # this is how torch's writer reports a full disk
-            raise OSError(errno.ENOSPC, str(error)) from error
