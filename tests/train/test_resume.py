@@ -656,6 +656,29 @@ def test_files_that_the_system_refuses_to_write(parts, limit, victim, capsys):
     assert len(log_lines(parts["output"])) == 40
 
 
+def test_a_lock_that_cannot_be_written_hides_no_error(tmp_path):
+    """Closing its file would try once more what the full disk has refused."""
+    from beit.train.run import locked
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(CheckpointError, match="the reason"), locked(tmp_path / "run"):
+            raise CheckpointError("the reason")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not unfinished(tmp_path)
+
+
+def test_a_clock_that_jumps_changes_nothing(command, tmp_path, monkeypatch):
+    assert main([*command, "--output", str(tmp_path / "whole"), "--steps", "4"]) == 0
+    clock, jumps = time.time, np.random.default_rng(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: clock() + jumps.uniform(-1e5, 1e5))
+        assert main([*command, "--output", str(tmp_path / "run"), "--steps", "4"]) == 0
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")  # looks at rates and waits, too
+
+
 # --- numbers that are none ---------------------------------------------------------------------------------------
 
 
