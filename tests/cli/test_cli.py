@@ -395,3 +395,17 @@ def test_a_reader_that_has_seen_enough(tmp_path, model):
     process.stderr.close()
     assert process.wait(30) == 141  # as if SIGPIPE had ended it
     assert error == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipes"]])
+def test_output_that_cannot_be_written_is_said(arguments):
+    program = "import sys; from beit.cli import main; sys.exit(main(sys.argv[1:]))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr

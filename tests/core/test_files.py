@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -81,3 +83,24 @@ def test_unwritable_place(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="could not be written"):
         write_json(tmp_path / "file" / "config.json", {})
+
+
+def test_a_full_disk_that_numpy_hides_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy says how many bytes were written, without the system's error number."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    (tmp_path / "x.npy").write_bytes(b"before")
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with (
+            pytest.raises(
+                CheckpointError, match=r"x\.npy could not be written: No space left on device\. Free some space"
+            ),
+            atomic_path(tmp_path / "x.npy") as temporary,
+            open(temporary, "wb") as file,
+        ):
+            np.save(file, np.zeros(10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npy"]
+    assert (tmp_path / "x.npy").read_bytes() == b"before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -108,6 +109,31 @@ def test_a_killed_worker_of_pytorch_is_said_in_the_same_words() -> None:
         raise RuntimeError("DataLoader worker (pid 4) is killed by signal: Bus error. It is possible that …")
     with pytest.raises(RuntimeError, match="oh"), deaths_in_words():
         raise RuntimeError("oh")
+
+
+def test_full_shared_memory_of_pytorch_is_an_error_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that sends batches would drop one silently, and the main process would wait for it for ever."""
+    torch = pytest.importorskip("torch")
+    from beit.data.workers.torch import in_torch_workers
+
+    def full(tensor: Any) -> None:
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(torch.Tensor, "share_memory_", full)  # forked workers have it too
+    found = all_of(in_torch_workers, 2)[0]
+    assert isinstance(found.error, TrainingError)
+    assert "Data worker 0 could not hand over a batch: unable to allocate" in str(found.error)
+    assert "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers" in str(found.error)
+
+    def no_room(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("multiprocessing.context.BaseContext.Lock", no_room)
+    with pytest.raises(TrainingError, match=r"workers cannot be started: No space left on device\. Shared memory is"):
+        all_of(in_torch_workers, 2)
+    assert all_of(in_torch_workers, 0)  # needs none
 
 
 @pytest.mark.parametrize("kind", ["processes", "torch"])

@@ -22,7 +22,7 @@ from beit.data.sources.bad_images import BadImages
 from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.shards import EncodedSample, TruncatedShard, sample_key
 from beit.data.sources.stream import Stream, count_of
-from beit.data.stream_order import STREAM_START, StreamPosition, samples_of_reader
+from beit.data.stream_order import STREAM_START, Cursor, StreamPosition, nearest_position, samples_of_reader
 from beit.train.settings import TokenizerSettings
 from fixtures_streams import colour, numbered, serving, striped, write_parquet, write_tar
 
@@ -236,7 +236,7 @@ def test_batches_go_on_from_a_state(tmp_path, workers):
     assert not same(whole[0], whole[11])
     for step in (0, 1, 8, 13) if workers == 0 else (3, 8):
         again = make_loader(source, workers=workers)
-        again.restore(states[step])
+        assert again.restore([states[step]]) is None
         assert again.state() == states[step]
         rest = list(again.batches(step, 17))
         assert len(rest) == 17 - step
@@ -256,20 +256,48 @@ def test_processes_and_workers_share_the_images(tmp_path):
     assert len(set(np.concatenate([batch["draw"] for some in batches for batch in some]).tolist())) == 48
 
 
-def test_a_state_belongs_to_its_workers_and_processes(tmp_path):
+def test_a_state_is_kept_by_the_same_number_of_readers(tmp_path):
     source = shards(tmp_path)
-    loader = make_loader(source, workers=2)
-    list(loader.batches(0, 3))
-    state = loader.state()
-    for changes in ({"workers": 1}, {"workers": 0}, {"workers": 2, "world": 2}, {"workers": 2, "world": 2, "rank": 1}):
-        with pytest.raises(TrainingError, match=r"by 1 processes with 2 workers each; now .*--workers 2"):
-            make_loader(source, **changes).restore(state)
     one, none = make_loader(source, workers=1), make_loader(source, workers=0)
     list(none.batches(0, 3))
-    one.restore(none.state())  # the same reader, beside the main process or in it
+    assert one.restore([none.state()]) is None  # the same reader, beside the main process or in it
     assert same(next(one.batches(3, 4)), next(none.batches(3, 4)))
     with pytest.raises(TrainingError, match="is at step 4, but step 7 was asked for"):
         next(none.batches(7, 8))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_other_readers_go_on_about_where_a_stream_was_left(tmp_path, processes):
+    source = shards(tmp_path, 8, 6)  # twelve batches of four
+    loaders = [make_loader(source, workers=2, rank=rank, world=processes) for rank in range(processes)]
+    for loader in loaders:
+        list(loader.batches(0, 9))
+    states = [json.loads(json.dumps(loader.state())) for loader in loaders]
+    other = make_loader(source, workers=0)
+    assert other.restore(states) == (processes, 2)
+    assert other.step == 9
+    assert other.bad.good == 36 / processes * processes
+    start = other.positions[0].start
+    # Readers have begun the shard that they are in, and one more may wait in the window.
+    assert start.pass_index == 0
+    assert 2 <= start.shard <= 6
+    seen = Counter(np.concatenate([batch["number"] for batch in other.batches(9, 9 + 30)]).tolist())
+    assert set(seen) == set(range(48))  # the rest of this pass, and the next
+
+
+@given(st.integers(1, 12), st.integers(1, 6), st.integers(1, 6), st.integers(0, 3), st.integers(0, 100))
+@settings(max_examples=100, deadline=None)
+def test_the_nearest_position_is_never_ahead_of_what_was_read(shards, before, now, passes, part):
+    """Readers that have all come to the same place: the shards that they finished are left out, up to one per reader."""
+    places = []
+    for reader in range(before):
+        own = shards if shards < before else len(range(reader, shards, before))
+        places.append(StreamPosition(Cursor(passes, part * own // 101, 0, 0), 5, 3))
+    finished = places[0].start.shard if shards < before else sum(place.start.shard for place in places)
+    found = nearest_position(places, now, shards)
+    assert (found.start.pass_index, found.window, found.taken) == (passes, 6, 0)
+    again = found.start.shard if shards < now else found.start.shard * now
+    assert finished - now < again <= finished
 
 
 @pytest.mark.parametrize("files", [1, 4])
@@ -286,7 +314,7 @@ def test_workers_share_a_data_set(tmp_path, hub_home, files, monkeypatch):
     whole += batches
     assert sorted(np.concatenate([batch["number"] for batch in whole]).tolist()) == list(range(24))
     assert all((batch["number"] % (24 // files) % 2 == batch["label"]).all() for batch in whole)
-    later.restore(state)
+    assert later.restore([state]) is None
     assert all(same(a, b) for a, b in zip(later.batches(3, 6), whole[3:], strict=True))
 
 

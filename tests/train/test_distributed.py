@@ -135,6 +135,44 @@ def test_a_split_run_resumes_from_its_parts(runs, arguments, tmp_path):
     assert weights_differ(output / "ema", cut / "ema") == 0
 
 
+def stopped_at_two(output: Path, folder: Path) -> Path:
+    """A copy of a run of four steps as it was after its second step."""
+    shutil.copytree(output, folder)
+    for name in ("checkpoint-000004", "ema"):
+        shutil.rmtree(folder / name)
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_another_number_of_processes(runs, arguments, tmp_path, caplog, way):
+    """Two steps by two processes and two by one, or the other way round: the losses and weights of one process."""
+    one, more = runs["one"], WAYS[way]
+    fewer = stopped_at_two(runs[way], tmp_path / "two-one")
+    assert main([*arguments, "--output", str(fewer), *more, "--resume", "must"]) == 0
+    assert (
+        "was written by 2 process(es), now there are 1. Each step has the same images, crops and masks" in caplog.text
+    )
+    assert "passed over" not in caplog.text
+
+    alone = tmp_path / "alone"
+    assert main([*arguments, "--output", str(alone), *more]) == 0
+    greater = stopped_at_two(alone, tmp_path / "one-two")
+    done = two_processes(tmp_path, [*arguments, "--output", str(greater), *more, "--resume", "must"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("was written by 1 process(es), now there are 2") == 1
+    assert "passed over" not in done.stderr
+    assert (greater / "checkpoint-000004/sharded").is_dir() == (way == "fsdp")
+
+    for output in (fewer, greater):
+        for line, other in zip(log_lines(one), log_lines(output), strict=True):
+            for name in SAME:
+                assert other[name] == pytest.approx(line[name], rel=1e-5, abs=1e-6), name
+        assert weights_differ(one, output) < 1e-5
+        assert weights_differ(one / "ema", output / "ema") < 1e-5
+
+
 @pytest.mark.slow
 def test_segmentation_from_a_folder_that_names_no_last_layer(tmp_path):
     """As folders of the reference do: the blocks above the last layer that the heads see have no gradient, for which DDP waits."""

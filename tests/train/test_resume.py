@@ -28,6 +28,7 @@ from fixtures_runs import (
     weights_of,
     write_images,
 )
+from fixtures_streams import striped
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("accelerate")
@@ -268,6 +269,147 @@ def test_resuming_with_other_settings_is_refused(parts):
     assert "log_every" not in str(error.value)
     with pytest.raises(DataError, match=r"already holds a run\. Go on with it by --resume"):
         pretrain(PretrainSettings(**parts), IMAGES)
+
+
+# --- another length, another number of readers --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory) -> list[str]:
+    """`beit pretrain` on 24 images, but for --output and --steps."""
+    folder = tmp_path_factory.mktemp("command")
+    values = {"images": write_images(folder / "images", 24), "tokenizer": save_tokenizer(folder / "tokenizer")}
+    values |= {"model": save_small_model(folder / "model"), "batch-size": 8, "learning-rate": 1e-2, "save-every": 2}
+    values |= {"min-learning-rate": 0, "log-every": 1, "workers": 0, "precision": "fp32", "warmup": 0}
+    return ["pretrain", *(str(text) for name, value in values.items() for text in (f"--{name}", value))]
+
+
+def image_numbers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
+    """Notes (step, numbers of the images) whenever a batch is made."""
+    from beit.data.order import Order
+
+    seen: list[tuple[int, list[int]]] = []
+    share = Order.share
+
+    def noted(self: Order, step: int, rank: int, world: int) -> Any:
+        found = share(self, step, rank, world)
+        seen.append((step, found[1].tolist()))
+        return found
+
+    monkeypatch.setattr(Order, "share", noted)
+    return seen
+
+
+@pytest.mark.parametrize("length", [["--steps", "8"], ["--epochs", "2.667"]])
+def test_a_finished_run_goes_on_with_more_steps(command, tmp_path, caplog, monkeypatch, length):
+    seen = image_numbers(monkeypatch)
+    long, short = tmp_path / "long", tmp_path / "short"
+    assert main([*command, "--output", str(long), *length]) == 0
+    wanted = seen[:]
+    seen.clear()
+    caplog.clear()
+    assert main([*command, "--output", str(short), "--steps", "4"]) == 0
+    first = trajectory(short)
+    assert not caplog.text
+    assert main([*command, "--output", str(short), *length, "--resume", "must"]) == 0
+    assert seen == wanted  # the order of the images is that of a run that was as long from the start
+    assert "The run was to end after 4 steps, now after 8. It goes on after step 4" in caplog.text
+    # A cosine from 0.01 to 0: a half of a half-wave in the fourth of four steps, in the middle at the fifth of eight.
+    assert "the learning rate was 0.00146 in the last step and is 0.005 in the next" in caplog.text
+    assert trajectory(short)[:4] == first
+    assert [line["learning_rate"] for line in trajectory(short)[4:]] == [
+        line["learning_rate"] for line in trajectory(long)[4:]
+    ]
+    assert weights_of(short) != weights_of(long)
+    assert json.loads((short / "settings.json").read_text())["resume"] == "must"
+    assert [path.name for path in checkpoint.list_checkpoints(short)] == ["checkpoint-000006", "checkpoint-000008"]
+
+    # The same once more: nothing has changed, and nothing is said.
+    caplog.clear()
+    assert main([*command, "--output", str(short), *length, "--resume"]) == 0
+    assert not caplog.text
+
+
+def test_a_run_may_be_cut_short_but_not_undone(command, tmp_path, caplog, capsys):
+    output = tmp_path / "run"
+    assert main([*command, "--output", str(output), "--steps", "4"]) == 0
+    weights = weights_of(output)
+    refused(
+        capsys,
+        [*command, "--output", output, "--steps", "3", "--resume"],
+        "has done 4 steps, more than the 3 that the run is to have now. Give at least --steps 4, or another output folder.",
+    )
+    assert weights_of(output) == weights
+    shutil.rmtree(output / "checkpoint-000004")
+    (output / "model.safetensors").unlink()
+    caplog.clear()
+    assert main([*command, "--output", str(output), "--steps", "2", "--resume"]) == 0
+    assert "was to end after 4 steps; it ends after step 2 now, in the middle of its schedule" in caplog.text
+    assert weights_of(output) == weights_of(output / "checkpoint-000002")
+    assert [line["step"] for line in log_lines(output)] == [1, 2]
+
+
+def test_another_number_of_processes_is_said(command, tmp_path, caplog):
+    """The same with real processes: test_distributed.py."""
+    output = tmp_path / "run"
+    assert main([*command, "--output", str(output), "--steps", "4"]) == 0
+    log, weights = trajectory(output), weights_of(output)
+    shutil.rmtree(output / "checkpoint-000004")
+    rewrite_json(output / "checkpoint-000002/state.json", processes=2)
+    checkpoint.seal(output / "checkpoint-000002")
+    caplog.clear()
+    assert main([*command, "--output", str(output), "--steps", "4", "--resume", "must"]) == 0
+    assert (
+        "checkpoint-000002 was written by 2 process(es), now there are 1. Each step has the same images" in caplog.text
+    )
+    assert (trajectory(output), weights_of(output)) == (log, weights)
+    assert json.loads((output / "checkpoint-000004/state.json").read_text())["processes"] == 1
+
+
+def test_other_images_are_refused(command, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main([*command, "--output", str(output), "--steps", "2"]) == 0
+    images = Path(command[command.index("--images") + 1])
+    shutil.copy(images / "000.png", images / "zzz.png")
+    try:
+        refused(
+            capsys, [*command, "--output", output, "--steps", "4", "--resume"], "their order or their classes are not"
+        )
+    finally:
+        (images / "zzz.png").unlink()
+
+
+def test_a_run_of_version_0_1_says_its_length_in_its_settings(command, tmp_path, caplog):
+    output = tmp_path / "run"
+    assert main([*command, "--output", str(output), "--epochs", "1"]) == 0
+    for folder in checkpoint.list_checkpoints(output):  # as 0.1 wrote them
+        state = json.loads((folder / "state.json").read_text())
+        for name in ("files", "checksum", "steps"):
+            del state[name]
+        del state["settings"]["allow_inexact_resume"]
+        state["data"] += f", {state.pop('processes')} processes"
+        (folder / "state.json").write_text(json.dumps(state))
+    caplog.clear()
+    assert main([*command, "--output", str(output), "--epochs", "1", "--resume"]) == 0
+    assert not caplog.text
+    assert main([*command, "--output", str(output), "--steps", "5", "--resume"]) == 0
+    assert "was to end after 3 steps, now after 5" in caplog.text
+
+
+def test_a_stream_read_by_other_workers_goes_on_when_that_is_allowed(command, tmp_path, caplog, capsys):
+    for shard in range(4):
+        striped(tmp_path / f"{shard}.tar", 6, seed=shard)
+    command = [*command, "--images", str(tmp_path / "{0..3}.tar"), "--shuffle-buffer", "6"]
+    output = tmp_path / "run"
+    assert main([*command, "--output", str(output), "--steps", "4"]) == 0
+    more = [*command, "--output", output, "--steps", "6", "--resume", "--workers", "2"]
+    refused(capsys, more, "the order cannot be kept. Use as many as before (--workers 1)", "--allow-inexact-resume")
+    assert [line["step"] for line in log_lines(output)] == [1, 2, 3, 4]
+    caplog.clear()
+    assert main([str(argument) for argument in [*more, "--allow-inexact-resume"]]) == 0
+    assert "was read by 1 process(es) with 1 worker(s) each; now there are 1 with 2" in caplog.text
+    assert "some images come twice in this pass and others not at all" in caplog.text
+    assert [line["step"] for line in log_lines(output)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_resuming_where_nothing_is_starts(parts):
@@ -512,6 +654,29 @@ def test_files_that_the_system_refuses_to_write(parts, limit, victim, capsys):
     assert not unfinished(parts["output"])
     assert pretrain(PretrainSettings(**parts, resume="auto"), IMAGES)[-1]["step"] == 40
     assert len(log_lines(parts["output"])) == 40
+
+
+def test_a_lock_that_cannot_be_written_hides_no_error(tmp_path):
+    """Closing its file would try once more what the full disk has refused."""
+    from beit.train.run import locked
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(CheckpointError, match="the reason"), locked(tmp_path / "run"):
+            raise CheckpointError("the reason")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not unfinished(tmp_path)
+
+
+def test_a_clock_that_jumps_changes_nothing(command, tmp_path, monkeypatch):
+    assert main([*command, "--output", str(tmp_path / "whole"), "--steps", "4"]) == 0
+    clock, jumps = time.time, np.random.default_rng(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: clock() + jumps.uniform(-1e5, 1e5))
+        assert main([*command, "--output", str(tmp_path / "run"), "--steps", "4"]) == 0
+    assert trajectory(tmp_path / "run") == trajectory(tmp_path / "whole")  # looks at rates and waits, too
 
 
 # --- numbers that are none ---------------------------------------------------------------------------------------

@@ -84,4 +84,4 @@ def _with_tensors(value: Any) -> Any:
 def _bytes_in(value: Any) -> int:
     if isinstance(value, Mapping):
         return sum(_bytes_in(item) for item in value.values())
-    return value.nbytes if isinstance(value, np.ndarray) else 0
+    return value.nbytes if isinstance(value, np.ndarray | torch.Tensor) else 0

@@ -116,6 +116,48 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
+    name = f"beit {arguments[0]}" if arguments and arguments[0] in COMMANDS else "beit"
+    try:
+        status = _run(arguments, debug)
+        if sys.stdout is not None:  # it is None where the process was started without
+            sys.stdout.flush()  # here a full disk is told
+        return status
+    except Interrupted as stop:
+        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal to print on
+            print(harmless(str(stop)), file=sys.stderr)
+        return stop.code
+    except BeitError as error:
+        if debug:
+            raise
+        print(harmless(f"{name}: {error}"), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
+        return 128 + 13  # as if SIGPIPE had ended the process: the output is incomplete
+    except (OSError, MemoryError) as error:  # the system refuses: a mistake in a path or a limit, and none of ours
+        if debug:
+            raise
+        print(f"{name}: {_refusal(error)}", file=sys.stderr)
+        return 1
+    except SystemExit as stop:  # of tyro: 0 after --help, 2 after a mistake
+        return stop.code if isinstance(stop.code, int) else 2
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"{name}: unexpected {type(error).__name__}: {harmless(str(error))}\nRun it again with --debug for a traceback, and please "
+            "report it.",
+            file=sys.stderr,
+        )
+        return 1
+    finally:
+        _drop_unwritten()
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    """A command's exit status, where it raises nothing."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
@@ -129,37 +171,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"beit: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
         return 2
     _set_up_output(logging.INFO if debug else logging.WARNING)
-    try:
-        _function(name)(_with_limit(rest))
-    except Interrupted as stop:
-        with contextlib.suppress(OSError):  # after SIGHUP there is no terminal to print on
-            print(harmless(str(stop)), file=sys.stderr)
-        return stop.code
-    except BeitError as error:
-        if debug:
-            raise
-        print(harmless(f"beit {name}: {error}"), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output, such as `head`, has closed the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + 13  # as if SIGPIPE had ended the process: the output is incomplete
-    except (OSError, MemoryError) as error:  # the system refuses: a mistake in a path or a limit, and none of ours
-        if debug:
-            raise
-        print(f"beit {name}: {_refusal(error)}", file=sys.stderr)
-        return 1
-    except SystemExit as stop:  # of tyro: 0 after --help, 2 after a mistake
-        return stop.code if isinstance(stop.code, int) else 2
-    except Exception as error:
-        if debug:
-            raise
-        print(
-            f"beit {name}: unexpected {type(error).__name__}: {harmless(str(error))}\nRun it again with --debug for a traceback, and please "
-            "report it.",
-            file=sys.stderr,
-        )
-        return 1
+    _function(name)(_with_limit(rest))
     return 0
+
+
+def _drop_unwritten() -> None:
+    """Where stdout cannot be written, Python must not try again when it ends: it would print a traceback."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

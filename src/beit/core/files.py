@@ -59,6 +59,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except CheckpointError:  # of a file that the block writes; it is an OSError too
         raise
     except OSError as error:
+        if error.errno is None and temporary is not None:  # NumPy's, which says how many bytes it has written
+            error = failed_write(temporary, 1 << 16, error)
         advice = "Free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Check the path and its rights"
         raise CheckpointError(
             f"{target} could not be written: {error.strerror or error}. {advice}; what was there before is untouched."
@@ -107,8 +109,9 @@ def failed_write(path: Path, size: int, error: Exception) -> OSError:
     Returns:
         ENOSPC where less than `size` is free on that disk, else EIO.
     """
-    full = shutil.disk_usage(path.parent).free < size
-    return OSError(errno.ENOSPC if full else errno.EIO, str(error))
+    if shutil.disk_usage(path.parent).free < size:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    return OSError(errno.EIO, str(error))
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -20,13 +20,25 @@ from beit.data.order import Order
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
 from beit.data.sources.stream import Stream
-from beit.data.stream_order import STREAM_START, StreamPosition
+from beit.data.stream_order import STREAM_START, StreamPosition, nearest_position
 from beit.data.transforms.pixels import planes
 from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.views import Batch, BatchViews, Views
 from beit.data.workers.processes import in_processes
 from beit.data.workers.protocol import Pool, WorkerBatch
 from beit.data.workers.tasks import FileTask, Readers, StreamTask
+
+
+class ReadBy(NamedTuple):
+    """By how many a stream is read.
+
+    Attributes:
+        processes: number of data-parallel processes.
+        workers: readers of each.
+    """
+
+    processes: int
+    workers: int
 
 
 class Loader:
@@ -47,8 +59,7 @@ class Loader:
         DataError: the batch cannot be divided among the processes; or, from `batches`, more than a tenth of the images
             cannot be read.
         InputError: from `batches`: a target is invalid. Unlike a damaged file, this ends the run.
-        TrainingError: from `batches` and `restore`: a stream is at another step, or was read by another number of workers
-            or processes; or a worker was killed.
+        TrainingError: from `batches`: a stream is at another step; or a worker was killed.
     """
 
     def __init__(
@@ -143,19 +154,28 @@ class Loader:
             "places": [position.to_json() for position in self.positions],
         }
 
-    def restore(self, state: dict[str, Any] | None) -> None:
-        """Go on from what `state` returned.
+    def restore(self, states: list[dict[str, Any]]) -> ReadBy | None:
+        """Go on from what `state` returned in each of the processes that a stream was read by.
 
-        Raises:
-            TrainingError: the run had another number of workers or processes.
+        Args:
+            states: by rank. The order of the images is kept if there are as many processes and workers as now. If not, every
+                reader goes on where about as much of the stream has been read (`stream_order.nearest_position`).
+
+        Returns:
+            None where the order is kept; else by how many the stream was read before.
         """
-        if state is None or not isinstance(self.images, Stream):
-            return
-        before = {name: state[name] for name in ("processes", "workers", "rank")}
-        if before != {"processes": self.world, "workers": len(self.positions), "rank": self.rank}:
-            raise TrainingError(
-                f"The stream was read by {before['processes']} processes with {before['workers']} workers each; now there are "
-                f"{self.world} with {len(self.positions)}. Use as many as before (--workers {before['workers']})."
-            )
-        self.step, self.bad.good = state["step"], state["seen"]
-        self.positions = [StreamPosition.from_json(position) for position in state["places"]]
+        if not isinstance(self.images, Stream):
+            return None
+        before = ReadBy(int(states[0]["processes"]), int(states[0]["workers"]))
+        kept = before == ReadBy(self.world, len(self.positions))
+        own = [states[self.rank]] if kept else states
+        positions = [StreamPosition.from_json(position) for state in own for position in state["places"]]
+        self.step = int(states[0]["step"])
+        if kept:
+            self.bad.good, self.positions = int(own[0]["seen"]), positions
+            return None
+        # Counted by each process for itself.
+        self.bad.good = sum(int(state["seen"]) for state in states) // self.world
+        count = len(self.positions)
+        self.positions = [nearest_position(positions, self.world * count, len(self.images.shards.names))] * count
+        return before

@@ -8,7 +8,7 @@ window that is, and how many of its samples have been handed out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +61,32 @@ class StreamPosition(NamedTuple):
 
 
 STREAM_START = StreamPosition(Cursor(0, 0, 0, 0), 0, 0)
+
+
+def nearest_position(before: Sequence[StreamPosition], readers: int, shards: int) -> StreamPosition:
+    """Where each of another number of readers goes on: where about as much of the stream has been read. Not exact.
+
+    Which samples a reader has, and how it shuffles them, depend on the number of readers. What can be kept is how many shards
+    were read to their end, in the order of the pass. Shards that had been begun are read again from their start, and shards
+    that some readers had come to before others may be left out of this pass.
+
+    Args:
+        before: where the readers stood, in all processes.
+        readers: how many there are now.
+        shards: number of shards of the stream.
+    """
+    if shards < len(before):  # each reader read all shards, and took its share of their samples
+        finished = min(position.start.pass_index * shards + position.start.shard for position in before)
+    else:
+        shares = [len(range(reader, shards, len(before))) for reader in range(len(before))]
+        finished = sum(
+            position.start.pass_index * share + position.start.shard
+            for position, share in zip(before, shares, strict=True)
+        )
+    pass_index, shard = divmod(finished, shards)
+    # A window of another number shuffles otherwise than any before it.
+    window = max(position.window for position in before) + 1
+    return StreamPosition(Cursor(pass_index, shard if shards < readers else shard // readers, 0, 0), window, 0)
 
 
 @dataclass(frozen=True)

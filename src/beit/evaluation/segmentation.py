@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from PIL import Image
 
 from beit.core.errors import DataError, require
 from beit.core.files import write_json
+from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
@@ -172,7 +172,6 @@ def evaluate_segmentation(
         CheckpointError: the model answers NaN or infinity.
     """
     require("torchmetrics", "train", "evaluation")
-    tqdm = require("tqdm", "train", "evaluation").tqdm
     from beit.evaluation.torch.confusion import confusion_of_maps
     from beit.inference.torch.segmentation import Segmenter
 
@@ -182,9 +181,8 @@ def evaluate_segmentation(
     confusion = np.zeros((classes, classes), np.int64)
     bad, count = BadImages(len(images)), 0
     chosen = _Chosen(len(images), examples)
-    for index in tqdm(
-        range(len(images)), desc="evaluation", unit="image", disable=None if show else True, file=sys.stderr
-    ):
+    bar = progress_bar(range(len(images)), purpose="evaluation", shown=show, desc="evaluation", unit="image")
+    for index in bar:
         try:
             image, truth = images.read(index), images.target(index)
         except DataError as error:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from beit.core.errors import DataError, require
+from beit.core.errors import DataError
 from beit.core.files import atomic_path
+from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.paths import list_images
 from beit.inference.colors import label_image, legend, overlay, palette
@@ -66,8 +66,7 @@ def predict_maps(
     colours = palette(len(classes))
     written: list[Path] = []
     failed: list[str] = []
-    tqdm = require("tqdm", "train", "segmentation").tqdm
-    with tqdm(total=len(files), desc="segmentation", unit="image", disable=None, file=sys.stderr) as bar:
+    with progress_bar(purpose="segmentation", total=len(files), desc="segmentation", unit="image") as bar:
 
         def skip(_: int, reason: str) -> None:
             failed.append(reason)

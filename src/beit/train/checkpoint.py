@@ -110,8 +110,10 @@ def save(
             _remove(final)  # the same step from before a resume
             os.replace(unfinished, final)  # atomic: from here on the checkpoint exists, and is complete
             sync_folder(output)
-    except CheckpointError:  # has its reason already; it is an OSError too
-        raise
+    except CheckpointError as error:  # has its reason already; it is an OSError too
+        raise CheckpointError(
+            f"{error} Earlier checkpoints are untouched; free some space and go on with --resume."
+        ) from error
     except OSError as error:
         raise CheckpointError(
             f"{final} could not be written: {error.strerror or error}. Earlier checkpoints are untouched; free some space "
@@ -243,7 +245,16 @@ def read_state(folder: Path) -> dict[str, Any]:
     name = _NAME.match(folder.name)
     if name is not None and step != int(name.group(1)):
         raise CheckpointError(f"{path} says that it is step {step}, the folder's name says {int(name.group(1))}.")
-    kinds = {"settings": dict, "data": str, "streams": list, "scaler": dict, "measured": list, "model": list}
+    kinds = {
+        "settings": dict,
+        "data": str,
+        "streams": list,
+        "scaler": dict,
+        "steps": int,
+        "processes": int,
+        "measured": list,
+        "model": list,
+    }
     for key, kind in kinds.items():
         if key in state and not isinstance(state[key], kind):
             raise CheckpointError(f"{path}: {key} is a {type(state[key]).__name__}, wanted a {kind.__name__}.")

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from beit.core.errors import CheckpointError, require
+from beit.core.errors import CheckpointError
+from beit.core.progress import progress_bar
 from beit.train.alarms import Watch
 from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
@@ -60,9 +61,8 @@ class Log:
         output = run.settings.output
         self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self.board = Board.of(output / "tensorboard", run.first)
-        tqdm = require("tqdm", "train", "training").tqdm
-        # Without a terminal there is no bar (disable=None); then `_show` prints every line instead.
-        self.bar = tqdm(total=steps, initial=run.first, desc=output.name, unit="step", disable=None, file=sys.stderr)
+        # Without a terminal there is no bar; then `_show` prints every line instead.
+        self.bar = progress_bar(purpose="training", total=steps, initial=run.first, desc=output.name, unit="step")
 
     def say(self, text: str) -> None:
         """Show a text above the bar, in the main process. Nothing for an empty one."""

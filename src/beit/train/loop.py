@@ -27,8 +27,9 @@ from beit.train import checkpoint
 from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics
 from beit.train.log import Log
+from beit.train.resume import go_on
 from beit.train.run import LOG_FILE, Run, cut_log, only_run
-from beit.train.schedule import cosine, learning_rate
+from beit.train.schedule import cosine, rate_of
 from beit.train.selection import Selection
 from beit.train.settings import SETTINGS_FILE
 from beit.train.signals import caught_signals
@@ -79,14 +80,15 @@ def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
         The lines of the log, those from before a resume included.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; the last good checkpoint stays.
+        TrainingError: the loss or its gradient is not finite; the last good checkpoint stays. On a resume: as
+            `beit.train.resume.go_on`.
         DataError: more than a tenth of the images cannot be read; or another run is writing in the folder.
         InputError: a label is wrong.
         CheckpointError: a checkpoint or the log could not be written; earlier checkpoints stay.
         Interrupted: by Ctrl-C, SIGTERM or SIGUSR1, after saving.
     """
     output = run.settings.output
-    _check_data(run, job)
+    go_on(run, job.loader, job.steps)
     run.processes.wait()  # until all have looked at the folder: the main process writes in it from here on
     with only_run(run):
         if run.main:
@@ -112,7 +114,6 @@ def train(run: Run[Any], job: Job) -> list[dict[str, float]]:
 
 def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int]) -> None:
     settings = run.settings
-    warmup = round(settings.warmup * job.steps)
     # Looking at the loss means waiting for it. With an accelerator this is done only once per log line, so that it never idles.
     look_every = 1 if engine.immediate else settings.log_every
     good = run.first  # the last step whose loss and gradient were seen to be finite
@@ -126,9 +127,7 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
         waited = time.perf_counter() - began  # "data_wait" of the log
         if job.prepare is not None:
             batch = job.prepare(batch, step)
-        rate = learning_rate(
-            step, job.steps, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule
-        )
+        rate = rate_of(settings, step, job.steps)
         decay = None  # leaves it as it is
         if settings.weight_decay_end is not None:
             decay = cosine(step / job.steps, settings.weight_decay, settings.weight_decay_end)
@@ -178,7 +177,13 @@ def _save_checkpoint(run: Run[Any], job: Job, engine: Engine, step: int) -> None
         model = engine.full_model()
         if model is not None:
             job.save(model, folder)
-        state = {"step": step, "settings": run.requested.to_dict(), "data": _data(run, job)}
+        state = {
+            "step": step,
+            "steps": job.steps,
+            "settings": run.requested.to_dict(),
+            "data": job.loader.images.fingerprint(),
+            "processes": run.world,
+        }
         if run.main and folder.is_dir():
             state["model"] = sorted(path.name for path in folder.iterdir())
         state |= engine.save(folder)
@@ -231,24 +236,6 @@ def _take_best(run: Run[Any], job: Job) -> bool:
         )
         return False
     return True
-
-
-def _data(run: Run[Any], job: Job) -> str:
-    """Says which data a run is trained on, and in how many shares."""
-    return f"{job.loader.images.fingerprint()}, {run.world} processes"
-
-
-def _check_data(run: Run[Any], job: Job) -> None:
-    """On a resume: raises TrainingError for other data; a stream continues from its position."""
-    before = run.state.get("data")
-    if before not in (None, _data(run, job)):
-        raise TrainingError(
-            f"The images, their order or their classes, or the number of processes are not those of {run.checkpoint}. "
-            "Go on with the same ones, or start anew in another output folder."
-        )
-    if "streams" in run.state:
-        with run.going_on():
-            job.loader.restore(run.state["streams"][run.rank])
 
 
 # --- what may happen in between --------------------------------------------------------------------------------------

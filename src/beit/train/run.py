@@ -20,7 +20,7 @@ from beit.core.files import atomic_path, check_folder, read_json
 from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
-from beit.train.settings import SETTINGS_FILE, RunSettings, differences
+from beit.train.settings import FREE, SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
 
 logger = logging.getLogger("beit")
@@ -179,8 +179,9 @@ def _last_checkpoint(
         # A checkpoint of another kind of run is not damaged, but cannot be read as one of this kind. The comparison of the
         # settings will say what is wrong.
         saved = _saved_settings(read_json(folder / checkpoint.STATE_FILE))
-        known = {*saved, *settings.ADDED} == {*settings.to_dict(), *settings.ADDED}
-        return known and saved.get("framework") == getattr(settings, "framework", None)
+        free = {*FREE, *settings.ADDED}
+        same = saved.keys() - free == settings.to_dict().keys() - free
+        return same and saved.get("framework") == getattr(settings, "framework", None)
 
     found = checkpoint.last(
         settings.output,
@@ -259,10 +260,9 @@ def locked(output: Path) -> Iterator[None]:
     with file:
         _lock(file, output)
         with contextlib.suppress(OSError):  # a full disk; it only holds whom the error message names
-            file.seek(0)
-            file.truncate()
-            json.dump({"process": os.getpid(), "host": socket.gethostname()}, file)
-            file.flush()
+            # Not through the file's buffer, which closing would try to write again.
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), json.dumps({"process": os.getpid(), "host": socket.gethostname()}).encode())
         try:
             yield
         finally:

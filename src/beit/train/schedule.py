@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Protocol
 
 _LAYER = re.compile(r"\blayer\.(\d+)\.")
 
@@ -56,6 +57,28 @@ def learning_rate(step: int, total: int, warmup: int, peak: float, floor: float,
         return peak * step / warmup
     progress = min((step - warmup) / max(total - warmup, 1), 1.0)
     return floor + (peak - floor) * (1 - progress) if schedule == "linear" else cosine(progress, peak, floor)
+
+
+class Schedule(Protocol):
+    """The settings of a run that decide its learning rates; see `beit.train.settings.RunSettings`."""
+
+    @property
+    def learning_rate(self) -> float: ...
+
+    @property
+    def min_learning_rate(self) -> float: ...
+
+    @property
+    def schedule(self) -> str: ...
+
+    @property
+    def warmup(self) -> float: ...
+
+
+def rate_of(settings: Schedule, step: int, total: int) -> float:
+    """The learning rate of a step, counted from 0, of a run with these settings and `total` steps."""
+    warmup = round(settings.warmup * total)
+    return learning_rate(step, total, warmup, settings.learning_rate, settings.min_learning_rate, settings.schedule)
 
 
 def cosine(progress: float, start: float, end: float) -> float:

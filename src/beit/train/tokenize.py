@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from beit.core import geometry
-from beit.core.errors import ConfigError, require
+from beit.core.errors import ConfigError
 from beit.core.files import check_folder, read_json, write_json
+from beit.core.progress import progress_bar
 from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import ArrayImages, Images
@@ -61,7 +61,6 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
         DataError: the images cannot be used.
         CheckpointError: there is no such tokenizer, or the folder cannot be written.
     """
-    tqdm = require("tqdm", "train", "progress").tqdm
     framework = tokenizing()
     processes = framework.processes(settings)
     tokenizer = load_tokenizer(settings.tokenizer)
@@ -92,8 +91,9 @@ def tokenize(settings: TokenizeSettings, images: Images | Stream | None = None) 
             write_json(settings.output / _UNFINISHED, about)  # until cache.json says that all shards are there
         processes.wait()  # until nothing is cleared any more
         done = finished_shards(settings.output)
-        shown = None if processes.main else True  # None: tqdm shows a bar where there is a terminal
-        with tqdm(total=count_of(images), desc="tokenize", unit="image", disable=shown, file=sys.stderr) as bar:
+        with progress_bar(
+            purpose="progress", shown=processes.main, total=count_of(images), desc="tokenize", unit="image"
+        ) as bar:
             tokens_of = framework.on_device(tokenizer, processes)
             writer = _Writer(settings, images, size, tokens_of, framework.pool, bad, bar)
             for number in range(processes.rank, count, processes.world):

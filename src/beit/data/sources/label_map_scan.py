@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
-from beit.core.errors import DataError, require
+from beit.core.errors import DataError
+from beit.core.progress import progress_bar
 from beit.data.decode import opened, pillow_warnings
 from beit.data.label_maps import LabelRules, read_label_map
 from beit.data.sources.labelled_folders import LabelledFolders, without_metadata
@@ -113,12 +113,13 @@ def _check_absent(images: LabelledFolders, classes: Sequence[str], found: _Found
 
 def _scan(images: LabelledFolders) -> _Found:
     """Look at every label map, with a progress bar."""
-    tqdm = require("tqdm", "train", "a look at all label maps").tqdm
     where: dict[int, str] = {}
     damaged = 0
     with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
         found = pool.map(lambda index: _looked_at(images, index), range(len(images)))
-        bar = tqdm(found, total=len(images), desc="looking at label maps", unit="map", disable=None, file=sys.stderr)
+        bar = progress_bar(
+            found, purpose="a look at all label maps", total=len(images), desc="looking at label maps", unit="map"
+        )
         for path, labels in zip(images.maps, bar, strict=True):
             damaged += labels is None
             for number in [] if labels is None else labels.tolist():

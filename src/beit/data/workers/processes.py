@@ -28,7 +28,7 @@ import numpy as np
 
 from beit.core.errors import TrainingError
 from beit.data.transforms.views import Batch
-from beit.data.workers.protocol import WorkerBatch, WorkerTask, ended, failed, guarded, ignore_signals
+from beit.data.workers.protocol import WorkerBatch, WorkerTask, ended, failed, guarded, ignore_signals, no_shared_memory
 
 _AHEAD = 2  # batches
 _ALIGNMENT = 64  # bytes: where an array begins in its block
@@ -162,7 +162,10 @@ def _run(task: WorkerTask, number: int, workers: int, name: str, pipe: Connectio
     try:
         try:
             for count, found in enumerate(guarded(task, number, workers)):
-                block, layout = _fill(f"{name}-{count % _AHEAD}", found.batch)
+                try:
+                    block, layout = _fill(f"{name}-{count % _AHEAD}", found.batch)
+                except OSError as error:
+                    found, block, layout = no_shared_memory(number, error), None, None
                 blocks.append(block)
                 pipe.send_bytes(pickle.dumps((found._replace(batch=None), layout)))
                 wait(_AHEAD - 1)
@@ -170,7 +173,7 @@ def _run(task: WorkerTask, number: int, workers: int, name: str, pipe: Connectio
             wait(0)  # outside Linux, a block may disappear with the last process that has it open
         except _GONE:
             raise
-        except Exception as error:  # no space left in shared memory, say
+        except Exception as error:
             pipe.send_bytes(pickle.dumps((failed(number, error), None)))
             wait(0)
     except _GONE:  # the main process is gone, and nobody else will remove the blocks

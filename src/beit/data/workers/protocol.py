@@ -12,6 +12,8 @@ from beit.core.errors import BeitError, TrainingError
 from beit.core.text import printable
 from beit.data.transforms.views import Batch
 
+LITTLE_SHARED_MEMORY = "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers, or 0."
+
 
 class WorkerBatch(NamedTuple):
     """A batch from a worker, or the error that ends the run.
@@ -72,6 +74,13 @@ def failed(worker: int, error: Exception) -> WorkerBatch:
     return WorkerBatch(None, [], TrainingError(text))
 
 
+def no_shared_memory(worker: int, error: Exception) -> WorkerBatch:
+    """What a worker sends that has no place for its batch in shared memory."""
+    reason = getattr(error, "strerror", None) or error
+    text = f"Data worker {worker} could not hand over a batch: {printable(reason)}. {LITTLE_SHARED_MEMORY}"
+    return WorkerBatch(None, [], TrainingError(f"{text} Then go on with --resume."))
+
+
 def ignore_signals(worker: int = 0) -> None:
     """Let a worker ignore Ctrl-C and a scheduler's signals.
 
@@ -120,7 +129,7 @@ def ended(worker: str, code: int | None) -> str:
         how = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     advice = {
         "SIGKILL": "Memory may have run out: try fewer (--workers) or smaller batches.",
-        "SIGBUS": "Shared memory is too small (/dev/shm; in a container: --shm-size): try fewer --workers, or 0.",
+        "SIGBUS": LITTLE_SHARED_MEMORY,
         "exit status 1": "Its message is above. A script that starts a run must do so under `if __name__ == "
         '"__main__":`, since each worker imports it too.',
     }.get(how, "Try --workers 0 to see what happens.")

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from beit.core.errors import ConfigError
-from beit.inference.torch.features import Features, progress_bar
+from beit.core.progress import progress_bar
+from beit.inference.torch.features import Features
 
 _SIMILARITIES = 1 << 24  # most similarities that are held at once: 64 MiB of float32
 
@@ -134,7 +135,7 @@ def train_linear_probe(
     passes = features.views if len(features.views) else features.tokens[None]
     labels = torch.from_numpy(features.labels)
     mean, deviation = (value.to(device) for value in _moments(features.tokens, standardise))
-    for epoch in progress_bar(progress, iterable=range(epochs), desc="linear probe", unit="epoch"):
+    for epoch in progress_bar(range(epochs), purpose="a probe", shown=progress, desc="linear probe", unit="epoch"):
         optimizer.param_groups[0]["lr"] = rate * (1 + math.cos(math.pi * epoch / epochs)) / 2
         order = torch.from_numpy(np.random.default_rng((seed, epoch)).permutation(count))
         for chosen in order.split(batch_size):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from beit.core import geometry
-from beit.core.errors import DataError, require
+from beit.core.errors import DataError
+from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
@@ -116,7 +116,10 @@ def layer_features(
     kept: list[int] = []
     bad = BadImages(len(images))
     found = torch.empty(1 + views, len(images), len(layers), 2 * body.config.hidden_size, dtype=torch.float16)
-    with progress_bar(progress, total=len(images), desc="features", unit="image") as bar, _evaluating(body, device):
+    with (
+        progress_bar(purpose="a probe", shown=progress, total=len(images), desc="features", unit="image") as bar,
+        _evaluating(body, device),
+    ):
         for numbers, pictures in batches_of(images, processor, batch_size, lambda _, reason: bad.add(reason)):
             for visit in range(1 + views):
                 if visit == 0:
@@ -149,12 +152,6 @@ def body_of(model: BeitPreTrainedModel) -> BeitModel:
     body = getattr(model, "beit", model)
     assert isinstance(body, BeitModel)
     return body
-
-
-def progress_bar(show: bool, **keywords: Any) -> Any:
-    """A tqdm bar on stderr; hidden unless `show` and there is a terminal."""
-    tqdm = require("tqdm", "train", "a probe").tqdm
-    return tqdm(disable=None if show else True, file=sys.stderr, **keywords)
 
 
 def _random_crop(

@@ -7,12 +7,13 @@ loads a framework.
 from beit.train.settings.base import SETTINGS_FILE, PaperRate, RunSettings
 from beit.train.settings.finetune import FinetuneSettings
 from beit.train.settings.pretrain import PretrainSettings
-from beit.train.settings.saved import differences, from_dict
+from beit.train.settings.saved import FREE, differences, from_dict
 from beit.train.settings.segmentation import SegmentSettings
 from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
 from beit.train.settings.validated import ValidatedSettings
 
 __all__ = [
+    "FREE",
     "RUNS",
     "SETTINGS_FILE",
     "FinetuneSettings",

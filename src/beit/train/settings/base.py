@@ -89,6 +89,9 @@ class RunSettings:
     resume: Literal["never", "auto", "must"] = "never"
     """Go on from the last checkpoint in the output folder. auto (what --resume alone means) starts a new run if there is
     none, must refuses to; never refuses a folder that holds a run."""
+    allow_inexact_resume: bool = False
+    """Go on also where the order of the images cannot be kept: a stream that is read by another number of processes or
+    workers than before."""
 
     def __post_init__(self) -> None:
         if self.learning_rate == 0:

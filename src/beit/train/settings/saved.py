@@ -17,7 +17,8 @@ from beit.train.settings.base import RunSettings
 
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
 _SCHEMES = ("http", "https", "hub", "embedded")
-_FREE = {"output", "resume", "workers", "log_every", "save_every", "keep"}  # how a run is kept, not what it computes
+# How a run is kept and not what it computes; and how long it is, of which `beit.train.resume` says what a change means.
+FREE = {"output", "resume", "allow_inexact_resume", "workers", "log_every", "save_every", "keep", "steps", "epochs"}
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
 
@@ -55,7 +56,7 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], added: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
-    """What differs between the settings of two runs, in words. How a run is logged and saved makes no difference.
+    """What differs between the settings of two runs, in words. Length, logging and saving of a run make no difference.
 
     Args:
         old: as `RunSettings.to_dict` gives them.
@@ -72,5 +73,5 @@ def differences(old: dict[str, Any], new: dict[str, Any], added: Mapping[str, An
     return [
         f"{name}: {old.get(name)} then, {new.get(name)} now"
         for name in sorted(set(old) | set(new))
-        if name not in _FREE and old.get(name) != new.get(name)
+        if name not in FREE and old.get(name) != new.get(name)
     ]

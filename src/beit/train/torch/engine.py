@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import errno
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -18,9 +17,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from beit.checkpoints.torch import read_saved
+from beit.checkpoints.torch import read_saved, write_pickle
 from beit.core.errors import CheckpointError, ConfigError
-from beit.core.files import atomic_path
 from beit.train.run import Run
 from beit.train.torch import v0_1
 from beit.train.torch.distributed import Accelerated
@@ -242,16 +240,18 @@ class TorchEngine:
 
             save_shards(self._shards(), storage_writer=FileSystemWriter(folder / SHARDS))
         elif self.run.main:
-            write(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
+            write_pickle(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
             if self.average is not None:
-                write(folder / AVERAGE_FILE, self.average.weights)
+                write_pickle(folder / AVERAGE_FILE, self.average.weights)
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
         """As `Engine.load`."""
         try:
-            if self.split:
+            if (folder / SHARDS).is_dir():
                 self._load_shards(folder / SHARDS)
+            elif self.split:  # what one process wrote, which had all of the model
+                self._split(folder)
             else:
                 saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
                 self.optimizer.load_state_dict(saved)
@@ -281,6 +281,31 @@ class TorchEngine:
         if self.average is not None:
             self.average.weights = found["ema"]
 
+    def _split(self, folder: Path) -> None:
+        """Take this process's part of an optimiser and an average that were written whole."""
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
+        called = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        state, groups = {}, []
+        for old, group in zip(saved["param_groups"], self.optimizer.param_groups, strict=True):
+            names = [called[id(parameter)] for parameter in group["params"]]
+            for number, parameter, name in zip(old["params"], group["params"], names, strict=True):
+                state[name] = saved["state"][number]
+                _check_moments(parameter, state[name])
+            groups.append({**old, "params": names})
+        whole = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(self.model, self.optimizer, {"state": state, "param_groups": groups}, options=whole)
+        if self.average is not None:
+            averaged = v0_1.average_of(read(folder / AVERAGE_FILE))
+            _check_average(averaged, self.average.weights)
+            for name, own in self.average.weights.items():
+                value = averaged[name].to(self.device)
+                own.copy_(
+                    distribute_tensor(value, own.device_mesh, own.placements) if isinstance(own, DTensor) else value
+                )
+
     def _shards(self) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
@@ -296,12 +321,17 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     Where they had another shape than their parameter, the fused kernel would read beyond them.
     """
     for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
-                what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
-            if not torch.isfinite(value).all():
-                raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
+        _check_moments(parameter, state)
+
+
+def _check_moments(parameter: Tensor, state: Mapping[str, Any]) -> None:
+    """`_check_optimizer` for one parameter."""
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or (value.ndim and value.shape != parameter.shape):
+            what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} is {what}, its parameter {tuple(parameter.shape)}")
+        if not torch.isfinite(value).all():
+            raise ValueError(f"{name} of a parameter {tuple(parameter.shape)} is NaN or infinite")
 
 
 def _finite_parts(optimizer: torch.optim.Optimizer) -> bool:
@@ -352,12 +382,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} is damaged: it holds a {type(found).__name__}, wanted a dict.")
     return found
-
-
-def write(path: Path, value: Any) -> None:
-    """`torch.save`, atomically. Raises OSError or CheckpointError when the file cannot be written."""
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(value, temporary)
-        except RuntimeError as error:  # this is how torch's writer reports a full disk
-            raise OSError(errno.ENOSPC, str(error)) from error

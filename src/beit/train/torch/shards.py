@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def load_shards(state: dict[str, Any], folder: Path) -> None:
     """
     check_index(folder)
     try:
-        load(state, storage_reader=FileSystemReader(folder), planner=Planner())
+        with warnings.catch_warnings():  # a single process may read what several wrote
+            warnings.filterwarnings("ignore", "torch.distributed is (disabled, )?unavailable or uninitialized")
+            load(state, storage_reader=FileSystemReader(folder), planner=Planner())
     except CheckpointException as error:  # what went wrong in any process; not derived from Exception
         causes = [failure[0] for failure in error.failures.values()]
         cause = next((one for one in causes if isinstance(one, CheckpointError)), causes[0] if causes else error)
