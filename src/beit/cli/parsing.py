@@ -7,10 +7,11 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError
+from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
 
 
@@ -97,6 +98,29 @@ def _with_resume(arguments: list[str]) -> list[str]:
     for argument, after in zip(arguments, [*arguments, "--"][1:], strict=True):
         filled += [argument, "auto"] if argument == "--resume" and after.startswith("--") else [argument]
     return filled
+
+
+def run_action(command: str, actions: Mapping[str, tuple[Callable[[list[str]], None], str]], arguments: list[str]) -> None:
+    """Run one of the actions of a command such as `beit segment`; without one, print which there are.
+
+    Args:
+        command: its name.
+        actions: name → (function, what it does).
+        arguments: what follows the command.
+
+    Raises:
+        ConfigError: it has no such action.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, actions))
+        print(f"usage: beit {command} {{{','.join(actions)}}} …\n")
+        print("\n".join(f"  {name:{width}} {text}" for name, (_, text) in actions.items()))
+        return
+    action, *rest = arguments
+    if action not in actions:
+        hint = did_you_mean(similar(action, actions))
+        raise ConfigError(f"beit {command} has no action {action!r}.{hint} Choose {', '.join(actions)}.")
+    actions[action][0](rest)
 
 
 def say(text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped, show
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.text import printable
@@ -29,14 +29,7 @@ def segment_command(arguments: list[str]) -> None:
             "train and evaluate on embedded images, with a report (about three minutes on two CPU cores)",
         ),
     }
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: beit segment {{{','.join(actions)}}} …\n")
-        print("\n".join(f"  {name:9} {text}" for name, (_, text) in actions.items()))
-        return
-    action, *rest = arguments
-    if action not in actions:
-        raise ConfigError(f"beit segment has no action {action!r}. Choose {', '.join(actions)}.")
-    actions[action][0](rest)
+    run_action("segment", actions, arguments)
 
 
 def _train(arguments: list[str]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from beit.cli.parsing import at_least_one, last_line, parse, say
-from beit.core.errors import ConfigError, require
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say
+from beit.core.errors import require
 
 
 @dataclass(kw_only=True)
@@ -22,38 +22,39 @@ class EvaluateTokenizer:
 
 
 def tokenizer_command(arguments: list[str]) -> None:
-    actions = "usage: beit tokenizer {train,evaluate} …\n\n  train     train a tokenizer on a folder of images\n"
-    actions += "  evaluate  measure which codes are in use, and the error of decoded images\n"
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(actions)
-        return
-    action, *rest = arguments
-    if action == "train":
-        from beit.train.settings import TokenizerSettings
+    actions = {
+        "train": (_train_tokenizer, "train a tokenizer on a folder of images"),
+        "evaluate": (_evaluate_tokenizer, "measure which codes are in use, and the error of decoded images"),
+    }
+    run_action("tokenizer", actions, arguments)
 
-        settings = parse(TokenizerSettings, "tokenizer train", rest)
-        require("torch", "train", "beit tokenizer")
-        from beit.train.tokenizer import train_tokenizer
 
-        last = last_line(settings, train_tokenizer(settings))
-        say(
-            f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
-            f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
-        )
-    elif action == "evaluate":
-        chosen = parse(EvaluateTokenizer, "tokenizer evaluate", rest)
-        at_least_one("image_size", chosen.image_size)
-        require("torch", "train", "beit tokenizer")
-        from beit.data.sources.images import FolderImages
-        from beit.train.tokenizer import evaluate_tokenizer
+def _train_tokenizer(arguments: list[str]) -> None:
+    from beit.train.settings import TokenizerSettings
 
-        found = evaluate_tokenizer(chosen.tokenizer, FolderImages(chosen.images), chosen.image_size)
-        print(
-            f"{found['codes_used']:.0%} of the codes in use, perplexity {found['perplexity']:.0f}; mean squared error of "
-            f"decoded pictures {found['error']:.4f} (of the mean picture: {found['blank']:.4f})"
-        )
-    else:
-        raise ConfigError(f"beit tokenizer has no action {action!r}. Choose train or evaluate.")
+    settings = parse(TokenizerSettings, "tokenizer train", arguments)
+    require("torch", "train", "beit tokenizer")
+    from beit.train.tokenizer import train_tokenizer
+
+    last = last_line(settings, train_tokenizer(settings))
+    say(
+        f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
+        f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
+    )
+
+
+def _evaluate_tokenizer(arguments: list[str]) -> None:
+    chosen = parse(EvaluateTokenizer, "tokenizer evaluate", arguments)
+    at_least_one("image_size", chosen.image_size)
+    require("torch", "train", "beit tokenizer")
+    from beit.data.sources.images import FolderImages
+    from beit.train.tokenizer import evaluate_tokenizer
+
+    found = evaluate_tokenizer(chosen.tokenizer, FolderImages(chosen.images), chosen.image_size)
+    print(
+        f"{found['codes_used']:.0%} of the codes in use, perplexity {found['perplexity']:.0f}; mean squared error of "
+        f"decoded pictures {found['error']:.4f} (of the mean picture: {found['blank']:.4f})"
+    )
 
 
 def tokenize_command(arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from beit.checkpoints import Checkpoint
+from beit.checkpoints import Checkpoint, missing
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
 from beit.core.errors import ConfigError
@@ -81,6 +81,7 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
         raise ConfigError(
             f"patch_size is for training from scratch; {settings.model} has patches of its own. Leave it out."
         )
+    missing.check_word(settings.model, PRESETS)
     # The sizes are given to the checkpoint too: a file without a config.json may not show which grid its positions are of.
     checkpoint = Checkpoint(settings.model, given=sizes)
     return Start(checkpoint, BeitConfig.from_pretrained(checkpoint), BeitImageProcessor.stored_in(checkpoint))
