@@ -182,7 +182,7 @@ def test_a_mistyped_name_is_answered_with_the_right_one(capsys, arguments, meant
 
 def test_a_mistyped_size(capsys, photos, tmp_path):
     run = ["pretrain", "--images", photos, "--target", "pixels", "--output", tmp_path / "out", "--model", "tinny"]
-    refused(capsys, run, "no size (tiny, small, base, large)", "Did you mean tiny?")
+    refused(capsys, run, "no size (base, large, tiny, small)", "Did you mean tiny?")
 
 
 def test_wrong_usage(capsys, photos):

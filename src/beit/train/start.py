@@ -148,6 +148,13 @@ def with_normalisation(settings: ImageSettingsT, start: Start) -> ImageSettingsT
     A model continues with pixels normalised as before: if an image processor is stored with it, the settings' values are ignored.
     """
     if start.processor is None:
+        if start.checkpoint is not None:
+            logger.warning(
+                "%s has no preprocessor_config.json. Its pixels are normalised with mean %s and std %s, as --mean and --std say.",
+                start.checkpoint.source,
+                settings.mean,
+                settings.std,
+            )
         return settings
     mean, std = normalisation(start.processor)
     return replace(settings, mean=mean, std=std)
