@@ -13,6 +13,7 @@ import tyro
 
 from beit.cli.parsing import parse, show, show_json
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.settings import Settings
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
 
@@ -65,7 +66,7 @@ def models_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class _Stated:
+class _Stated(Settings):
     """Settings that weight files do not state, for the case that `beit` guesses them wrong."""
 
     image_size: tuple[int, ...] | None = None

@@ -11,6 +11,7 @@ import tyro
 from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
+from beit.core.settings import Settings
 from beit.core.text import printable
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def _train(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class _Inference:
+class _Inference(Settings):
     """What evaluation and prediction share: the model, and how images are brought to it."""
 
     model: str

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from beit.cli.parsing import at_least_one, last_line, parse, run_action, say
 from beit.core.errors import require
+from beit.core.settings import Settings
 
 
 @dataclass(kw_only=True)
-class EvaluateTokenizer:
+class EvaluateTokenizer(Settings):
     """Measure a tokenizer: the codes in use, and the error of images decoded from tokens."""
 
     tokenizer: str

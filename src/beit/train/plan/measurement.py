@@ -20,6 +20,7 @@ from beit.core.errors import DataError, require
 from beit.data.sources import open_images
 from beit.data.sources.images import FolderImages
 from beit.data.sources.stream import Stream
+from beit.train.alarms import silence
 from beit.train.finetune import finetune
 from beit.train.plan.torch.memory import peak_and_total, reset_peak
 from beit.train.pretrain import pretrain
@@ -84,7 +85,7 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
     known = {item.name for item in dataclasses.fields(settings)}
     # Evaluation and probes are left out; the forecast's notes say so.
     changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
-    with _folder_beside(settings.output) as folder, _Memory() as memory:
+    with _folder_beside(settings.output) as folder, _Memory() as memory, silence():
         output = folder / settings.output.name
         began = time.time()
         lines = train_some(dataclasses.replace(settings, output=output, **changes))
