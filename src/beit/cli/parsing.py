@@ -8,6 +8,7 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError
@@ -40,6 +41,7 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
 _STARTS = {
     "run": """
 --settings FILE  start from the settings.json of an earlier run; flags override it
+--resume         go on with the run in the folder --output; no other flag is needed
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
     "probe": """
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
@@ -78,7 +80,45 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
         size = int(batch) if batch is not None and batch.isdecimal() else None
         world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
         return arguments, default_of(recipe, kind, name, size, int(world) if world.isdecimal() else 1)
-    return arguments, None
+    return arguments, _of_the_run(kind, arguments) if _start_of(kind) == "run" else None
+
+
+def _of_the_run(kind: Any, arguments: list[str]) -> Any:
+    """On `--resume`: the settings in the output folder, so that no other flag is needed; None where there are none.
+
+    Flags that are given override them, and are compared with the run's when it is opened.
+
+    Raises:
+        ConfigError: the folder holds no run, and nothing but `--resume` and `--output` was given.
+        CheckpointError: its settings are damaged, or are those of another command.
+    """
+    from beit.core.files import read_json
+    from beit.train.settings import SETTINGS_FILE, from_dict
+
+    rest, resume = _taken(arguments, "--resume", "auto, must or never")
+    rest, output = _taken(rest, "--output", "the folder of the run")
+    if resume not in ("auto", "must") or output is None:
+        return None
+    file = Path(output).expanduser() / SETTINGS_FILE
+    if not file.is_file():
+        if not rest:
+            raise ConfigError(
+                f"{output} holds no run to go on with: there is no {SETTINGS_FILE} in it.{_runs_beside(Path(output))} To start a "
+                "run, give its settings."
+            )
+        return None
+    saved = from_dict(kind, read_json(file))
+    if saved.steps is not None and "--epochs" in rest and "--steps" not in rest:
+        saved.steps = None  # else they would override the epochs that are asked for now
+    return saved
+
+
+def _runs_beside(output: Path) -> str:
+    """Which folders beside `output`, of a similar name, hold a run."""
+    from beit.train.settings import SETTINGS_FILE
+
+    runs = [file.parent.name for file in output.expanduser().parent.glob(f"*/{SETTINGS_FILE}")]
+    return did_you_mean(str(output.parent / name) for name in similar(output.name, runs))
 
 
 def _taken(arguments: list[str], flag: str, wanted: str) -> tuple[list[str], str | None]:

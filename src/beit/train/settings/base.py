@@ -90,8 +90,9 @@ class RunSettings(Settings):
     keep: int = 2
     """How many checkpoints to keep."""
     resume: Literal["never", "auto", "must"] = "never"
-    """Go on from the last checkpoint in the output folder. auto (what --resume alone means) starts a new run if there is
-    none, must refuses to; never refuses a folder that holds a run."""
+    """Go on from the last checkpoint in the output folder, with the settings of its run: --resume --output FOLDER is enough.
+    auto (what --resume alone means) starts a new run if there is no checkpoint, must refuses to; never refuses a folder that
+    holds a run."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
