@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -167,6 +168,12 @@ def say(text: str) -> None:
     """Print in the first of several data-parallel processes only."""
     if os.environ.get("RANK", "0") == "0":
         show(text)
+
+
+def say_next(*commands: Sequence[object]) -> None:
+    """Print the commands that come after a run, one per line, as they are typed; words in capitals are the user's to choose."""
+    lines = [shlex.join(["beit", *map(str, command)]) for command in commands]
+    say("\n  ".join(["Next:", *lines]))
 
 
 def show(text: object) -> None:

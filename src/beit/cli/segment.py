@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_skipped, show
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_next, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -44,6 +44,7 @@ def _train(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: {last_line(settings, history)['accuracy']:.1%} of the training pixels right.")
     if result is not None:
         say(f"Validation: {result}\nOpen {settings.output / 'report.html'}")
+    say_next(["segment", "predict", "IMAGES", "--model", settings.output, "--output", "NEW"])
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from beit.cli.parsing import at_least_one, last_line, parse, run_action, say
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_next
 from beit.core.errors import require
 from beit.core.settings import Settings
 
@@ -42,6 +42,7 @@ def _train_tokenizer(arguments: list[str]) -> None:
         f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
         f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
     )
+    say_next(["pretrain", "--tokenizer", settings.output, "--images", settings.images, "--output", "NEW"])
 
 
 def _evaluate_tokenizer(arguments: list[str]) -> None:
@@ -67,9 +68,11 @@ def tokenize_command(arguments: list[str]) -> None:
 
     cache = tokenize(settings)
     say(
-        f"Wrote {settings.output}: {cache.crops} crops of {len(cache)} images, {cache.grid[0]}x{cache.grid[1]} tokens each. "
-        f"Pre-train with them: beit pretrain --token-cache {settings.output} …"
+        f"Wrote {settings.output}: {cache.crops} crops of {len(cache)} images, {cache.grid[0]}x{cache.grid[1]} tokens each."
     )
+    sizes = {"model": settings.model, "image-size": settings.image_size, "patch-size": settings.patch_size}
+    grid = [word for name, value in sizes.items() if value is not None for word in (f"--{name}", value)]
+    say_next(["pretrain", "--token-cache", settings.output, "--images", settings.images, *grid, "--output", "NEW"])
 
 
 def _require(framework: str, purpose: str) -> None:
@@ -77,6 +80,10 @@ def _require(framework: str, purpose: str) -> None:
         require("optax", "flax", purpose)
     else:
         require("torch", "train", purpose)
+
+
+def _with(framework: str) -> list[str]:
+    return [] if framework == "torch" else ["--framework", framework]
 
 
 def pretrain_command(arguments: list[str]) -> None:
@@ -89,6 +96,8 @@ def pretrain_command(arguments: list[str]) -> None:
 
     last = last_line(settings, pretrain(settings))
     say(target_class(settings.target, settings.framework).summary(settings.output, last))
+    labelled = ["--model", settings.output, "--images", "LABELLED"]
+    say_next(["probe", *labelled], ["finetune", *labelled, *_with(settings.framework), "--output", "NEW"])
 
 
 def finetune_command(arguments: list[str]) -> None:
@@ -102,3 +111,5 @@ def finetune_command(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: training accuracy {last_line(settings, history)['accuracy']:.1%}.")
     if result is not None:
         say(f"Validation: {result}")
+    model = ["--model", settings.output, *_with(settings.framework)]
+    say_next(["evaluate", *model, "--images", "LABELLED"], ["predict", "IMAGES", *model])

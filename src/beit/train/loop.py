@@ -141,7 +141,7 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
         if stop and not last:
             number = received[0] if received else signal.SIGTERM  # another process received it
             name = signal.Signals(number).name
-            raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
+            raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume --output {run.settings.output}.")
 
 
 # --- what is saved ---------------------------------------------------------------------------------------------------
