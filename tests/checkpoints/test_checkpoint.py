@@ -437,6 +437,39 @@ def test_refusals_are_messages(
     assert {path.name for path in tmp_path.iterdir()} - {"cache"} == {"text.pth"}
 
 
+def test_convert_says_what_a_layout_has_no_place_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tiny_classifier(problem_type="multi_label_classification")
+    model.config.id2label = dict(enumerate(["cat", "dog", *"xyz"][: model.config.num_labels]))
+    model.save_pretrained(tmp_path / "src")
+    told = {}
+    for to, name in (("unilm", "x.pth"), ("timm", "timm"), ("openmmlab", "y.pth"), ("hf", "hf"), ("flax", "flax")):
+        if to == "flax":
+            pytest.importorskip("msgpack")
+        assert main(["convert", str(tmp_path / "src"), str(tmp_path / name), "--to", to, "--no-check"]) == 0
+        told[to] = capsys.readouterr().out
+    assert "no place for the names of the" in told["unilm"]
+    assert "0 = cat, 1 = dog" in told["unilm"]
+    assert all("names of the" not in told[to] for to in ("timm", "openmmlab", "hf", "flax"))
+    assert all("this is a multi_label_classification" in told[to] for to in ("unilm", "timm", "openmmlab"))
+    assert all("It does not say" not in told[to] for to in ("hf", "flax"))
+
+
+def test_a_folder_without_a_processor_is_read_alike_by_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """inspect shows the guess of the publisher's pixels, convert writes it and says so."""
+    tiny_classifier().save_pretrained(tmp_path / "src")
+    checkpoint = Checkpoint(tmp_path / "src")
+    assert checkpoint.stored_pixels is None
+    assert checkpoint.pixels["image_mean"] == [0.5] * 3
+    assert main(["inspect", str(tmp_path / "src")]) == 0
+    shown = capsys.readouterr().out
+    assert "image_mean, image_std" in shown
+    assert "no tensor shows it" in shown
+    assert main(["convert", str(tmp_path / "src"), str(tmp_path / "new"), "--to", "hf", "--no-check"]) == 0
+    assert "guessed image_mean, image_std = half" in capsys.readouterr().out
+    guessed = BeitImageProcessor.from_dict(checkpoint.pixels)
+    assert BeitImageProcessor.from_pretrained(tmp_path / "new").to_dict() == guessed.to_dict()
+
+
 def test_convert_never_writes_through_a_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny_classifier().save_pretrained(tmp_path / "src")
     (tmp_path / "link").symlink_to(tmp_path / "src")

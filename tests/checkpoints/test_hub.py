@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -220,7 +221,7 @@ def test_token(fake: FakeHub) -> None:
     assert ("HEAD", "/me/tiny/resolve/main/config.json", "secret") in fake.log
 
 
-def test_absent_gated_and_broken(fake: FakeHub) -> None:
+def test_absent_gated_and_broken(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CheckpointError, match="neither a local folder nor a repository"):
         BeitConfig.from_pretrained("me/absent")
     put(fake, "me/gated")
@@ -236,8 +237,11 @@ def test_absent_gated_and_broken(fake: FakeHub) -> None:
         hub.resolve_weights("me/tiny")
     put(fake, "me/broken")
     fake.repos["me/broken"]["main"]["config.json"] = b"500"
-    with pytest.raises(CheckpointError, match=r"me/broken: config.json"):
+    monkeypatch.setattr(hub, "_PAUSES", (0.01,))
+    fake.log.clear()
+    with pytest.raises(CheckpointError, match=r"me/broken: config.json.*error 500"):
         BeitConfig.from_pretrained("me/broken")
+    assert len(fake.log) == 2
     with pytest.raises(CheckpointError):
         hub.resolve_weights("me/absent")
 
@@ -252,6 +256,60 @@ def test_nobody_answers(fake: FakeHub) -> None:
         hub.resolve_weights("me/tiny", local_files_only=True)
     with pytest.raises(CheckpointError, match="Upload to me/tiny failed"):
         hub.upload_folder(".", "me/tiny", token="writer")
+
+
+def test_a_hub_without_an_answer_costs_seconds(fake: FakeHub, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    """A connection that is accepted and never answered; huggingface_hub alone would try six times."""
+    from huggingface_hub import constants
+
+    put(fake)
+    BeitConfig.from_pretrained("me/tiny")
+    monkeypatch.setattr(hub, "_PATIENCE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=r"There is no folder me/other here.*Hub was not reached"):
+            BeitConfig.from_pretrained("me/other")
+        assert BeitConfig.from_pretrained("me/tiny").hidden_size == 24  # from the cache
+        assert time.monotonic() - began < 3
+    assert "Retrying" not in capfd.readouterr().err
+
+
+# --- names that are mistyped -------------------------------------------------------------------------------------
+
+
+def test_a_mistyped_path_is_no_id(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder `runs` is here, so `runs/beit-tinny` is a path; the Hub is not asked."""
+    (tmp_path / "runs" / "beit-tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"No such folder: runs/beit-tinny\. Did you mean runs/beit-tiny\?"):
+        beit.load("runs/beit-tinny")
+    with pytest.raises(CheckpointError, match=r"No such folder: runs/other\. runs holds beit-tiny"):
+        hub.resolve_file("runs/other", "config.json")
+    with pytest.raises(CheckpointError, match=r"No such folder: \./x/y\. x is no folder either"):
+        hub.resolve_file("./x/y", "config.json")
+    with pytest.raises(CheckpointError, match="Did you mean beit-base-patch16-224"):
+        beit.load("beit-bas")
+    assert fake.log == []
+
+
+def test_an_id_stays_an_id(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the owner's name does not hide what the catalogue lists, nor what was downloaded before."""
+    published = "microsoft/beit-base-patch16-224"
+    put(fake, published)
+    put(fake)
+    BeitConfig.from_pretrained("me/tiny")
+    for owner in ("me", "microsoft"):
+        (tmp_path / owner).mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert BeitConfig.from_pretrained("me/tiny").hidden_size == 24
+    assert BeitConfig.from_pretrained(published).hidden_size == 24
+    with pytest.raises(CheckpointError, match=f"neither a local folder nor.*Did you mean {published}"):
+        BeitConfig.from_pretrained("microsfot/beit-base-patch16-224")
 
 
 def test_offline_mode(fake: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:

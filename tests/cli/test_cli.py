@@ -152,18 +152,41 @@ def test_help_of_each_command(capsys, monkeypatch, command, options):
 
 
 def test_help_of_the_tokenizer_and_usage(capsys):
-    for arguments in (["tokenizer"], ["tokenizer", "-h"]):
-        assert main(arguments) == 0
-        assert "beit tokenizer {train,evaluate}" in capsys.readouterr().out
-    assert main([]) == 2
+    for family, actions in (("tokenizer", "train,evaluate"), ("segment", "train,evaluate,predict,demo")):
+        for arguments in ([family], [family, "-h"]):
+            assert main(arguments) == 0
+            assert f"beit {family} {{{actions}}}" in capsys.readouterr().out
+    assert main([]) == 0
     assert usage() in capsys.readouterr().out
     for word in ("help", "-h", "--help"):
         assert main([word]) == 0
         assert usage() in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant", "status"),
+    [
+        (["predct"], "predict", 2),
+        (["segment", "trian"], "train", 1),
+        (["tokenizer", "evalute"], "evaluate", 1),
+        (["plan", "fintune"], "finetune", 1),
+        (["models", "beit-bas"], "beit-base-patch16-224", 1),
+        (["models", "Microsoft/Beit-base-patch16-225"], "microsoft/beit-base-patch16-224", 1),
+        (["recipes", "garmets"], "garments", 1),
+        (["pretrain", "--recipe", "garmets", "--images", "x", "--output", "y"], "garments", 1),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_right_one(capsys, arguments, meant, status):
+    refused(capsys, arguments, f"Did you mean {meant}", status=status)
+
+
+def test_a_mistyped_size(capsys, photos, tmp_path):
+    run = ["pretrain", "--images", photos, "--target", "pixels", "--output", tmp_path / "out", "--model", "tinny"]
+    refused(capsys, run, "no size (base, large, tiny, small)", "Did you mean tiny?")
+
+
 def test_wrong_usage(capsys, photos):
-    refused(capsys, ["tokenizer", "eat"], "no action 'eat'", "train or evaluate")
+    refused(capsys, ["tokenizer", "eat"], "no action 'eat'", "Choose train, evaluate")
     refused(capsys, ["pretrain", "--colour", "3"], "--colour", status=2)
     refused(capsys, ["pretrain", "--images", photos], "--output", status=2)
     refused(capsys, ["pretrain", "--images", photos, "--output", "x"], "Give --tokenizer", "--target pixels")

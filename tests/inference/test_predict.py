@@ -161,3 +161,17 @@ def test_the_evaluation_of_several_labels_says_how_often_they_are_exact(tmp_path
     assert (result.top1, result.exact, result.to_dict()["exact"]) == (0.5, 0.5, 0.5)
     model.config.problem_type = None
     assert "exact" not in evaluate(model, processor, ArrayImages(*stripes(4))).to_dict()
+
+
+def test_a_model_folder_without_a_processor_is_opened_with_the_published_guess(tmp_path, caplog):
+    """What `model.save_pretrained` writes: every command that infers takes it, and says what it guesses."""
+    from beit.inference.trained import open_classifier, open_encoder, open_trained_layers
+
+    save_classifier(tmp_path, SEVEN)
+    (tmp_path / "preprocessor_config.json").unlink()
+    for opened in (open_classifier, open_encoder, open_trained_layers):
+        caplog.clear()
+        _, processor = opened(tmp_path)
+        assert processor.image_mean == [0.5] * 3
+        assert "has no preprocessor_config.json" in caplog.text
+        assert "image_mean, image_std = half" in caplog.text

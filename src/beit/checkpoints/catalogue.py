@@ -78,6 +78,12 @@ def find(name: str) -> Published | None:
     return _BY_NAME.get(name.strip().lower())
 
 
+def names() -> list[str]:
+    """What checkpoints are called: our names, then the ids of the Hub."""
+    ids = [form.where for entry in PUBLISHED for form in entry.forms if form.kind in ("hf", "timm")]
+    return [*(entry.name for entry in PUBLISHED), *ids]
+
+
 def table(entries: Iterable[Published]) -> str:
     """A table as text, one line per checkpoint: name, task, millions of parameters, pixels, top-1 or mIoU, layouts."""
     lines = [f"{'name':52} {'task':10} {'million':>7} {'pixels':>6} {'score':>10}  as"]

@@ -21,6 +21,7 @@ from beit.core.files import read_json
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 Tensors = dict[str, np.ndarray]
+_IMAGE_SIZE = 224  # of a config.json that states none
 
 
 class Checkpoint:
@@ -218,26 +219,35 @@ class Checkpoint:
         return infer.architecture_of(self._outline)
 
     @functools.cached_property
-    def _pixels(self) -> tuple[dict[str, Any] | None, list[Guess]]:
+    def _pixels(self) -> tuple[dict[str, Any], list[Guess]]:
         if self._files.processor is not None:
             return self._files.processor, []
-        if not self.inferred:
-            return None, []
-        known = None if self.published is None else self.published.mean_std
-        values = {"image_size": self.given.get("image_size"), **self.settings}
+        stated = {"image_size": self.given.get("image_size"), **self.settings}
         if self.of_timm:
-            return timm.pixels_in(self.stated or {}, values["image_size"]), []
+            return timm.pixels_in(self.stated or {}, stated["image_size"]), []
+        # config.json leaves out what is the default: 224 pixels, two classes.
+        values = {
+            "image_size": stated["image_size"] or _IMAGE_SIZE,
+            "num_labels": stated.get("num_labels") or len(stated.get("id2label") or ()),
+            "architectures": [self.architecture],
+        }
+        known = None if self.published is None else self.published.mean_std
         return infer.pixels_of(values, self._dialect, self.more, known)
 
     @property
-    def pixels(self) -> dict[str, Any] | None:
-        """Settings of a `BeitImageProcessor`, from the folder's file or inferred; None for a model folder without such a file."""
+    def pixels(self) -> dict[str, Any]:
+        """Settings of a `BeitImageProcessor`: from the folder's file, or inferred as the publisher has them."""
         return self._pixels[0]
 
     @property
     def pixel_guesses(self) -> list[Guess]:
         """Those of `pixels` that are guesses."""
         return self._pixels[1]
+
+    @property
+    def stored_pixels(self) -> dict[str, Any] | None:
+        """`pixels` without guesses for a model folder, which should have a file for them: None where that is missing."""
+        return self.pixels if self._files.processor is not None or self.inferred else None
 
 
 Source = Union[str, "os.PathLike[str]", Checkpoint]  # whatever `from_pretrained` takes

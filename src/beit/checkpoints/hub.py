@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beit.checkpoints import strangers
+from beit.checkpoints import missing, strangers
 from beit.checkpoints.keywords import with_token
 from beit.core.download_limits import LARGEST_WEIGHTS, MAX_BYTES, largest_file
 from beit.core.errors import CheckpointError
@@ -31,6 +32,10 @@ TENSORFLOW = (
 MSGPACK = "flax_model.msgpack"
 MSGPACK_INDEX = "flax_model.msgpack.index.json"
 WEIGHT_FILES = (SAFETENSORS, SAFETENSORS_INDEX, BIN, BIN_INDEX, MSGPACK, MSGPACK_INDEX)  # in the order of preference
+
+
+_PATIENCE = 4.0  # seconds in which the Hub has to answer
+_PAUSES = (1.0,)  # seconds before it is asked again, when it answers that it has an error
 
 
 class _FileMissing(CheckpointError):
@@ -82,14 +87,15 @@ def resolve_file(
     name = str(id_or_folder)
     if folder.is_file():
         raise CheckpointError(f"{name} is a file; wanted the folder that holds {filename}.")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"No such folder: {name}. Give an existing model folder or a Hub id like owner/name.")
+    if missing.is_path(name) and not _in_cache(name, filename, subfolder, revision, cache_dir):
+        raise CheckpointError(missing.no_such_folder(name))
 
     import huggingface_hub
     from huggingface_hub import errors
 
-    if not local_files_only:
-        _check_size(name, filename, subfolder=subfolder, revision=revision, token=token, cache_dir=cache_dir)
+    if not local_files_only and not _in_cache(name, filename, subfolder, revision, cache_dir):
+        # Where nobody answers, the download would try again and again, for half a minute.
+        local_files_only = not _answers(name, filename, subfolder=subfolder, revision=revision, token=token)
     try:
         return Path(
             huggingface_hub.hf_hub_download(
@@ -100,14 +106,16 @@ def resolve_file(
                 token=token,
                 cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 local_files_only=local_files_only,
+                etag_timeout=_patience(),
                 force_download=force_download,
             )
         )
     # LocalEntryNotFoundError is an EntryNotFoundError too, so it comes first.
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _NotReached(
-            f"{name}: {filename} is not in the local cache and the Hub was not reached (offline, or no connection). "
-            "Download it once with a connection, or give a local folder."
+            f"There is no folder {name} here. If it is meant as an id on the Hub: {filename} is not in the local cache and the Hub "
+            f"was not reached (offline, or no connection).{missing.advice(name)} Give an existing folder, or download it once "
+            "with a connection."
         ) from error
     except errors.EntryNotFoundError as error:
         raise _FileMissing(f"{name} on the Hub has no file {filename}.") from error
@@ -118,38 +126,80 @@ def resolve_file(
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
             f"{name} is neither a local folder nor a repository on the Hub (a private one needs token=…)."
+            f"{missing.advice(name)}"
         ) from error
     except Exception as error:  # connection errors change their types whenever that library changes its HTTP client
         raise CheckpointError(f"{name}: {filename} could not be downloaded: {error}") from error
 
 
-def _check_size(
+def _patience() -> float:
+    """Seconds in which the Hub has to answer: HF_HUB_ETAG_TIMEOUT of huggingface_hub, else `_PATIENCE`."""
+    from huggingface_hub import constants
+
+    stated = constants.HF_HUB_ETAG_TIMEOUT
+    return _PATIENCE if stated == constants.DEFAULT_ETAG_TIMEOUT else float(stated)
+
+
+def _in_cache(
+    name: str,
+    filename: str,
+    subfolder: str | None,
+    revision: str | None,
+    cache_dir: str | os.PathLike[str] | None,
+) -> bool:
+    """Whether an earlier download has left the file in the cache."""
+    import huggingface_hub
+
+    path = f"{subfolder}/{filename}" if subfolder else filename
+    cache = None if cache_dir is None else os.fspath(cache_dir)
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, path, cache_dir=cache, revision=revision), str)
+    except ValueError:  # it can be no id
+        return False
+
+
+def _answers(
     name: str,
     filename: str,
     *,
     subfolder: str | None,
     revision: str | None,
     token: str | bool | None,
-    cache_dir: str | os.PathLike[str] | None,
-) -> None:
-    """Raises CheckpointError where the Hub states a size that is not to be downloaded. What is in the cache is not asked for."""
-    import huggingface_hub
+) -> bool:
+    """Ask the Hub once about a file that is to be downloaded: False where nobody answers in time.
 
-    path = f"{subfolder}/{filename}" if subfolder else filename
-    cache = None if cache_dir is None else os.fspath(cache_dir)
-    try:
-        if isinstance(huggingface_hub.try_to_load_from_cache(name, path, cache_dir=cache, revision=revision), str):
-            return
-        url = huggingface_hub.hf_hub_url(name, path, revision=revision)
-        size = huggingface_hub.get_hf_file_metadata(url, token=token).size
-    except Exception:  # the download that follows meets the same, and says it
-        return
+    Raises:
+        CheckpointError: the Hub states a size that is not to be downloaded.
+    """
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    for pause in (*_PAUSES, None):
+        try:
+            url = huggingface_hub.hf_hub_url(name, filename, subfolder=subfolder, revision=revision)
+            size = huggingface_hub.get_hf_file_metadata(url, token=token, timeout=_patience()).size
+            break
+        except errors.HfHubHTTPError as error:
+            status = getattr(error.response, "status_code", 0)
+            if status < 500:
+                return True  # a refusal; the download that follows meets the same, and says it
+            if pause is None:
+                raise CheckpointError(
+                    f"{name}: {filename} could not be downloaded, because the Hub answers with error {status}. Try again later, "
+                    "or give a local folder."
+                ) from error
+            time.sleep(pause)
+        except (errors.EntryNotFoundError, ValueError):
+            return True  # likewise; or it can be no id
+        except Exception:  # connection errors change their types whenever that library changes its HTTP client
+            return False
     largest = largest_file(LARGEST_WEIGHTS)
     if size is not None and largest is not None and size > largest:
         raise CheckpointError(
             f"{name}: {filename} has {size:,} bytes; at most {largest:,} are downloaded. If it is the file that you want, allow "
             f"more: --max-bytes SIZE, or the environment variable {MAX_BYTES}."
         )
+    return True
 
 
 def has_file(id_or_folder: str | os.PathLike[str], filename: str, **where: Any) -> bool:

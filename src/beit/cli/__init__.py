@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from beit.core.download_limits import MAX_BYTES, size_in_bytes
 from beit.core.errors import BeitError, Interrupted
+from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
 
 INTERRUPTED = 130
@@ -98,6 +99,7 @@ def _set_up_output(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[handler])
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
     # A name that is no UTF-8 is printed with escapes; stderr does so by itself.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -160,7 +162,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     """A command's exit status, where it raises nothing."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
-        return 0 if arguments else 2
+        return 0
     if arguments[0] == "--version":
         from beit import __version__
 
@@ -168,7 +170,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"beit: there is no command {name!r}\n\n{usage()}", file=sys.stderr)
+        hint = did_you_mean(similar(name, COMMANDS))
+        print(harmless(f"beit: there is no command {name!r}.{hint or f'{chr(10)}{chr(10)}{usage()}'}"), file=sys.stderr)
         return 2
     _set_up_output(logging.INFO if debug else logging.WARNING)
     _function(name)(_with_limit(rest))

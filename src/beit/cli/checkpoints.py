@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import textwrap
@@ -14,6 +13,8 @@ import tyro
 
 from beit.cli.parsing import parse, show, show_json
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.settings import Settings
+from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
 
 if TYPE_CHECKING:
@@ -43,10 +44,7 @@ def models_command(arguments: list[str]) -> None:
     if settings.name is not None:
         entry = catalogue.find(settings.name)
         if entry is None:
-            near = difflib.get_close_matches(
-                settings.name.lower(), [entry.name for entry in catalogue.PUBLISHED], n=3, cutoff=0.5
-            )
-            hint = f" Did you mean {', '.join(near)}?" if near else ""
+            hint = did_you_mean(similar(settings.name, catalogue.names()))
             raise ConfigError(
                 f"No published checkpoint is called {settings.name!r}.{hint} beit models lists them, and what was never published."
             )
@@ -68,7 +66,7 @@ def models_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class _Stated:
+class _Stated(Settings):
     """Settings that weight files do not state, for the case that `beit` guesses them wrong."""
 
     image_size: tuple[int, ...] | None = None

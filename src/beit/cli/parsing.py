@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError
+from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
 
 
@@ -39,6 +42,7 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
 _STARTS = {
     "run": """
 --settings FILE  start from the settings.json of an earlier run; flags override it
+--resume         go on with the run in the folder --output; no other flag is needed
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
     "probe": """
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
@@ -77,7 +81,45 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
         size = int(batch) if batch is not None and batch.isdecimal() else None
         world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
         return arguments, default_of(recipe, kind, name, size, int(world) if world.isdecimal() else 1)
-    return arguments, None
+    return arguments, _of_the_run(kind, arguments) if _start_of(kind) == "run" else None
+
+
+def _of_the_run(kind: Any, arguments: list[str]) -> Any:
+    """On `--resume`: the settings in the output folder, so that no other flag is needed; None where there are none.
+
+    Flags that are given override them, and are compared with the run's when it is opened.
+
+    Raises:
+        ConfigError: the folder holds no run, and nothing but `--resume` and `--output` was given.
+        CheckpointError: its settings are damaged, or are those of another command.
+    """
+    from beit.core.files import read_json
+    from beit.train.settings import SETTINGS_FILE, from_dict
+
+    rest, resume = _taken(arguments, "--resume", "auto, must or never")
+    rest, output = _taken(rest, "--output", "the folder of the run")
+    if resume not in ("auto", "must") or output is None:
+        return None
+    file = Path(output).expanduser() / SETTINGS_FILE
+    if not file.is_file():
+        if not rest:
+            raise ConfigError(
+                f"{output} holds no run to go on with: there is no {SETTINGS_FILE} in it.{_runs_beside(Path(output))} To start a "
+                "run, give its settings."
+            )
+        return None
+    saved = from_dict(kind, read_json(file))
+    if saved.steps is not None and "--epochs" in rest and "--steps" not in rest:
+        saved.steps = None  # else they would override the epochs that are asked for now
+    return saved
+
+
+def _runs_beside(output: Path) -> str:
+    """Which folders beside `output`, of a similar name, hold a run."""
+    from beit.train.settings import SETTINGS_FILE
+
+    runs = [file.parent.name for file in output.expanduser().parent.glob(f"*/{SETTINGS_FILE}")]
+    return did_you_mean(str(output.parent / name) for name in similar(output.name, runs))
 
 
 def _taken(arguments: list[str], flag: str, wanted: str) -> tuple[list[str], str | None]:
@@ -99,10 +141,41 @@ def _with_resume(arguments: list[str]) -> list[str]:
     return filled
 
 
+def run_action(
+    command: str, actions: Mapping[str, tuple[Callable[[list[str]], None], str]], arguments: list[str]
+) -> None:
+    """Run one of the actions of a command such as `beit segment`; without one, print which there are.
+
+    Args:
+        command: its name.
+        actions: name → (function, what it does).
+        arguments: what follows the command.
+
+    Raises:
+        ConfigError: it has no such action.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, actions))
+        print(f"usage: beit {command} {{{','.join(actions)}}} …\n")
+        print("\n".join(f"  {name:{width}} {text}" for name, (_, text) in actions.items()))
+        return
+    action, *rest = arguments
+    if action not in actions:
+        hint = did_you_mean(similar(action, actions))
+        raise ConfigError(f"beit {command} has no action {action!r}.{hint} Choose {', '.join(actions)}.")
+    actions[action][0](rest)
+
+
 def say(text: str) -> None:
     """Print in the first of several data-parallel processes only."""
     if os.environ.get("RANK", "0") == "0":
         show(text)
+
+
+def say_next(*commands: Sequence[object]) -> None:
+    """Print the commands that come after a run, one per line, as they are typed; words in capitals are the user's to choose."""
+    lines = [shlex.join(["beit", *map(str, command)]) for command in commands]
+    say("\n  ".join(["Next:", *lines]))
 
 
 def show(text: object) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from beit.cli.parsing import at_least_one, parse
 from beit.core.errors import ConfigError, require
+from beit.core.suggest import did_you_mean, similar
 
 
 @dataclass(kw_only=True)
@@ -39,7 +40,9 @@ def plan_command(arguments: list[str]) -> None:
     name = " ".join(arguments[:2]) if arguments[0] in ("segment", "tokenizer") else arguments[0]
     rest = arguments[len(name.split()) :]
     if name not in RUNS:
-        raise ConfigError(f"beit plan knows no run {name!r}. Choose {', '.join(RUNS)}.")
+        raise ConfigError(
+            f"beit plan knows no run {name!r}.{did_you_mean(similar(name, RUNS))} Choose {', '.join(RUNS)}."
+        )
     if "-h" in rest or "--help" in rest:
         parse(RUNS[name], f"plan {name}", rest)
     chosen, rest = tyro.cli(Plan, prog=f"beit plan {name}", args=rest, return_unknown_args=True)

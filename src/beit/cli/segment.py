@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, last_line, parse, say, say_skipped, show
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_next, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
+from beit.core.settings import Settings
 from beit.core.text import printable
 
 if TYPE_CHECKING:
@@ -29,14 +30,7 @@ def segment_command(arguments: list[str]) -> None:
             "train and evaluate on embedded images, with a report (about three minutes on two CPU cores)",
         ),
     }
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"usage: beit segment {{{','.join(actions)}}} …\n")
-        print("\n".join(f"  {name:9} {text}" for name, (_, text) in actions.items()))
-        return
-    action, *rest = arguments
-    if action not in actions:
-        raise ConfigError(f"beit segment has no action {action!r}. Choose {', '.join(actions)}.")
-    actions[action][0](rest)
+    run_action("segment", actions, arguments)
 
 
 def _train(arguments: list[str]) -> None:
@@ -50,10 +44,11 @@ def _train(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: {last_line(settings, history)['accuracy']:.1%} of the training pixels right.")
     if result is not None:
         say(f"Validation: {result}\nOpen {settings.output / 'report.html'}")
+    say_next(["segment", "predict", "IMAGES", "--model", settings.output, "--output", "NEW"])
 
 
 @dataclass(kw_only=True)
-class _Inference:
+class _Inference(Settings):
     """What evaluation and prediction share: the model, and how images are brought to it."""
 
     model: str

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from beit.cli.parsing import at_least_one, last_line, parse, say
-from beit.core.errors import ConfigError, require
+from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_next
+from beit.core.errors import require
+from beit.core.settings import Settings
 
 
 @dataclass(kw_only=True)
-class EvaluateTokenizer:
+class EvaluateTokenizer(Settings):
     """Measure a tokenizer: the codes in use, and the error of images decoded from tokens."""
 
     tokenizer: str
@@ -22,38 +23,40 @@ class EvaluateTokenizer:
 
 
 def tokenizer_command(arguments: list[str]) -> None:
-    actions = "usage: beit tokenizer {train,evaluate} …\n\n  train     train a tokenizer on a folder of images\n"
-    actions += "  evaluate  measure which codes are in use, and the error of decoded images\n"
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(actions)
-        return
-    action, *rest = arguments
-    if action == "train":
-        from beit.train.settings import TokenizerSettings
+    actions = {
+        "train": (_train_tokenizer, "train a tokenizer on a folder of images"),
+        "evaluate": (_evaluate_tokenizer, "measure which codes are in use, and the error of decoded images"),
+    }
+    run_action("tokenizer", actions, arguments)
 
-        settings = parse(TokenizerSettings, "tokenizer train", rest)
-        require("torch", "train", "beit tokenizer")
-        from beit.train.tokenizer import train_tokenizer
 
-        last = last_line(settings, train_tokenizer(settings))
-        say(
-            f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
-            f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
-        )
-    elif action == "evaluate":
-        chosen = parse(EvaluateTokenizer, "tokenizer evaluate", rest)
-        at_least_one("image_size", chosen.image_size)
-        require("torch", "train", "beit tokenizer")
-        from beit.data.sources.images import FolderImages
-        from beit.train.tokenizer import evaluate_tokenizer
+def _train_tokenizer(arguments: list[str]) -> None:
+    from beit.train.settings import TokenizerSettings
 
-        found = evaluate_tokenizer(chosen.tokenizer, FolderImages(chosen.images), chosen.image_size)
-        print(
-            f"{found['codes_used']:.0%} of the codes in use, perplexity {found['perplexity']:.0f}; mean squared error of "
-            f"decoded pictures {found['error']:.4f} (of the mean picture: {found['blank']:.4f})"
-        )
-    else:
-        raise ConfigError(f"beit tokenizer has no action {action!r}. Choose train or evaluate.")
+    settings = parse(TokenizerSettings, "tokenizer train", arguments)
+    require("torch", "train", "beit tokenizer")
+    from beit.train.tokenizer import train_tokenizer
+
+    last = last_line(settings, train_tokenizer(settings))
+    say(
+        f"Saved {settings.output}: {last['codes_used']:.0%} of {settings.vocab_size} codes in use, perplexity "
+        f"{last['perplexity']:.0f}, {last['reconstruction']:.1%} of the pixels' variance lost."
+    )
+    say_next(["pretrain", "--tokenizer", settings.output, "--images", settings.images, "--output", "NEW"])
+
+
+def _evaluate_tokenizer(arguments: list[str]) -> None:
+    chosen = parse(EvaluateTokenizer, "tokenizer evaluate", arguments)
+    at_least_one("image_size", chosen.image_size)
+    require("torch", "train", "beit tokenizer")
+    from beit.data.sources.images import FolderImages
+    from beit.train.tokenizer import evaluate_tokenizer
+
+    found = evaluate_tokenizer(chosen.tokenizer, FolderImages(chosen.images), chosen.image_size)
+    print(
+        f"{found['codes_used']:.0%} of the codes in use, perplexity {found['perplexity']:.0f}; mean squared error of "
+        f"decoded pictures {found['error']:.4f} (of the mean picture: {found['blank']:.4f})"
+    )
 
 
 def tokenize_command(arguments: list[str]) -> None:
@@ -65,9 +68,11 @@ def tokenize_command(arguments: list[str]) -> None:
 
     cache = tokenize(settings)
     say(
-        f"Wrote {settings.output}: {cache.crops} crops of {len(cache)} images, {cache.grid[0]}x{cache.grid[1]} tokens each. "
-        f"Pre-train with them: beit pretrain --token-cache {settings.output} …"
+        f"Wrote {settings.output}: {cache.crops} crops of {len(cache)} images, {cache.grid[0]}x{cache.grid[1]} tokens each."
     )
+    sizes = {"model": settings.model, "image-size": settings.image_size, "patch-size": settings.patch_size}
+    grid = [word for name, value in sizes.items() if value is not None for word in (f"--{name}", value)]
+    say_next(["pretrain", "--token-cache", settings.output, "--images", settings.images, *grid, "--output", "NEW"])
 
 
 def _require(framework: str, purpose: str) -> None:
@@ -75,6 +80,10 @@ def _require(framework: str, purpose: str) -> None:
         require("optax", "flax", purpose)
     else:
         require("torch", "train", purpose)
+
+
+def _with(framework: str) -> list[str]:
+    return [] if framework == "torch" else ["--framework", framework]
 
 
 def pretrain_command(arguments: list[str]) -> None:
@@ -87,6 +96,8 @@ def pretrain_command(arguments: list[str]) -> None:
 
     last = last_line(settings, pretrain(settings))
     say(target_class(settings.target, settings.framework).summary(settings.output, last))
+    labelled = ["--model", settings.output, "--images", "LABELLED"]
+    say_next(["probe", *labelled], ["finetune", *labelled, *_with(settings.framework), "--output", "NEW"])
 
 
 def finetune_command(arguments: list[str]) -> None:
@@ -100,3 +111,5 @@ def finetune_command(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: training accuracy {last_line(settings, history)['accuracy']:.1%}.")
     if result is not None:
         say(f"Validation: {result}")
+    model = ["--model", settings.output, *_with(settings.framework)]
+    say_next(["evaluate", *model, "--images", "LABELLED"], ["predict", "IMAGES", *model])

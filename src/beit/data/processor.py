@@ -386,7 +386,7 @@ class BeitImageProcessor(ProcessorSteps):
         source: str | os.PathLike[str]
         if isinstance(pretrained_model_name_or_path, checkpoints.Checkpoint):
             checkpoint = checkpoints.Checkpoint.open(pretrained_model_name_or_path, **where)
-            source, where, found = checkpoint.source, checkpoint.where, checkpoint.pixels
+            source, where, found = checkpoint.source, checkpoint.where, checkpoint.stored_pixels
         else:
             source = pretrained_model_name_or_path
             path = Path(source)
@@ -394,7 +394,7 @@ class BeitImageProcessor(ProcessorSteps):
                 return checkpoints.pixels_in(path), kwargs
             known = (*checkpoints.PROCESSOR_FILES, checkpoints.CONFIG_FILE)
             nothing = path.is_dir() and not any(hub.has_file(path, name, **where) for name in known)
-            found = None if nothing else checkpoints.Checkpoint(source, **where).pixels
+            found = None if nothing else checkpoints.Checkpoint(source, **where).stored_pixels
         if found is None:  # raises an error that says what the folder holds instead
             hub.resolve_file(source, FILE_NAME, **where)
         return dict(found or {}), kwargs
@@ -402,7 +402,7 @@ class BeitImageProcessor(ProcessorSteps):
     @classmethod
     def stored_in(cls, checkpoint: checkpoints.Source) -> Any:
         """The processor of a checkpoint, as `from_pretrained`; None for a model folder without one."""
-        settings = checkpoints.Checkpoint.open(checkpoint).pixels
+        settings = checkpoints.Checkpoint.open(checkpoint).stored_pixels
         return None if settings is None else cls.from_dict(settings)
 
     def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> list[str]:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from beit.core.settings import Settings
+
 
 @dataclass(kw_only=True)
-class DemoSettings:
+class DemoSettings(Settings):
     """BEiT from beginning to end on embedded images: tokenizer, pre-training, fine-tuning, training from scratch, report."""
 
     output: Path = Path("runs/demo")
@@ -22,7 +24,7 @@ class DemoSettings:
 
 
 @dataclass(kw_only=True)
-class SegmentDemo:
+class SegmentDemo(Settings):
     """Segmentation on embedded images: a tiny model learns to find garments pasted on photographs, and a report."""
 
     output: Path = Path("runs/segment_demo")

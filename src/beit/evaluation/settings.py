@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from beit.core.settings import Settings
+
 
 @dataclass(kw_only=True)
-class _FrozenFeatures:
+class _FrozenFeatures(Settings):
     """What both commands share: a model whose features are measured, the images, and the k-NN classifier."""
 
     model: str

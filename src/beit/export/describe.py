@@ -43,7 +43,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         del settings["vocab_size"]
     missing, extra = _against_model(checkpoint, config)
     guesses = [*checkpoint.guesses, *checkpoint.pixel_guesses]
-    pixels = checkpoint.pixels or {}
+    pixels = checkpoint.pixels
     entry = checkpoint.published
     names = config.class_names
     return {

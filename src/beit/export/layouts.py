@@ -24,6 +24,7 @@ from beit.config import BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, require
 from beit.core.files import write_json
+from beit.core.text import printable
 from beit.data.processor import BeitImageProcessor
 
 Layout = Literal["hf", "unilm", "timm", "flax", "openmmlab"]
@@ -62,7 +63,7 @@ def write(
     if to not in FOLDERS and destination.is_dir():
         raise CheckpointError(f"{destination} is a folder; {to} is one file. Give another name.")
     architecture = (config.architectures or ["BeitModel"])[0]
-    losses = _losses(to, config, pixels)
+    losses = [*_losses(to, config, pixels), *_unsaid(to, state_dict, config, pixels)]
     if to in ("hf", "flax"):
         _write_folder(destination, to, state_dict, config, pixels, architecture)
     elif to == "timm":
@@ -139,3 +140,40 @@ def _losses(to: Layout, config: BeitConfig, pixels: Mapping[str, Any] | None) ->
             "PyTorch's models of transformers replace the position of a masked patch too; their logits with a mask differ."
         )
     return losses
+
+
+def _unsaid(to: Layout, state_dict: Tensors, config: BeitConfig, pixels: Mapping[str, Any] | None) -> list[str]:
+    """What config.json and preprocessor_config.json say and a layout without them has no place for."""
+    if to in ("hf", "flax"):
+        return []
+    unsaid = []
+    segments = "decode_head.classifier.weight" in state_dict
+    if (segments or "classifier.weight" in state_dict) and to == "unilm" and _named(config):
+        first = ", ".join(f"{number} = {printable(name, 40)}" for number, name in enumerate(config.class_names[:3]))
+        more = ", …" if config.num_labels > 3 else ""
+        unsaid.append(
+            f"The file has no place for the names of the {config.num_labels} classes ({first}{more}); keep config.json, or list them "
+            "in a text file."
+        )
+    if "classifier.weight" in state_dict and config.problem_type not in (None, "single_label_classification"):
+        unsaid.append(
+            f"It does not say that this is a {config.problem_type}; its reader will take it for one class per image."
+        )
+    if config.hidden_act != "gelu":
+        unsaid.append(f"Their code has the activation gelu, this model {config.hidden_act}; results differ.")
+    if config.pad_to_patch:
+        unsaid.append("It does not say that images are padded to whole patches (pad_to_patch).")
+    if segments and config.semantic_loss_ignore_index != 255:
+        unsaid.append(
+            f"It does not say that {config.semantic_loss_ignore_index} in label maps means no label; 255 is common."
+        )
+    if segments and (pixels or {}).get("do_reduce_labels"):
+        unsaid.append("It does not say that label maps count classes from 1 (do_reduce_labels); tell its reader.")
+    if to == "timm" and any(name.endswith("mask_token") for name in state_dict):
+        unsaid.append("timm's models have no mask token; it is left out, so the result cannot go on with pre-training.")
+    return unsaid
+
+
+def _named(config: BeitConfig) -> bool:
+    """Whether the classes have names of their own."""
+    return any(name not in (f"LABEL_{number}", str(number)) for number, name in enumerate(config.class_names))

@@ -5,6 +5,7 @@ A model whose head was never trained is refused, because it would only guess.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 from beit.checkpoints import Checkpoint, Source
@@ -15,6 +16,28 @@ from beit.models.validation import problem_type
 if TYPE_CHECKING:
     from beit.models.torch.beit import BeitModel
     from beit.models.torch.segmentation import BeitForSemanticSegmentation
+
+logger = logging.getLogger("beit")
+
+
+def processor_of(checkpoint: Checkpoint) -> BeitImageProcessor:
+    """The image processor of a checkpoint. Where no file states it, as in a folder that holds a model alone, it is the publisher's.
+
+    Such a guess is logged as a warning.
+
+    Raises:
+        CheckpointError: its file is damaged.
+    """
+    stored = BeitImageProcessor.stored_in(checkpoint)
+    if stored is not None:
+        return stored
+    logger.warning(
+        "%s has no preprocessor_config.json. Images are prepared as BEiT's publishers do it, which is a guess: %s. If it is wrong, "
+        "put the right file into the folder (BeitImageProcessor(…).save_pretrained).",
+        checkpoint.source,
+        "; ".join(f"{guess.name} = {guess.value}" for guess in checkpoint.pixel_guesses),
+    )
+    return BeitImageProcessor.from_dict(checkpoint.pixels)
 
 
 def open_classifier(source: Source, framework: Literal["torch", "flax"] = "torch") -> tuple[Any, BeitImageProcessor]:
@@ -45,7 +68,7 @@ def open_classifier(source: Source, framework: Literal["torch", "flax"] = "torch
     one_class = problem_type(model.config, whole_numbers=True) == "single_label_classification"
     if one_class and model.config.num_labels < 2:
         raise ConfigError(f"{checkpoint.source} has {model.config.num_labels} classes; a classifier has at least two.")
-    return model, BeitImageProcessor.from_pretrained(checkpoint)
+    return model, processor_of(checkpoint)
 
 
 def open_segmenter(source: Source) -> tuple[BeitForSemanticSegmentation, BeitImageProcessor]:
@@ -66,7 +89,7 @@ def open_segmenter(source: Source) -> tuple[BeitForSemanticSegmentation, BeitIma
         raise ConfigError(
             f"{checkpoint.source} was not trained for segmentation. Train it first: beit segment train --model {checkpoint.source} …"
         )
-    return model, BeitImageProcessor.from_pretrained(checkpoint)
+    return model, processor_of(checkpoint)
 
 
 def open_encoder(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
@@ -84,7 +107,7 @@ def open_encoder(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
     from beit.models.torch.beit import BeitModel
 
     checkpoint = Checkpoint.open(source)
-    processor = BeitImageProcessor.from_pretrained(checkpoint)
+    processor = processor_of(checkpoint)
     model = BeitModel.from_pretrained(checkpoint)
     initialised = [name for name, _ in getattr(model.load_report, "new", [])]
     if model.pooler is not None and any(name.startswith("pooler") for name in initialised):
@@ -113,4 +136,4 @@ def open_trained_layers(source: Source) -> tuple[BeitModel, BeitImageProcessor]:
             f"{checkpoint.source} lacks weights of its layers ({', '.join(untrained[:3])}): its features mean nothing. Pre-train it "
             f"first: beit pretrain --model {checkpoint.source} …"
         )
-    return model, BeitImageProcessor.from_pretrained(checkpoint)
+    return model, processor_of(checkpoint)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 Line = dict[str, float]
+_silent: ContextVar[bool] = ContextVar("silent", default=False)
 _PATIENCE = 5  # lines of the log in a row that must show the trouble: a single one may be chance
 
 
@@ -26,6 +29,8 @@ class Watch:
 
     def look(self, history: list[Line]) -> list[str]:
         """The sentences of new alarms, after the last line of `history`."""
+        if _silent.get():
+            return []
         found = []
         for name, check in CHECKS.items():
             if name not in self.raised and (sentence := check(self, history)):
@@ -38,6 +43,16 @@ class Watch:
         lines = history[-_PATIENCE:]
         long_enough = len(lines) == _PATIENCE and lines[0]["step"] > max(self.warmup, 0.1 * self.steps)
         return lines if long_enough else []
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """No alarms within this `with`: the few steps that `beit plan` measures, at a tiny rate, are not there to learn."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 def _baseline(watch: Watch, history: list[Line]) -> str | None:

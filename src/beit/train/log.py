@@ -1,23 +1,21 @@
-"""The log of a run: log.jsonl, alarms.jsonl, TensorBoard and a progress bar."""
+"""The log of a run: log.jsonl, alarms.jsonl and TensorBoard. What is shown meanwhile is in `screen.py`."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from beit.core.errors import CheckpointError
-from beit.core.progress import progress_bar
 from beit.train.alarms import Watch
 from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
+from beit.train.screen import Screen
 from beit.train.tensorboard import Board
 
 ALARMS_FILE = "alarms.jsonl"
-_NOT_SHOWN = ("step", "epoch", "learning_rate", "gradient_norm", "data_wait", "token_entropy", "prediction_entropy")
 
 
 _TIMED = 6  # steps, from which the time of a run is foretold
@@ -53,6 +51,7 @@ class Log:
         self.more_metrics = more_metrics
         self.sums: Metrics = {}
         self.count = self.images = 0
+        self.steps_done = run.first
         self.waited = 0.0
         self.taken, self.second = 0, 0.0  # steps of this process, and when the second one began
         self.since = time.perf_counter()
@@ -61,14 +60,12 @@ class Log:
         output = run.settings.output
         self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
         self.board = Board.of(output / "tensorboard", run.first)
-        # Without a terminal there is no bar; then `_show` prints every line instead.
-        self.bar = progress_bar(purpose="training", total=steps, initial=run.first, desc=output.name, unit="step")
+        self.screen = Screen(output, run.first, steps)
 
     def say(self, text: str) -> None:
         """Show a text above the bar, in the main process. Nothing for an empty one."""
         if self.run.main and text:
-            with contextlib.suppress(OSError, AttributeError):  # training goes on when stderr is closed
-                self.bar.write(text, file=sys.stderr)
+            self.screen.say(text)
 
     def add(self, metrics: Metrics, images: int, waited: float) -> None:
         """Add a step.
@@ -84,9 +81,9 @@ class Log:
         self.images += images * self.run.world
         self.waited += waited
         self._forecast()
+        self.steps_done += 1
         if self.run.main:
-            with contextlib.suppress(OSError):  # training goes on, and saves, when the terminal is gone
-                self.bar.update()
+            self.screen.step(self.steps_done, self._so_far)
 
     def _forecast(self) -> None:
         """After a few steps: how long the rest will take. The first one, which makes the start, does not count."""
@@ -138,25 +135,21 @@ class Log:
                 f"The log in {self.run.settings.output} could not be written: {error.strerror or error}. Checkpoints are "
                 "untouched; free some space and go on with --resume."
             ) from error
-        self._show(step, line, alarms)
+        for alarm in alarms:
+            self.screen.say(f"Alarm at step {step}: {alarm}")
+        self.screen.line(step, line)
 
-    def _show(self, step: int, line: dict[str, float], alarms: list[str]) -> None:
-        shown = {name: value for name, value in line.items() if name not in _NOT_SHOWN and "_layer" not in name}
-        text = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in shown.items())
-        with contextlib.suppress(OSError, AttributeError):  # training goes on when stderr is closed
-            for alarm in alarms:
-                self.bar.write(f"Alarm at step {step}: {alarm}", file=sys.stderr)
-            if self.bar.disable:
-                print(f"step {step}/{self.steps}: {text}", file=sys.stderr, flush=True)
-            else:
-                self.bar.set_postfix_str(text)
+    def _so_far(self) -> dict[str, float]:
+        """Means of this process over the steps since the last line. With an accelerator, this waits for the last step."""
+        seconds = time.perf_counter() - self.since
+        means = {name: float(value) / self.count for name, value in self.sums.items()}
+        return {**means, "images_per_second": self.images / seconds}
 
     def close(self) -> None:
         """Close the files and the bar."""
         if not self.run.main:
             return
-        with contextlib.suppress(OSError):
-            self.bar.close()
+        self.screen.close()
         with contextlib.suppress(OSError):  # a full disk, which `write` has reported already
             self.file.close()
         if self.board is not None:

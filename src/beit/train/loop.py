@@ -159,7 +159,10 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
         if stop and not last:
             number = received[0] if received else signal.SIGTERM  # another process received it
             name = signal.Signals(number).name
-            raise Interrupted(number, f"Stopped by {name} after step {done}; saved. Go on with --resume.")
+            raise Interrupted(
+                number,
+                f"Stopped by {name} after step {done}; saved. Go on with --resume --output {run.settings.output}.",
+            )
         if ended and not last:
             log.say(f"Ended after step {done} of {job.steps}: the last measurements brought nothing better.")
             break

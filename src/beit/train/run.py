@@ -192,9 +192,17 @@ def _last_checkpoint(
     if found is not None and (changed := _changed_settings(found, settings)):
         raise TrainingError(
             "\n  ".join([f"{found.folder} belongs to a run with other settings:", *changed])
-            + "\nGo on with the same ones, or choose another output folder."
+            + f"\nGo on with the same ones: --resume --output {settings.output} takes them from there. Or train what this run has "
+            f"learned in another way: {_from_here(settings)}."
         )
     return found
+
+
+def _from_here(settings: RunSettings) -> str:
+    """The flags of a new run that begins from the model of the one in the output folder."""
+    if hasattr(settings, "model"):
+        return f"--model {settings.output} --output NEW, without --resume"
+    return "--output NEW, without --resume"  # a tokenizer begins from nothing
 
 
 def _saved_settings(state: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +228,9 @@ def _changed_settings(found: checkpoint.Saved, settings: RunSettings) -> list[st
 
 
 def _holds_a_run(output: Path) -> DataError:
-    return DataError(f"{output} already holds a run. Go on with it by --resume, or choose another output folder.")
+    return DataError(
+        f"{output} already holds a run. Go on with it: --resume --output {output}. Or choose another output folder."
+    )
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from beit.checkpoints import Checkpoint, catalogue
+from beit.checkpoints import Checkpoint, catalogue, missing
 from beit.config import PRESETS, BeitConfig
 from beit.core import geometry
 from beit.core.errors import CheckpointError, ConfigError
@@ -86,6 +86,7 @@ def open_start(settings: ModelSettings, resumed: Checkpoint | None = None) -> St
         return Start(None, BeitConfig.preset(model, **sizes), None)
     if settings.patch_size is not None:
         raise ConfigError(f"patch_size is for training from scratch; {model} has patches of its own. Leave it out.")
+    missing.check_word(model, PRESETS)
     # The sizes are given to the checkpoint too: a file without a config.json may not show which grid its positions are of.
     try:
         checkpoint = Checkpoint(model, given=sizes)
@@ -157,6 +158,13 @@ def with_normalisation(settings: ImageSettingsT, start: Start) -> ImageSettingsT
     A model continues with pixels normalised as before: if an image processor is stored with it, the settings' values are ignored.
     """
     if start.processor is None:
+        if start.checkpoint is not None:
+            logger.warning(
+                "%s has no preprocessor_config.json. Its pixels are normalised with mean %s and std %s, as --mean and --std say.",
+                start.checkpoint.source,
+                settings.mean,
+                settings.std,
+            )
         return settings
     mean, std = normalisation(start.processor)
     return replace(settings, mean=mean, std=std)

@@ -19,6 +19,7 @@ from typing import Any
 from beit.core.errors import DataError, require
 from beit.data.sources import open_images
 from beit.data.sources.stream import Stream
+from beit.train.alarms import silence
 from beit.train.finetune import finetune
 from beit.train.parts import parts_of
 from beit.train.plan.torch.memory import peak_and_total, reset_peak
@@ -95,7 +96,7 @@ def measure(settings: RunSettings, steps: int = 5, devices: int = 1) -> Measurem
     if isinstance(settings, FinetuneSettings):
         changes |= _without_validation(settings)
     changes |= dict.fromkeys({"validation", "validation_images", "validation_maps", "probe"} & known)
-    with _folder_beside(settings.output) as folder, _Memory() as memory:
+    with _folder_beside(settings.output) as folder, _Memory() as memory, silence():
         output = folder / settings.output.name
         began = time.time()
         lines = train_some(dataclasses.replace(settings, output=output, **changes))

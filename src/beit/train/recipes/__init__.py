@@ -14,7 +14,6 @@ A recipe is a function that returns a run's settings. Its docstring has these en
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import inspect
 import re
 import shlex
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError
+from beit.core.suggest import did_you_mean, similar
 from beit.evaluation.settings import Probe
 from beit.train.recipes.finetune import (
     finetune_base,
@@ -81,9 +81,8 @@ _NAMED = ("images", "output", "tokenizer", "model", "data")
 def find(name: str) -> Callable[..., Any]:
     """The recipe with a name. Raises ConfigError, which suggests similar names, where there is none."""
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, RECIPES, n=2, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(near)}? " if near else ""
-        raise ConfigError(f"There is no recipe {name!r}. {hint}beit recipes lists them.")
+        hint = did_you_mean(similar(name, RECIPES))
+        raise ConfigError(f"There is no recipe {name!r}.{hint} beit recipes lists them.")
     return RECIPES[name]
 
 

@@ -7,7 +7,7 @@ loads a framework.
 from beit.train.settings.base import SETTINGS_FILE, PaperRate, RunSettings
 from beit.train.settings.finetune import FinetuneSettings
 from beit.train.settings.pretrain import PretrainSettings
-from beit.train.settings.saved import FREE, differences, from_dict
+from beit.train.settings.saved import FREE, RUNS, differences, from_dict
 from beit.train.settings.segmentation import SegmentSettings
 from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
 from beit.train.settings.validated import ValidatedSettings
@@ -27,11 +27,3 @@ __all__ = [
     "differences",
     "from_dict",
 ]
-
-# A command of `beit` → the settings of its run.
-RUNS: dict[str, type[RunSettings]] = {
-    "pretrain": PretrainSettings,
-    "finetune": FinetuneSettings,
-    "segment train": SegmentSettings,
-    "tokenizer train": TokenizerSettings,
-}

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from beit.core.errors import ConfigError
+from beit.core.settings import Settings
+
+logger = logging.getLogger("beit")
+if TYPE_CHECKING:
+    Rate = float  # what it is as soon as settings are made
+else:
+    Rate = float | Literal["auto"]
 
 SETTINGS_FILE = "settings.json"
 _ABSENT = object()
+AUTO: Any = "auto"  # a learning rate that is filled in when settings are made
 NARROW = ("tiny", "small")  # presets of ours, which learn with a higher rate than the paper's sizes
 
 
@@ -25,7 +34,7 @@ class PaperRate(float):
 
 
 @dataclass(kw_only=True)
-class RunSettings:
+class RunSettings(Settings):
     """What all training runs have in common."""
 
     ADDED: ClassVar[Mapping[str, Any]] = {}
@@ -48,8 +57,8 @@ class RunSettings:
     """How often each image is seen."""
     batch_size: int = 128
     """Images per step, over all devices."""
-    learning_rate: float = 0.0
-    """Highest learning rate; 0 for the paper's, scaled to the batch size."""
+    learning_rate: Rate = AUTO
+    """Highest learning rate; auto for the paper's, scaled to the batch size."""
     min_learning_rate: float = 1e-5
     """Learning rate at the end."""
     schedule: Literal["cosine", "linear"] = "cosine"
@@ -87,19 +96,25 @@ class RunSettings:
     keep: int = 2
     """How many checkpoints to keep."""
     resume: Literal["never", "auto", "must"] = "never"
-    """Go on from the last checkpoint in the output folder. auto (what --resume alone means) starts a new run if there is
-    none, must refuses to; never refuses a folder that holds a run."""
+    """Go on from the last checkpoint in the output folder, with the settings of its run: --resume --output FOLDER is enough.
+    auto (what --resume alone means) starts a new run if there is no checkpoint, must refuses to; never refuses a folder that
+    holds a run."""
     allow_inexact_resume: bool = False
     """Go on also where the order of the images cannot be kept: a stream that is read by another number of processes or
     workers than before."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.learning_rate == 0:
+            logger.warning("learning_rate is 0, the old word for the paper's learning rate; write auto instead.")
+        elif isinstance(self.learning_rate, str) and self.learning_rate != "auto":
+            raise ConfigError(f"learning_rate is {self.learning_rate!r}; wanted a number above 0, or auto.")
+        if self.learning_rate in (0, AUTO):
             self.learning_rate = PaperRate(self.paper_learning_rate(narrow=getattr(self, "model", None) in NARROW))
         self.validate()
 
     def paper_learning_rate(self, narrow: bool = False) -> float:
-        """What a learning rate of 0 stands for.
+        """What the learning rate `auto` stands for.
 
         Args:
             narrow: whether the model is below the paper's sizes.
@@ -128,8 +143,9 @@ class RunSettings:
             "images_per_epoch",
             "steps",
         )
-        if self.learning_rate <= 0 or self.min_learning_rate < 0:
-            raise ConfigError("learning_rate must be above 0, and min_learning_rate must not be negative.")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate is {self.learning_rate}; it must be above 0, or auto for the paper's.")
+        check_not_negative(self, "min_learning_rate")
         if not 0 <= self.warmup < 1:
             raise ConfigError(f"warmup is {self.warmup}; it is a fraction of the steps, in [0, 1).")
         check_not_negative(self, "workers", "clip", "weight_decay", "seed", "weight_decay_end")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from beit.core.errors import ConfigError
 from beit.train.settings.base import (
+    AUTO,
     PaperRate,
     check_at_least_one,
     check_fractions,
@@ -101,7 +102,7 @@ class FinetuneSettings(ValidatedSettings):
         if self.batch_size == 0:
             changes["batch_size"] = batch_for(count, self.accumulate)
             if isinstance(self.learning_rate, PaperRate):
-                changes["learning_rate"] = 0.0  # is made anew, for this batch
+                changes["learning_rate"] = AUTO  # is made anew, for this batch
         if self.epochs == 0 and self.steps is None:
             changes["epochs"] = epochs_for(count)
         return replace(self, **changes) if changes else self

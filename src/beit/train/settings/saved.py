@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from beit.core.errors import CheckpointError
+from beit.core.suggest import did_you_mean, similar
 from beit.core.typed import described, fits
+from beit.evaluation.settings import Knn, Probe
 from beit.train.settings.base import RunSettings
+from beit.train.settings.finetune import FinetuneSettings
+from beit.train.settings.pretrain import PretrainSettings
+from beit.train.settings.segmentation import SegmentSettings
+from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
 
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
-_SCHEMES = ("http", "https", "hub", "embedded")
 # How a run is kept and not what it computes; and how long it is, of which `beit.train.resume` says what a change means.
 FREE = {"output", "resume", "allow_inexact_resume", "workers", "log_every", "save_every", "keep", "steps", "epochs"}
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
+
+
+# A command of `beit` → the settings of its run.
+RUNS: dict[str, type[RunSettings]] = {
+    "pretrain": PretrainSettings,
+    "finetune": FinetuneSettings,
+    "segment train": SegmentSettings,
+    "tokenizer train": TokenizerSettings,
+}
+_ALL: dict[str, type[Any]] = {**RUNS, "tokenize": TokenizeSettings, "probe": Probe, "knn": Knn}
 
 
 def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
@@ -33,10 +46,9 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
             f"Saved settings are a {type(values).__name__}; wanted a JSON object. The file is damaged."
         )
     hints = typing.get_type_hints(kind)
-    known = {item.name for item in dataclasses.fields(kind)}
-    strange = sorted(set(values) - known)
+    strange = sorted(set(values) - _fields(kind))
     if strange:
-        raise CheckpointError(f"Saved settings have unknown fields: {', '.join(strange)}. Another version wrote them.")
+        raise CheckpointError(_of_another_kind(kind, values, strange))
     ready: dict[str, Any] = dict(kind.ADDED)
     for name, value in values.items():
         wanted = hints[name]
@@ -44,15 +56,31 @@ def from_dict(kind: type[SettingsT], values: dict[str, Any]) -> SettingsT:
             raise CheckpointError(
                 f"The saved setting {name} is {str(value)!r:.60}; wanted {described(wanted)}. The file is damaged or was edited."
             )
-        options = typing.get_args(wanted) if typing.get_origin(wanted) in (types.UnionType, typing.Union) else (wanted,)
-        # An address stays text: Path would take a slash from https://.
-        if isinstance(value, str) and Path in options and value.partition(":")[0] not in _SCHEMES:
-            value = Path(value)
         ready[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**ready)
     except TypeError as error:
         raise CheckpointError(f"Saved settings are incomplete: {error}.") from error
+
+
+def _of_another_kind(kind: type[Any], values: dict[str, Any], strange: list[str]) -> str:
+    """Why settings have fields that their command does not know: they are of another command, are mistyped, or of another version."""
+    here = next((name for name, known in _ALL.items() if known is kind), kind.__name__)
+    for name, other in _ALL.items():
+        if set(values) <= _fields(other):
+            return (
+                f"These are settings of beit {name}, and not of beit {here}: they have {', '.join(strange[:3])}. Use them with "
+                f"beit {name}, or give settings of beit {here}."
+            )
+    hint = "".join(did_you_mean(similar(field, _fields(kind))[:1]) for field in strange[:3])
+    return (
+        f"Saved settings have fields that beit {here} does not know: {', '.join(strange)}.{hint} Correct them; or another version "
+        "of beit wrote them."
+    )
+
+
+def _fields(kind: type[Any]) -> set[str]:
+    return {item.name for item in dataclasses.fields(kind)}
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], added: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
@@ -66,8 +94,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], added: Mapping[str, An
     old, new = {**added, **old}, {**added, **new}
     for values in (old, new):
         for name in _PATHS:  # the same folder may be written in several ways
-            if isinstance(values.get(name), str) and os.path.exists(values[name]):
-                values[name] = os.path.abspath(values[name])
+            if isinstance(values.get(name), str) and os.path.exists(path := os.path.expanduser(values[name])):
+                values[name] = os.path.abspath(path)
     # JSON has lists where the settings have tuples.
     old, new = ({k: list(v) if isinstance(v, tuple) else v for k, v in values.items()} for values in (old, new))
     return [

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from beit.core.errors import ConfigError
+from beit.core.settings import Settings
 from beit.train.settings.base import (
+    Rate,
     RunSettings,
     check_at_least_one,
     check_fractions,
@@ -36,14 +38,18 @@ class TokenizerSettings(RunSettings):
     """Fraction of an image's area that a crop keeps: least and most."""
     min_temperature: float = 0.0625
     """Temperature of the Gumbel-softmax at the end; it starts at 1."""
-    learning_rate: float = 3e-3
-    """Highest learning rate."""
+    learning_rate: Rate = 3e-3
+    """Highest learning rate; auto for the default."""
     weight_decay: float = 0.0
     """Weight decay of matrices."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 for no clipping."""
     batch_size: int = 64
     """Images per step, over all devices."""
+
+    def paper_learning_rate(self, narrow: bool = False) -> float:
+        """The default; no paper gives a rate for tokenizers of this size."""
+        return 3e-3
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
@@ -54,7 +60,7 @@ class TokenizerSettings(RunSettings):
 
 
 @dataclass(kw_only=True)
-class TokenizeSettings:
+class TokenizeSettings(Settings):
     """Compute the visual tokens of crops of images once, for many epochs of pre-training (--token-cache)."""
 
     images: str | Path
@@ -85,6 +91,7 @@ class TokenizeSettings:
     """Processes that read images."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least_one(self, "crops", "batch_size")
         check_not_negative(self, "workers", "seed")
         check_scale(self.crop_scale)
