@@ -25,7 +25,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raises ConfigError for a path that is neither text nor a path."""
-        for name in _path_fields(type(self)):
+        for name in _path_fields(typing.cast(typing.Hashable, type(self))):
             value = getattr(self, name)
             ready = tuple(as_path(name, item) for item in value) if isinstance(value, tuple | list) else value
             setattr(self, name, as_path(name, ready))
