@@ -81,7 +81,7 @@ def test_from_label_maps_to_overlays(tmp_path, folders, training, capsys):
     assert f"Saved {output}: " in printed.out
     assert "of the training pixels right" in printed.out
     assert "Validation: mIoU" in printed.out
-    assert "step 2/2: loss" in printed.err
+    assert "step 2/2: validation mIoU" in printed.err
 
     evaluate = ["evaluate", "--model", output, "--images", folders[0], "--maps", folders[1]]
     assert run(*evaluate, "--output", tmp_path / "found") == 0

@@ -157,7 +157,7 @@ def test_killed_stopped_and_resumed_equals_undisturbed(tmp_path, kind, signum, c
     saved = checkpoint.list_checkpoints(output)[-1]
     step = json.loads((saved / "state.json").read_text())["step"]
     assert 32 <= step < 45
-    assert f"Stopped by {signum.name} after step {step}; saved. Go on with --resume." in error
+    assert f"Stopped by {signum.name} after step {step}; saved. Go on with --resume --output {output}." in error
     assert "Traceback" not in error
     assert out == ""
 
@@ -267,7 +267,7 @@ def test_resuming_with_other_settings_is_refused(parts):
     assert "learning_rate: 0.01 then, 0.003 now" in str(error.value)
     assert "seed: 0 then, 4 now" in str(error.value)
     assert "log_every" not in str(error.value)
-    with pytest.raises(DataError, match=r"already holds a run\. Go on with it by --resume"):
+    with pytest.raises(DataError, match=r"already holds a run\. Go on with it: --resume --output"):
         pretrain(PretrainSettings(**parts), IMAGES)
 
 
@@ -310,7 +310,7 @@ def test_a_finished_run_goes_on_with_more_steps(command, tmp_path, caplog, monke
     caplog.clear()
     assert main([*command, "--output", str(short), "--steps", "4"]) == 0
     first = trajectory(short)
-    assert not caplog.text
+    assert "The run was to end" not in caplog.text
     assert main([*command, "--output", str(short), *length, "--resume", "must"]) == 0
     assert seen == wanted  # the order of the images is that of a run that was as long from the start
     assert "The run was to end after 4 steps, now after 8. It goes on after step 4" in caplog.text

@@ -30,8 +30,10 @@ def advice(name: str, words: Iterable[str] = ()) -> str:
     """What may have been meant: a similar folder or file beside it, a published checkpoint, or one of `words`.
 
     Returns:
-        A question, with a space before it; "" where nothing is similar.
+        A question, with a space before it; "" where nothing is similar, or the name is a published one.
     """
+    if catalogue.find(name) is not None:
+        return ""
     path = Path(name).expanduser()
     near = [os.path.join(os.path.dirname(name), entry) for entry in similar(path.name, _entries(path.parent))]
     near += [other for other in similar(name, [*words, *catalogue.names()]) if other not in near]
