@@ -41,6 +41,8 @@ COMMANDS = {
 }
 USES = ("evaluate", "predict", "convert", "knn")  # these have no steps
 MODELS = ("BeitModel", "BeitForMaskedImageModeling", "BeitForImageClassification", "BeitForSemanticSegmentation")
+# What a version after 0.1 is told besides, so that it does what version 0.1 did.
+AS_BEFORE = ["--result", "last", "--validate-every", "0"]
 VARYING = ("seconds", "images_per_second", "data_wait")  # in logs and results
 
 
@@ -66,7 +68,7 @@ def record(folder: Path) -> dict[str, Any]:
     for name, line in COMMANDS.items():
         output = io.StringIO()
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            status = main([*line.split(), *([] if name in USES else RUN)])
+            status = main([*line.split(), *([] if name in USES else RUN), *_as_before(name)])
         if status:
             sys.exit(f"beit {line}: {output.getvalue()}")
         if name == "predict":
@@ -79,6 +81,15 @@ def record(folder: Path) -> dict[str, Any]:
         if content is not None:
             found[str(path)] = content
     return found
+
+
+def _as_before(name: str) -> list[str]:
+    """Flags of this version for a command."""
+    from beit.train import settings
+
+    if not hasattr(settings, "ValidatedSettings") or name.split()[-1] not in ("finetune", "segment"):
+        return []
+    return [*AS_BEFORE, *(["--hold-out", "0"] if "finetune" in name else [])]
 
 
 def content_of(path: Path) -> Any:

@@ -85,9 +85,9 @@ def command_worker(command: str, path: str) -> None:
     reader = next(importlib.import_module(name) for name in READERS if importlib.util.find_spec(name))
     read_file, reads = reader.read_file, []
 
-    def counting(file: Path) -> Any:
+    def counting(file: Path, *rest: Any) -> Any:
         reads.append(file)
-        return read_file(file)
+        return read_file(file, *rest)
 
     reader.read_file = counting
     logging.getLogger("beit").setLevel(logging.ERROR)  # a new head is no news here
