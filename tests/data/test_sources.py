@@ -244,7 +244,7 @@ def test_labels_of_tar_shards(tmp_path):
     assert [stream.target(raw) for raw in found] == [0, 1, 0, 1]
     assert [open_images(path).target(raw) for raw in found] == [0] * 4
     assert stream.target(EncodedSample("", "", b"", "upright")) == 1
-    with pytest.raises(DataError, match=r"x\.tar: 1\.png: no label beside it"):
+    with pytest.raises(DataError, match=r"x\.tar: 1\.png: no label \(beside it"):
         stream.target(EncodedSample("1", "x.tar: 1.png", b""))
     for label in (2, -1, "cat"):
         with pytest.raises(InputError, match="wanted a number from 0 to 1, or one of flat, upright"):

@@ -25,7 +25,8 @@ class Evaluate:
     model: str
     """Folder or Hub id of a fine-tuned model."""
     images: Path
-    """Folder of images, one subfolder per class, named as the classes of the model."""
+    """Folder of images, one subfolder per class, named as the classes of the model; or tar shards or a data set, as for beit
+    finetune, of which a temporary copy is made."""
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
     batch_size: int = 64
@@ -40,14 +41,14 @@ def evaluate_command(arguments: list[str]) -> None:
     if settings.output is not None:
         check_folder(settings.output)
     _require(settings.framework, "beit evaluate")
+    from beit.data.sources import open_to_measure
     from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
-    from beit.data.sources.images import FolderImages
     from beit.evaluation.classification import evaluate
     from beit.inference.trained import open_classifier
 
     model, processor = open_classifier(settings.model, settings.framework)
     classes = model.config.class_names
-    images = FolderImages(settings.images, labelled=True, classes=classes)
+    images = open_to_measure(settings.images, classes)
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
     result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))

@@ -10,7 +10,7 @@ import numpy as np
 
 from beit.core.errors import ConfigError, DataError
 from beit.core.files import write_json
-from beit.data.sources import open_images
+from beit.data.sources import open_images, open_to_measure
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.splits import splits_of
@@ -100,7 +100,7 @@ def parts_of(
         images = open_images(folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
     _check_labelled(images)
     if validation is None and beside is not None:
-        validation = FolderImages(beside, labelled=True, classes=images.classes)
+        validation = open_to_measure(beside, images.classes)
     held = False
     if validation is None and settings.hold_out and not isinstance(images, Stream) and _spares(images):
         images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)

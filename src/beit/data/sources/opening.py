@@ -16,8 +16,10 @@ from beit.data.sources.images import EmptyFolderError, FolderImages, Images
 from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.patterns import ENDINGS, FORMS, names_tar_files, restore_slashes, tar_files
 from beit.data.sources.shards import Shards
+from beit.data.sources.spooled import SpooledImages
 from beit.data.sources.stream import Stream
 from beit.data.sources.tar import TarShards
+from beit.data.sources.wnids import classes_by_wnid
 
 
 def open_images(
@@ -54,6 +56,27 @@ def open_images(
     else:
         return _folder(text, labelled, classes, smallest_side)
     return Stream(shards, labelled, list(classes or []), smallest_side, shuffle_buffer)
+
+
+def open_to_measure(source: str | Path, classes: Sequence[str]) -> Images:
+    """Labelled images by number, from any source that `open_images` knows: to evaluate, or to validate.
+
+    Args:
+        source: as for `open_images`. A stream is read to its end, into a temporary file.
+        classes: names of the model's classes in their order. Folders of ImageNet, named by wnids, are matched to a model's 1,000
+            classes by the published list.
+
+    Raises:
+        DataError: as `open_images`; or there are classes that are none of the model's.
+        InputError: a label of a stream is none of the classes.
+    """
+    wnids = classes_by_wnid(source, classes)
+    images = open_images(source, labelled=True, classes=wnids or classes)
+    if isinstance(images, Stream):
+        return SpooledImages(images)
+    if wnids is not None:
+        images.classes = list(classes)
+    return images
 
 
 def _folder(text: str, labelled: bool, classes: Sequence[str] | None, smallest_side: int) -> FolderImages:

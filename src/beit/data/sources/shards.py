@@ -47,13 +47,16 @@ class Shards(Protocol):
 
     Attributes:
         names: name of each shard, the same on all machines.
-        classes: names of the classes, if the shards know them; else empty.
         total: number of samples, if known.
     """
 
     names: list[str]
-    classes: list[str]
     total: int | None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, if the shards know them; else empty."""
+        ...
 
     def read(self, number: int, first: int = 0) -> Iterator[EncodedSample | TruncatedShard]:
         """The samples of shard `number` from sample `first` on; and a `TruncatedShard` for each damage.

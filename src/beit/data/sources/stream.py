@@ -74,7 +74,9 @@ class Stream:
         if label is None and sample.label_damage:
             raise DataError(f"{sample.name}: its label is damaged ({sample.label_damage}).")
         if label is None:
-            raise DataError(f"{sample.name}: no label beside it (.cls, or .json with label or class).")
+            raise DataError(
+                f"{sample.name}: no label (beside it as .cls, or .json with label or class; or in its row)."
+            )
         known = self.shards.classes
         if isinstance(label, int) and known and 0 <= label < len(known):  # the data set's number → its name
             label = known[label]

@@ -36,7 +36,8 @@ class FinetuneSettings(ValidatedSettings):
     """A pre-trained model folder, a Hub id or a name that beit models lists; or a size (tiny, small, base, large) to train from
     scratch. If not given, the recommended published checkpoint."""
     validation: Path | None = None
-    """Folder with images to measure on, in the same class subfolders. If not given, val/ or test/ beside train/; else images that
+    """Folder with images to measure on, in the same class subfolders; or tar shards or a data set, of which a temporary copy is
+    made. If not given, val/ or test/ beside train/; else images that
     are held out."""
     hold_out: float = 0.2
     """Fraction of each class that is held out to measure on, where nothing else is given; 0 to learn from all images."""
