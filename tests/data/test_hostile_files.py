@@ -346,3 +346,14 @@ def test_a_thousand_hostile_shards(tmp_path):
 
 def test_the_pictures_of_the_generator_are_good():
     assert decode_image(picture(9), "x").getpixel((0, 0)) == (9, 50, 7)
+
+
+def test_files_that_are_left_out_are_named_by_their_suffixes(tmp_path, caplog):
+    (tmp_path / "a").mkdir()
+    for name in ("0.jpg", "a/1.raw", "a/2.RAW", "3.psd", "notes.txt", "a/Thumbs.db", ".hidden.raw", "README"):
+        (tmp_path / name).write_bytes(b"")
+    assert [os.path.basename(path) for path in list_images(tmp_path)] == ["0.jpg"]
+    assert "files of unknown suffixes are left out: 2 .raw, " in caplog.text
+    assert "1 .psd" in caplog.text
+    assert "1 without a suffix" in caplog.text
+    assert ".txt" not in caplog.text

@@ -21,6 +21,12 @@ from beit.data.decode import SUFFIXES
 _SUFFIXES = tuple(suffix.encode() for suffix in SUFFIXES)
 
 _SHOWN = 10  # folders in a warning
+# Files that stand beside images and are none; of all others that are left out the suffixes are named.
+_BESIDE = frozenset(
+    b".txt .json .jsonl .csv .tsv .xml .md .html .yaml .yml .toml .ini .db .log .py .sh .cls .npy .npz .parquet .tar .gz .tgz .zip "
+    b".pdf .pt .pth .safetensors".split()
+)
+_MOST_SUFFIXES = 100  # that are counted
 _MOST_VISITS = 16  # of one folder by links
 
 logger = logging.getLogger("beit")
@@ -107,6 +113,17 @@ def list_images(folder: Path) -> PathList:
     if walk.left_out:
         more = f"\n… and {len(walk.left_out) - _SHOWN:,} more" if len(walk.left_out) > _SHOWN else ""
         logger.warning("%s%s", "\n".join(walk.left_out[:_SHOWN]), more)
+    if walk.others:
+        kinds = [
+            f"{count:,} {printable(os.fsdecode(suffix)) or 'without a suffix'}"
+            for suffix, count in walk.others.most_common(5)
+        ]
+        logger.warning(
+            "%s: files of unknown suffixes are left out: %s%s.",
+            printable(folder),
+            ", ".join(kinds),
+            ", …" * (len(walk.others) > 5),
+        )
     return PathList(os.fspath(folder), bytes(walk.blob), walk.lengths)
 
 
@@ -135,17 +152,19 @@ class _Walk:
         blob: as in `PathList`.
         lengths: as in `PathList`.
         left_out: one line per folder that is left out, with the reason.
+        others: suffix → number of files that are left out because of it.
     """
 
     def __init__(self, folder: bytes) -> None:
         self.folder = folder
         self.blob, self.lengths = bytearray(), array("i")
         self.left_out: list[str] = []
+        self.others: Counter[bytes] = Counter()
         self._visits: Counter[bytes] = Counter()  # of the folders that links lead to
 
     def all(self) -> None:
         """List the folder. Raises OSError if it cannot be read itself."""
-        levels = [_Level(_entries(self.folder), b"", (os.path.realpath(self.folder),))]
+        levels = [_Level(_entries(self.folder, self.others), b"", (os.path.realpath(self.folder),))]
         blob, lengths = self.blob, self.lengths
         while levels:
             level = levels[-1]
@@ -179,14 +198,14 @@ class _Walk:
                 self._leave_out(inner, f"is left out: {_MOST_VISITS} links led to the same folder before")
                 return None
             chain = (*chain, target)
-        return _Level(_entries(inner.path), level.below + name, chain)
+        return _Level(_entries(inner.path, self.others), level.below + name, chain)
 
     def _leave_out(self, inner: os.DirEntry[bytes], why: str) -> None:
         self.left_out.append(f"{printable(os.fsdecode(inner.path))} {why}")
 
 
-def _entries(folder: bytes) -> Iterator[_Entry]:
-    """The images and subfolders of a folder, sorted. Raises OSError if it cannot be read."""
+def _entries(folder: bytes, others: Counter[bytes]) -> Iterator[_Entry]:
+    """The images and subfolders of a folder, sorted; other files are counted. Raises OSError if it cannot be read."""
     entries: list[_Entry] = []
     with os.scandir(folder) as found:
         for entry in found:
@@ -199,5 +218,9 @@ def _entries(folder: bytes) -> Iterator[_Entry]:
                 entries.append((name + b"/", entry))  # with the slash, folders sort as the paths in them do
             elif image:
                 entries.append((name, None))
+            else:
+                suffix = os.path.splitext(name)[1].lower()
+                if suffix not in _BESIDE and (suffix in others or len(others) < _MOST_SUFFIXES):
+                    others[suffix] += 1
     entries.sort(key=itemgetter(0))
     return iter(entries)
