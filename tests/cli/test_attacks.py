@@ -233,7 +233,7 @@ def test_names_of_strangers_do_nothing_to_the_terminal(
     assert (done.returncode, err) == (1, "beit predict: 1 of 4 images could not be read.\n")
     assert "\x1b" not in out
     lines = out.splitlines()
-    assert [line for line in lines if not line.startswith(" ")] == [
+    assert [line.partition(": ")[0] for line in lines if not line.startswith(" ")] == [
         f"{strange}/{name}" for name in ("\\x1b[31m.png", "a\\nb.png", "no\\x1b[31m.png", "\\xff.png")
     ]
     assert {line.split(maxsplit=1)[1] for line in lines if "%" in line} == {"cat\\x1b[31m", "\\xfe", "a\\nb"}

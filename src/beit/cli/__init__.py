@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "finetune": ("train", "fine-tune a classifier on labelled images"),
     "segment": ("segment", "semantic segmentation: train, evaluate, predict, demo"),
     "evaluate": ("classify", "measure top-1 and top-5 of a classifier"),
-    "predict": ("classify", "classify images"),
+    "predict": ("predict", "classify images"),
     "embed": ("classify", "write features of images to .npy or .parquet"),
     "probe": ("probe", "measure frozen features: a linear probe on every layer"),
     "knn": ("probe", "measure frozen features by nearest neighbours, in seconds"),

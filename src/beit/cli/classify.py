@@ -1,4 +1,4 @@
-"""`beit evaluate`, `beit predict`, `beit embed`: use a trained model."""
+"""`beit evaluate`, `beit embed`: use a trained model. `beit predict` has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from beit.cli.parsing import at_least_one, parse, say_skipped, show, show_json
+from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
-from beit.core.text import as_utf8, printable
+from beit.core.text import as_utf8
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +38,7 @@ def evaluate_command(arguments: list[str]) -> None:
     at_least_one("batch_size", settings.batch_size)
     if settings.output is not None:
         check_folder(settings.output)
-    _require(settings.framework, "beit evaluate")
+    require_framework(settings.framework, "beit evaluate")
     from beit.data.sources import open_to_measure
     from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
     from beit.evaluation.classification import evaluate
@@ -51,72 +49,11 @@ def evaluate_command(arguments: list[str]) -> None:
     images = open_to_measure(settings.images, classes)
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
-    result = evaluate(model, processor, images, settings.batch_size, _device(settings.framework))
+    result = evaluate(model, processor, images, settings.batch_size, default_device_of(settings.framework))
     show(result)
     say_skipped(result.skipped)
     if settings.output is not None:
         result.save(settings.output)
-
-
-def _require(framework: str, purpose: str) -> None:
-    require(framework, framework, purpose)  # the extras have the names of the frameworks
-
-
-def _device(framework: str) -> str | None:
-    """A GPU for PyTorch where there is one; JAX chooses by itself."""
-    if framework == "flax":
-        return None
-    from beit.inference.torch.device import default_device
-
-    return default_device()
-
-
-@dataclass(kw_only=True)
-class Predict:
-    """Classify images."""
-
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
-    model: str
-    """Folder or Hub id of a fine-tuned model."""
-    framework: Literal["torch", "flax"] = "torch"
-    """Compute with PyTorch (torch) or JAX (flax)."""
-    top: int = 5
-    """Number of classes to show for each image. Of a regression all numbers are shown."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-def predict_command(arguments: list[str]) -> None:
-    settings = parse(Predict, "predict", arguments)
-    if not settings.images:
-        raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
-    at_least_one("top", settings.top)
-    from beit.data.sources.images import FolderImages
-    from beit.inference.classification import predict
-    from beit.inference.files import ImageFiles
-    from beit.inference.trained import open_classifier
-
-    paths: list[str | Path] = []
-    for path in settings.images:
-        paths += FolderImages(path).paths if path.is_dir() else [path]
-    _require(settings.framework, "beit predict")
-    model, processor = open_classifier(settings.model, settings.framework)
-    device = _device(settings.framework)
-    results = list(predict(model, processor, ImageFiles(paths), settings.top, device=device))
-    if settings.json:
-        show_json(results)
-    else:
-        for result in results:
-            show(printable(result["image"]))
-            for found in result.get("labels", []):
-                number = f"{found['probability']:7.1%}" if "probability" in found else f"{found['value']:11.5g}"
-                show(f"  {number}  {printable(found['label'])}")
-            if "error" in result:
-                show(f"  {result['error']}")
-    failed = sum("error" in result for result in results)
-    if failed:
-        raise DataError(f"{failed} of {len(results)} images could not be read.")
 
 
 @dataclass(kw_only=True)
@@ -129,6 +66,8 @@ class Embed:
     """Folder of images."""
     output: Path
     """File to write: features.npy (with features.txt, the paths) or features.parquet (paths and features)."""
+    overwrite: bool = False
+    """Replace the file where it exists."""
     layer: int | None = None
     """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
     batch_size: int = 64
@@ -145,6 +84,8 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
+    if settings.output.exists() and not settings.overwrite:
+        raise DataError(f"{settings.output} exists already. Give a new name, or --overwrite; nothing was written.")
     check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed

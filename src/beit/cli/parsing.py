@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from beit.core.errors import ConfigError, DataError
+from beit.core.errors import ConfigError, DataError, require
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
 
@@ -208,3 +208,17 @@ def last_line(settings: Any, history: list[dict[str, float]]) -> dict[str, float
     if not history:
         raise DataError(f"{settings.output} was finished already, and its log.jsonl is gone.")
     return history[-1]
+
+
+def require_framework(framework: str, purpose: str) -> None:
+    """Raises MissingExtraError where the framework is not installed: torch or flax, which are names of extras too."""
+    require(framework, framework, purpose)
+
+
+def default_device_of(framework: str) -> str | None:
+    """A GPU for PyTorch where there is one; JAX chooses by itself."""
+    if framework == "flax":
+        return None
+    from beit.inference.torch.device import default_device
+
+    return default_device()

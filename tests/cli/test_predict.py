@@ -1,0 +1,135 @@
+"""`beit predict` into files and folders: every image has its row, and nothing is overwritten."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from beit.cli import main
+from fixtures_runs import refused, save_classifier, write_images
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "photos", 6, labelled=True)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return save_classifier(tmp_path / "model", ("a/b", "dog"))
+
+
+def run(*arguments: Any) -> int:
+    return main(["predict", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_every_image_has_its_row(tmp_path: Path, photos: Path, model: Path, suffix: str, capsys: Any) -> None:
+    (photos / "flat/bad.png").write_bytes(b"no image")
+    output = tmp_path / f"results{suffix}"
+    assert run(photos, "--model", model, "--output", output, "--top", "2") == 1
+    printed = capsys.readouterr()
+    assert f"Wrote {output}: 6 images." in printed.out
+    assert "1 of 7 images could not be read" in printed.err
+    if suffix == ".csv":
+        rows: Any = list(csv.DictReader(output.read_text(encoding="utf-8").splitlines()))
+        assert list(rows[0]) == [
+            "image",
+            "class",
+            "probability",
+            "error",
+            "class_1",
+            "probability_1",
+            "class_2",
+            "probability_2",
+        ]
+        assert all(row["class"] == row["class_1"] for row in rows)
+    elif suffix == ".jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert all("labels" in row or "error" in row for row in rows)
+    else:
+        rows = pytest.importorskip("pyarrow.parquet").read_table(output).to_pylist()
+        assert rows[0]["class"] == rows[0]["classes"][0]
+    assert [row["image"] for row in rows] == sorted(str(path) for path in photos.rglob("*.png"))
+    assert sum(bool(row.get("error")) for row in rows) == 1
+    refused(capsys, ["predict", photos, "--model", model, "--output", output], "exists already. Give a new name")
+
+
+def test_below_the_threshold_an_image_has_no_class(tmp_path: Path, photos: Path, model: Path) -> None:
+    output = tmp_path / "results.csv"
+    assert run(photos, "--model", model, "--output", output, "--threshold", "1") == 0
+    rows = list(csv.DictReader(output.read_text().splitlines()))
+    assert all(row["class"] == "" and row["class_1"] for row in rows)
+
+
+def test_several_labels_per_image(tmp_path: Path, photos: Path) -> None:
+    model = save_classifier(tmp_path / "several", ("x", "y", "z"), problem_type="multi_label_classification")
+    output = tmp_path / "results.jsonl"
+    assert run(photos, "--model", model, "--output", output, "--top", "1", "--threshold", "0") == 0
+    for line in output.read_text().splitlines():
+        row = json.loads(line)
+        assert sorted(row["classes"]) == ["x", "y", "z"]
+        assert len(row["labels"]) == 3
+
+
+def test_images_are_sorted_into_folders(tmp_path: Path, photos: Path, model: Path) -> None:
+    shutil.copy(photos / "flat/000.png", photos / "upright/000.png")  # two of one name
+    count = len(list(photos.rglob("*.png")))
+    assert run(photos, "--model", model, "--sort-into", tmp_path / "sorted") == 0
+    found = list((tmp_path / "sorted").rglob("*.png"))
+    assert len(found) == count
+    assert {path.parent.name for path in found} <= {"a_b", "dog"}  # no folder below "a"
+    assert not any(path.is_symlink() for path in found)
+    assert run(photos, "--model", model, "--sort-into", tmp_path / "links", "--link") == 0
+    links = list((tmp_path / "links").rglob("*.png"))
+    assert len(links) == count
+    assert all(path.is_symlink() and path.resolve().is_relative_to(photos.resolve()) for path in links)
+    assert run(photos, "--model", model, "--sort-into", tmp_path / "sorted") == 1
+
+
+def test_patterns_and_lists(tmp_path: Path, photos: Path, model: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("photos/flat/000.png\n\nphotos/upright\n")
+    assert run("photos/fl*/*.png", "@list.txt", "--model", model, "--json") == 0
+    names = [row["image"] for row in json.loads(capsys.readouterr().out)]
+    assert names == [f"photos/flat/{i}.png" for i in ("000", "002", "004")] + ["photos/flat/000.png"] + [
+        f"photos/upright/{i}.png" for i in ("001", "003", "005")
+    ]
+    refused(capsys, ["predict", "photos/*.bmp", "--model", model], "Nothing matches photos/*.bmp")
+    refused(capsys, ["predict", "@gone.txt", "--model", model], "The list gone.txt cannot be read")
+    refused(capsys, ["predict", "https://x.org/a.jpg", "--model", model], "https://x.org/a.jpg is an address")
+
+
+def test_a_path_that_is_not_there_is_said_once(tmp_path: Path, photos: Path, model: Path, capsys: Any) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "holiday.png")
+    assert run(tmp_path / "holliday.png", "--model", model) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{tmp_path / 'holliday.png'}: no such file.\n"
+    assert f"Did you mean {tmp_path / 'holiday.png'}?" in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--output", "x.txt"], "must end in .csv, .jsonl, .parquet"),
+        (["--threshold", "2"], "it is a probability"),
+        (["--link"], "link is for --sort-into"),
+    ],
+)
+def test_arguments_that_do_not_fit(model: Path, arguments: list[str], says: str, capsys: Any) -> None:
+    refused(capsys, ["predict", "x.png", "--model", model, *arguments], says)
+
+
+def test_embed_overwrites_only_when_told_to(tmp_path: Path, photos: Path, model: Path, capsys: Any) -> None:
+    command = ["embed", "--images", str(photos), "--model", str(model), "--output", str(tmp_path / "f.npy")]
+    assert main(command) == 0
+    refused(capsys, command, "exists already. Give a new name, or --overwrite")
+    assert main([*command, "--overwrite"]) == 0
