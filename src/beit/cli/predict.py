@@ -63,9 +63,10 @@ def predict_command(arguments: list[str]) -> None:
     several = model.config.problem_type == "multi_label_classification"
     if settings.sort_into is not None and model.config.problem_type == "regression":
         raise ConfigError("The model is a regression and gives numbers; there are no classes to sort into.")
-    top = max(settings.top, model.config.num_labels if several else 0)
+    writes = settings.output is not None or settings.sort_into is not None
+    top = model.config.num_labels if several and writes else settings.top  # any of several may reach the threshold
     results = predict(model, processor, ImageFiles(paths), top, device=device)
-    if settings.output is None and settings.sort_into is None:
+    if not writes:
         failed = _print(list(results), settings)
     else:
         failed = _write(results, settings, model.config.class_names, several, len(paths))
@@ -128,8 +129,6 @@ def _advice(images: tuple[str, ...]) -> str:
 
 def _print(results: list[Prediction], settings: Predict) -> int:
     """Print results; returns how many images could not be read."""
-    for result in results:
-        result.update({"labels": result["labels"][: settings.top]} if "labels" in result else {})
     if settings.json:
         show_json(results)
         return sum("error" in result for result in results)
