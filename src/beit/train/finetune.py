@@ -23,6 +23,7 @@ from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
+from beit.evaluation.report_classification import report_on_run
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
 from beit.train.run import Run, from_last_good, open_run
@@ -98,10 +99,12 @@ def finetune(
         prepare=lambda batch, step: mix(batch, step, run, config.num_labels),
     )
     history = train(run, job)
-    if validation is None or not run.main:
+    if not run.main:
         return history, None
-    evaluation = framework.evaluation(run, processor, validation)
-    evaluation.save(settings.output)
+    evaluation = None if validation is None else framework.evaluation(run, processor, validation)
+    if evaluation is not None:
+        evaluation.save(settings.output)
+    report_on_run(settings.output, evaluation, history)
     return history, evaluation
 
 
