@@ -195,7 +195,8 @@ def test_an_error_of_ours_passes_where_errors_of_the_system_are_explained(tmp_pa
 
     with pytest.raises(CheckpointError) as caught:
         training.save(tmp_path, 1, write, keep=1)
-    assert caught.value is ours
+    assert caught.value.__cause__ is ours
+    assert str(caught.value).startswith("the reason ")
     assert (str(ours), ours.errno, ours.filename) == ("the reason", None, None)
 
 
