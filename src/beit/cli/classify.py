@@ -101,8 +101,10 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
-    if settings.output.exists() and not settings.overwrite:
-        raise DataError(f"{settings.output} exists already. Give a new name, or --overwrite; nothing was written.")
+    written = [settings.output] + [settings.output.with_suffix(".txt")] * (settings.output.suffix == ".npy")
+    there = [path for path in written if path.exists()]
+    if there and not settings.overwrite:
+        raise DataError(f"{there[0]} exists already. Give a new name, or --overwrite; nothing was written.")
     check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed

@@ -105,7 +105,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:
         the answers are no better than chance it falls for ever as T grows.
     """
     low, high = 1 / _HOTTEST, 1 / _COLDEST  # of 1/T
-    if not len(logits) or _slope(logits, labels, high)[0] < 0 or _slope(logits, labels, low)[0] > 0:
+    if not len(logits) or (logits.argmax(1) == labels).all():  # the slope is below 0 for ever, and soon rounds to it
+        return None
+    if _slope(logits, labels, high)[0] < 0 or _slope(logits, labels, low)[0] > 0:
         return None
     beta = 1.0
     for _ in range(60):

@@ -212,7 +212,7 @@ def evaluate(
         model.config.class_names,
         several=several,
         seconds=seconds,
-        skipped=bad.reasons,
+        skipped=list(bad.reasons),
         gallery=gallery,
     )
 
