@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Evaluate:
-    """Measure a classifier on labelled images: top-1 and top-5."""
+    """Measure a classifier on labelled images: top-1 and top-5, scores of each class, calibration; with a report."""
 
     model: str
     """Folder or Hub id of a fine-tuned model."""
@@ -30,7 +31,7 @@ class Evaluate:
     batch_size: int = 64
     """Images per forward pass."""
     output: Path | None = None
-    """Folder for evaluation.json, which has the confusion matrix too."""
+    """Folder for report.html (figures, mistakes as pictures) and evaluation.json (all numbers)."""
 
 
 def evaluate_command(arguments: list[str]) -> None:
@@ -42,6 +43,7 @@ def evaluate_command(arguments: list[str]) -> None:
     from beit.data.sources import open_to_measure
     from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
     from beit.evaluation.classification import evaluate
+    from beit.evaluation.report_classification import write_report
     from beit.inference.trained import open_classifier
 
     model, processor = open_classifier(settings.model, settings.framework)
@@ -49,11 +51,26 @@ def evaluate_command(arguments: list[str]) -> None:
     images = open_to_measure(settings.images, classes)
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
-    result = evaluate(model, processor, images, settings.batch_size, default_device_of(settings.framework))
-    show(result)
+    pictures = 0 if settings.output is None else 12
+    result = evaluate(model, processor, images, settings.batch_size, default_device_of(settings.framework), pictures)
+    show(result.summary())
     say_skipped(result.skipped)
-    if settings.output is not None:
+    command = ["beit", "predict", "IMAGES", "--model", settings.model]
+    if settings.output is None:
+        command = [
+            "beit",
+            "evaluate",
+            "--model",
+            settings.model,
+            "--images",
+            str(settings.images),
+            "--output",
+            "REPORT",
+        ]
+    else:
         result.save(settings.output)
+        show(f"Open {write_report(settings.output, result)}")
+    show(f"Next:\n  {shlex.join(command)}")
 
 
 @dataclass(kw_only=True)
@@ -84,8 +101,10 @@ def embed_command(arguments: list[str]) -> None:
         require("pyarrow", "train", "parquet files")
     if settings.output.is_dir():
         raise DataError(f"{settings.output} is a folder; name a file.")
-    if settings.output.exists() and not settings.overwrite:
-        raise DataError(f"{settings.output} exists already. Give a new name, or --overwrite; nothing was written.")
+    written = [settings.output] + [settings.output.with_suffix(".txt")] * (settings.output.suffix == ".npy")
+    there = [path for path in written if path.exists()]
+    if there and not settings.overwrite:
+        raise DataError(f"{there[0]} exists already. Give a new name, or --overwrite; nothing was written.")
     check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed

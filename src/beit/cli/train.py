@@ -110,6 +110,9 @@ def finetune_command(arguments: list[str]) -> None:
     history, result = finetune(settings)
     say(f"Saved {settings.output}: training accuracy {last_line(settings, history)['accuracy']:.1%}.")
     if result is not None:
-        say(f"Validation: {result}")
+        say(f"Validation: {result.summary()}")
+    report = settings.output / "report.html"
+    if report.exists():
+        say(f"Open {report}")
     model = ["--model", settings.output, *_with(settings.framework)]
     say_next(["evaluate", *model, "--images", "LABELLED"], ["predict", "IMAGES", *model])

@@ -99,7 +99,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     pyplot = load_pyplot()
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     names = [printable(name, 80) for name in classes]
-    side = max(4.0, 0.62 * len(classes))
+    side = max(3.4, 0.62 * len(classes))
     figure, axis = pyplot.subplots(figsize=(side, side))
     axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
@@ -130,4 +130,96 @@ def accuracy_bars(rows: Sequence[tuple[str, float, tuple[float, float]]]) -> Any
     axis.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     axis.invert_yaxis()
     axis.set_xlabel("top-1 accuracy, %, with 95 % confidence interval")
+    return figure
+
+
+def line_plot(title: str, label: str, lines: Sequence[tuple[str, Sequence[float], Sequence[float]]]) -> Any:
+    """One narrow plot over the steps of a run, whose y axis begins at 0; lines are (name, x, y)."""
+    pyplot = load_pyplot()
+    figure, axis = pyplot.subplots(figsize=(4.6, 3.2))
+    for number, (name, x, y) in enumerate(lines):
+        mark = "o" if len(x) < 30 else None
+        style = "-" if number == 0 else "--"  # told apart without colours too
+        axis.plot(
+            x, y, style, label=name, color=COLOURS[number % len(COLOURS)], linewidth=1.8, marker=mark, markersize=4
+        )
+    highest = max((value for _, _, y in lines for value in y if np.isfinite(value)), default=1.0)
+    axis.set(title=title, xlabel="step", ylabel=label)
+    axis.set_ylim(0, 1.06 * highest or 1.0)
+    if len(lines) > 1:
+        axis.legend(frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def dots_with_intervals(
+    names: Sequence[str],
+    columns: Sequence[tuple[str, Sequence[tuple[float, float, float] | None]]],
+) -> Any:
+    """Proportions as dots with their confidence intervals, a row per name, on an axis from 0 to 100 %.
+
+    Args:
+        names: of the rows, the first on top.
+        columns: (name, for each row (value, low, high) in [0, 1], or None for no dot).
+    """
+    pyplot = load_pyplot()
+    figure, axis = pyplot.subplots(figsize=(4.6, 0.34 * len(names) + 1.3))
+    for number, (label, values) in enumerate(columns):
+        known = [(row, *value) for row, value in enumerate(values) if value is not None]
+        if not known:
+            continue
+        rows, value, low, high = np.array(known, np.float64).T
+        place = rows + 0.26 * (number - (len(columns) - 1) / 2)
+        error = 100 * np.array([value - low, high - value]).clip(0)
+        axis.errorbar(
+            100 * value, place, xerr=error, label=label, color=COLOURS[number], fmt="os^v"[number], capsize=2, ls=""
+        )
+    axis.set_yticks(range(len(names)), [printable(name, 28) for name in names])
+    axis.set(xlim=(-2, 102), xlabel="%", ylim=(len(names) - 0.4, -0.6))
+    figure.legend(loc="upper center", ncol=len(columns), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
+    return figure
+
+
+def reliability(
+    counts: np.ndarray, confidence: np.ndarray, right: np.ndarray, interval: Sequence[tuple[float, float]]
+) -> Any:
+    """How often answers of a certain probability are right, with intervals; below it the number of images.
+
+    Args:
+        counts: images of each bin of equal width, `(bins,)`.
+        confidence: their mean probability, `(bins,)`.
+        right: how many are right, `(bins,)`.
+        interval: of the fraction that is right, for each bin.
+    """
+    pyplot = load_pyplot()
+    figure, (above, below) = pyplot.subplots(
+        2, 1, figsize=(4.6, 4.8), sharex=True, gridspec_kw={"height_ratios": (3, 1)}
+    )
+    full = counts > 0
+    value = right[full] / counts[full]
+    low, high = np.array(interval)[full].reshape(-1, 2).T
+    error = 100 * np.array([value - low, high - value]).clip(0)
+    above.plot([0, 100], [0, 100], "--", color="#777", linewidth=1, label="as sure as it is right")
+    above.errorbar(100 * confidence[full], 100 * value, error, fmt="o", color=COLOURS[0], capsize=3, label="images")
+    above.set(ylabel="right, %", ylim=(-2, 102), xlim=(0, 100))
+    above.legend(frameon=False, loc="upper left")
+    edges = np.linspace(0, 100, len(counts) + 1)
+    below.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[0], edgecolor="white")
+    below.set(xlabel="probability of the predicted class, %", ylabel="images")
+    figure.tight_layout()
+    return figure
+
+
+def scatter(name: str, truth: np.ndarray, answers: np.ndarray) -> Any:
+    """True numbers `(n,)` against answers `(n,)`, both on axes of one range, and the line on which they are equal."""
+    pyplot = load_pyplot()
+    figure, axis = pyplot.subplots(figsize=(4.6, 4.4))
+    low, high = min(truth.min(), answers.min()), max(truth.max(), answers.max())
+    room = 0.04 * (high - low) or 1.0
+    span = (low - room, high + room)
+    axis.plot(span, span, "--", color="#777", linewidth=1)
+    axis.scatter(truth, answers, s=14, color=COLOURS[0], alpha=0.5 if len(truth) > 50 else 0.9, linewidths=0)
+    axis.set(title=printable(name, 40), xlabel="true", ylabel="predicted", xlim=span, ylim=span)
+    figure.tight_layout()
     return figure

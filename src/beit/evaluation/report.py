@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from beit.core.files import atomic_path
 from beit.evaluation.figures import load_pyplot
 
@@ -23,7 +25,11 @@ img { max-width: 100%; background: #fff; border-radius: 6px; } img.pixels { imag
 table { border-collapse: collapse; width: 100%; } th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } tr.best { background: var(--soft); font-weight: 600; }
 code, pre { font: .86rem ui-monospace, monospace; } pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 6px; }
-details { margin: .5rem 0; } .warn { border-left: 4px solid #D55E00; padding-left: .8rem; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: flex-start; } .row > figure { flex: 1 1 17rem; max-width: 34rem; min-width: 0; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; }
+.cards figure { margin: 0; } .cards figcaption { overflow-wrap: anywhere; line-height: 1.35; } .cards img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); }
+.cards b { color: CanvasText; font-weight: 600; } h3 { margin: 1.6rem 0 .6rem; }
+details { margin: .5rem 0; } summary { cursor: pointer; } .warn { border-left: 4px solid #D55E00; padding-left: .8rem; }
 """
 
 
@@ -47,8 +53,13 @@ class Report:
         """Add a paragraph, marked as a warning if `warn`."""
         self.parts.append(f"<p{' class=warn' * warn}>{html.escape(text)}</p>")
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[Any]], best: int | None = None) -> None:
-        """Add a table. All columns but the first are aligned as numbers; row `best` is highlighted."""
+    def table(
+        self, header: Sequence[str], rows: Sequence[Sequence[Any]], best: int | None = None, summary: str = ""
+    ) -> None:
+        """Add a table. All columns but the first are aligned as numbers; row `best` is highlighted.
+
+        With a `summary`, the reader sees that line, and unfolds the table.
+        """
 
         def cell(tag: str, column: int, value: Any) -> str:
             kind = ' class="n"' if column > 0 else ""
@@ -59,23 +70,34 @@ class Report:
         for number, row in enumerate(rows):
             mark = ' class="best"' if number == best else ""
             body += f"<tr{mark}>" + "".join(cell("td", i, value) for i, value in enumerate(row)) + "</tr>\n"
-        self.parts.append(
-            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
+        table = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        self.parts.append(f"<details><summary>{html.escape(summary)}</summary>{table}</details>" if summary else table)
 
-    def figure(self, figure: Any, caption: str) -> None:
-        """Add a matplotlib figure, as a PNG inside the page, and close it."""
-        pyplot = load_pyplot()
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font does not have
-            figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", facecolor="white")
-        pyplot.close(figure)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        caption = html.escape(caption)
-        self.parts.append(
-            f'<figure><img alt="{caption}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-        )
+    def figure(self, figure: Any, caption: str, least_width: int = 0) -> None:
+        """Add a matplotlib figure, as a PNG inside the page, and close it.
+
+        On a page narrower than `least_width` pixels it is scrolled sideways and not made smaller.
+        """
+        self.parts.append(_figure(figure, caption, least_width))
+
+    def figures(self, figures: Sequence[tuple[Any, str]]) -> None:
+        """Add matplotlib figures with their captions beside each other, or below each other on a narrow page."""
+        self.parts.append('<div class="row">' + "".join(_figure(*pair) for pair in figures) + "</div>")
+
+    def pictures(self, cards: Sequence[tuple[Image.Image, str, str]]) -> None:
+        """Add small pictures, as many side by side as the page has room for.
+
+        Args:
+            cards: (picture, what stands out below it, further text).
+        """
+        shown = []
+        for picture, first, rest in cards:
+            kind = ' class="pixels"' if max(picture.size) < 100 else ""  # enlarged without blur
+            shown.append(
+                f'<figure><img{kind} alt="{html.escape(rest)}" src="data:image/png;base64,{_png(picture)}">'
+                f"<figcaption><b>{html.escape(first)}</b><br>{html.escape(rest)}</figcaption></figure>"
+            )
+        self.parts.append(f'<div class="cards">{"".join(shown)}</div>')
 
     def details(self, summary: str, text: str) -> None:
         """Add text that the reader can unfold."""
@@ -90,3 +112,25 @@ class Report:
         with atomic_path(path) as temporary:
             text = page + "\n".join(self.parts) + "\n</body></html>\n"
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
+
+
+def _figure(figure: Any, caption: str, least_width: int = 0) -> str:
+    pyplot = load_pyplot()
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # names in scripts that the font does not have
+        figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", facecolor="white")
+    pyplot.close(figure)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    caption = html.escape(caption)
+    width = f' style="min-width: {least_width}px"' if least_width else ""
+    image = f'<img alt="{caption}" src="data:image/png;base64,{data}"{width}>'
+    if least_width:
+        image = f'<div class="scroll">{image}</div>'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _png(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -50,7 +50,10 @@ def add_evaluation(page: Report, found: SegmentationEvaluation) -> None:
     page.heading("Examples")
     page.figure(_legend_figure(found.classes, colours), "The colours of the classes; white: no label.")
     if found.examples:
-        page.figure(_case_figure(found.examples, colours, found.ignore_index), "Image, truth, prediction.")
+        page.figure(
+            _case_figure(found.examples, colours, found.ignore_index),
+            "The prediction has a class everywhere, also where the truth has no label (white); those pixels do not count.",
+        )
     if found.worst_cases:
         page.heading("Worst cases")
         page.figure(_case_figure(found.worst_cases, colours, found.ignore_index), "The images with the lowest mIoU.")
@@ -79,7 +82,7 @@ def _legend_figure(classes: Sequence[str], colours: np.ndarray) -> Any:
 
 
 def _case_figure(cases: Sequence[Case], colours: np.ndarray, ignore_index: int) -> Any:
-    """A row per case: image, truth, prediction. Pixels without a label are white in both maps."""
+    """A row per case: image, truth, prediction. Pixels without a label are white in the truth; the prediction is whole."""
     pyplot = figures.load_pyplot()
     # A row is as high as its image at a width of 3 inches, within limits.
     heights = [3.0 * min(max(case.image.shape[0] / case.image.shape[1], 0.1), 2.0) + 0.3 for case in cases]
@@ -91,9 +94,10 @@ def _case_figure(cases: Sequence[Case], colours: np.ndarray, ignore_index: int) 
         layout="constrained",
         gridspec_kw={"height_ratios": heights},
     )
+    for axis, heading in zip(axes[0], ("image", "truth", "prediction"), strict=True):
+        axis.annotate(heading, (0.5, 1), (0, 14), "axes fraction", "offset points", ha="center", fontweight="bold")
     for line, case in zip(axes, cases, strict=True):
-        unlabelled = case.truth == ignore_index
-        maps = [np.where(unlabelled, -1, labels) for labels in (case.truth, case.prediction)]
+        maps = [np.where(case.truth == ignore_index, -1, case.truth), case.prediction]
         for axis, picture in zip(line, (case.image, *(coloured(labels, colours) for labels in maps)), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")

@@ -22,6 +22,7 @@ from beit.data.sources.stream import Stream, count_of
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
+from beit.evaluation.report_classification import report_on_run
 from beit.models.parameters import shapes_of
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
@@ -105,10 +106,12 @@ def finetune(
         held = hold_in_memory(validation, BadImages(len(validation)), min(size))
         measure_while_training(job, settings, validation_of(processor, held, max(settings.batch_size // run.world, 1)))
     history = train(run, job)
-    if validation is None or not run.main:
+    if not run.main:
         return history, None
-    evaluation = framework.evaluation(run, processor, validation)
-    evaluation.save(settings.output)
+    evaluation = None if validation is None else framework.evaluation(run, processor, validation)
+    if evaluation is not None:
+        evaluation.save(settings.output)
+    report_on_run(settings.output, evaluation, history)
     return history, evaluation
 
 

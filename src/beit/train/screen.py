@@ -21,6 +21,7 @@ _FRACTION = "{:.1%}"
 # Metrics that are shown, the most important first: name in the log → (what it is called here, how it is written).
 _SHOWN: dict[str, tuple[str, str]] = {
     "validation_top1": ("validation top-1", _FRACTION),
+    "validation_top5": ("top-5", _FRACTION),
     "validation_miou": ("validation mIoU", _FRACTION),
     "validation_macro_f1": ("macro-F1", _FRACTION),
     "validation_loss": ("validation loss", "{:.4g}"),

@@ -11,7 +11,8 @@ import numpy as np
 from beit.core.errors import CheckpointError
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.evaluation.classification import confusion_of, ranks
+from beit.evaluation.calibration import cross_entropy
+from beit.evaluation.scores import class_scores, confusion_of, macro_f1, ranks
 from beit.evaluation.segmentation import evaluate_segmentation
 from beit.inference.classification import logits_of
 from beit.inference.sliding_window import SlidingWindow
@@ -100,24 +101,10 @@ def map_validation_of(processor: BeitImageProcessor, images: Images, short_side:
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Loss and scores of logits `(n, classes)` for labels `(n,)`, n ≥ 1; see `validation_of`."""
-    rows = logits.astype(np.float64)
-    rows -= rows.max(1, keepdims=True)
-    likelihood = rows[np.arange(len(labels)), labels] - np.log(np.exp(rows).sum(1))
     before = ranks(logits, labels)
-    found = {LOSS: round(float(-likelihood.mean()), 6), TOP1: round(float((before < 1).mean()), 6)}
+    found = {LOSS: round(cross_entropy(logits, labels), 6), TOP1: round(float((before < 1).mean()), 6)}
     if logits.shape[1] > 5:
         found[TOP5] = round(float((before < 5).mean()), 6)
-    found[MACRO_F1] = round(macro_f1(confusion_of(logits, labels)), 6)
+    names = [str(number) for number in range(logits.shape[1])]
+    found[MACRO_F1] = round(macro_f1(class_scores(confusion_of(logits, labels), names)), 6)
     return found
-
-
-def macro_f1(confusion: np.ndarray) -> float:
-    """The mean over all classes that occur of F1, the harmonic mean of precision and recall.
-
-    Args:
-        confusion: counts `(classes, classes)`, the true class by row, the predicted one by column. A class that is neither
-            true nor predicted anywhere does not count.
-    """
-    right, true, predicted = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
-    occurs = true + predicted > 0
-    return float((2 * right[occurs] / (true + predicted)[occurs]).mean()) if occurs.any() else 0.0

@@ -1,0 +1,1 @@
+"""The Flax side of evaluation."""

@@ -1,0 +1,382 @@
+"""The page about a classifier: how it was trained, how good it is, what it confuses, and what its probabilities are worth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from beit.core.errors import MissingExtraError
+from beit.core.text import printable
+from beit.evaluation import figures
+from beit.evaluation.calibration import BINS
+from beit.evaluation.classification import Evaluation
+from beit.evaluation.gallery import Attended, Shown
+from beit.evaluation.multi_label import LabelScores
+from beit.evaluation.regression import RegressionScores
+from beit.evaluation.report import Report
+from beit.evaluation.scores import ClassScores, confused_pairs, weakest, wilson
+
+REPORT_FILE = "report.html"
+_MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
+_MOST_IN_PLOT = 30
+_MOST_PAIRS = 20
+
+logger = logging.getLogger("beit")
+
+# Colours of the attention, from none to most: dark to bright, so that they also differ in grey.
+_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64) / 255
+
+History = Sequence[dict[str, float]]
+
+
+def write_report(folder: Path, found: Evaluation | None, history: History = ()) -> Path:
+    """Write report.html into a folder.
+
+    Args:
+        folder: where to.
+        found: the evaluation; None for a run without one.
+        history: lines of the run's log.
+
+    Returns:
+        The path of the page. Without matplotlib it has a sentence in place of each group of figures.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    page = Report("Classification", "Not evaluated: there were no validation images." if found is None else f"{found}.")
+    add_training(page, history)
+    if found is not None:
+        add_evaluation(page, found)
+    path = Path(folder) / REPORT_FILE
+    page.write(path)
+    return path
+
+
+def report_on_run(folder: Path, found: Evaluation | None, history: History) -> None:
+    """As `write_report`, at the end of a run: a report that fails is a warning, and never the end of a run that is saved."""
+    try:
+        write_report(folder, found, history)
+    except Exception as error:
+        logger.warning(
+            "The run is finished and saved in %s, but its %s could not be written: %s: %s",
+            folder,
+            REPORT_FILE,
+            type(error).__name__,
+            error,
+        )
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+_PANELS = (  # title, label of the axis, keys of the log with their names
+    ("Loss", "cross-entropy, nats", (("loss", "training"), ("validation_loss", "validation"))),
+    (
+        "Accuracy",
+        "fraction right",
+        (("accuracy", "training"), ("validation_top1", "validation"), ("validation_top5", "validation, top-5")),
+    ),
+    ("Macro-F1", "macro-F1", (("validation_macro_f1", "validation"),)),
+)
+
+
+def add_training(page: Report, history: History) -> None:
+    """Add the curves of a run: of training, and of validation where the log has them."""
+    plots = []
+    for title, label, keys in _PANELS:
+        lines = []
+        for key, name in keys:
+            points = [(line["step"], line[key]) for line in history if key in line]
+            if points:
+                lines.append((name, [step for step, _ in points], [value for _, value in points]))
+        if lines:
+            plots.append((title, label, lines))
+    if not plots:
+        return
+    page.heading("Training")
+    names = {name for _, _, lines in plots for name, _, _ in lines}
+    caption = "Training is measured on augmented images, with label smoothing and mixing where they are on"
+    caption += (
+        "; validation on images as in use. The two are therefore not at the same level."
+        if "validation" in names
+        else "."
+    )
+    page.text(caption)
+    _draw(page, lambda: page.figures([(figures.line_plot(*plot), f"{plot[0]} over the steps.") for plot in plots]))
+
+
+def _draw(page: Report, draw: Callable[[], None]) -> None:
+    """Add figures; without matplotlib, say so in their place."""
+    try:
+        draw()
+    except MissingExtraError as error:
+        page.text(f"A figure is left out. {error}", warn=True)
+
+
+# --- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def add_evaluation(page: Report, found: Evaluation) -> None:
+    """Add the sections about an evaluation: classes, confusion, calibration, pictures."""
+    if not found.count:
+        page.text("No image could be read.", warn=True)
+    else:
+        _add_classes(page, found)
+        _add_confusion(page, found)
+        if found.labels is not None:
+            add_labels(page, found.labels)
+        _add_calibration(page, found)
+        _add_pictures(page, found)
+    if found.skipped:
+        page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def _with_interval(value: float | None, interval: tuple[float, float] | None) -> str:
+    return "–" if value is None or interval is None else f"{value:.1%} ({interval[0]:.0%} – {interval[1]:.0%})"
+
+
+def _add_classes(page: Report, found: Evaluation) -> None:
+    low, high = found.interval
+    page.heading("Scores")
+    rows = [["top-1", f"{found.top1:.1%}", f"{low:.1%} – {high:.1%}"]]
+    if found.top5 is not None:
+        low, high = wilson(round(found.top5 * found.count), found.count)
+        rows.append(["top-5", f"{found.top5:.1%}", f"{low:.1%} – {high:.1%}"])
+    rows.append(["macro-F1", f"{found.macro_f1:.1%}", ""])
+    rows.append(["cross-entropy, nats", f"{found.loss:.3f}", ""])
+    if found.ece is not None:
+        rows.append(["calibration error (ECE)", f"{found.ece:.1%}", ""])
+    if found.mean_average_precision is not None:
+        rows.append(["mean average precision", f"{found.mean_average_precision:.1%}", ""])
+    page.table(["score", "value", "95 % interval"], rows)
+    page.heading("Classes")
+    page.text(
+        "Precision: of the images that the model takes for the class, the fraction that is. Recall: of the images of the class, "
+        "the fraction that is found. F1: their harmonic mean; macro-F1 is its mean over all classes that are true or predicted "
+        "somewhere. In brackets 95 % intervals (Wilson); – where nothing can be counted."
+    )
+    header = ["class", "images", "precision", "recall", "F1"]
+    if len(found.classes) > _MOST_IN_PLOT:
+        shown = weakest(found.per_class, _MOST_IN_PLOT)
+        page.text(f"The {len(shown)} classes with the lowest F1:")
+        page.table(header, [_class_row(row) for row in shown])
+        page.table(header, [_class_row(row) for row in found.per_class], summary=f"All {len(found.classes)} classes")
+        return
+    page.table(header, [_class_row(row) for row in found.per_class])
+    _draw(page, lambda: page.figure(_class_plot(found.per_class), "Precision and recall with 95 % intervals."))
+
+
+def _class_row(row: ClassScores) -> list[str]:
+    return [
+        printable(row.name, 80),
+        f"{row.support:,}",
+        _with_interval(row.precision, row.precision_interval),
+        _with_interval(row.recall, row.recall_interval),
+        _percent(row.f1),
+    ]
+
+
+def _class_plot(rows: Sequence[ClassScores]) -> Any:
+    def dots(
+        pairs: Sequence[tuple[float | None, tuple[float, float] | None]],
+    ) -> list[tuple[float, float, float] | None]:
+        return [None if value is None or ends is None else (value, *ends) for value, ends in pairs]
+
+    return figures.dots_with_intervals(
+        [row.name for row in rows],
+        [
+            ("precision", dots([(row.precision, row.precision_interval) for row in rows])),
+            ("recall", dots([(row.recall, row.recall_interval) for row in rows])),
+        ],
+    )
+
+
+def _add_confusion(page: Report, found: Evaluation) -> None:
+    page.heading("Confusion")
+    count = len(found.classes)
+    if count <= _MOST_IN_MATRIX:
+        _draw(
+            page,
+            lambda: page.figure(
+                figures.confusion(found.confusion, found.classes),
+                "Number of images; shades are fractions of the true class.",
+                least_width=min(90 * count, 1400) if count > 5 else 0,
+            ),
+        )
+    pairs = confused_pairs(found.confusion, _MOST_PAIRS if count > _MOST_IN_MATRIX else 10)
+    if not pairs:
+        page.text("Every image got its own class.")
+        return
+    supports = found.confusion.sum(1)
+    page.text("The commonest mistakes:")
+    page.table(
+        ["true class", "taken for", "images", "of the true class"],
+        [
+            [
+                printable(found.classes[true], 60),
+                printable(found.classes[guess], 60),
+                f"{wrong:,}",
+                _with_interval(wrong / int(supports[true]), wilson(wrong, int(supports[true]))),
+            ]
+            for true, guess, wrong in pairs
+        ],
+    )
+
+
+def add_labels(page: Report, rows: Sequence[LabelScores]) -> None:
+    """Add the section about a model that gives several labels: average precision and thresholds."""
+    page.heading("Labels")
+    page.text(
+        "Average precision: the area below precision over recall, which needs no threshold. The threshold with the highest F1 was "
+        "chosen on these same images, so that F1 is optimistic; check it on others."
+    )
+    if len(rows) > _MOST_IN_PLOT:
+        rows = sorted(rows, key=lambda row: 2.0 if row.average_precision is None else row.average_precision)
+    body = [
+        [
+            printable(row.name, 80),
+            f"{row.support:,}",
+            _percent(row.average_precision),
+            _percent(row.f1_at_half),
+            "–" if row.threshold is None else f"{row.threshold:.3f}",
+            _percent(row.f1_at_threshold),
+        ]
+        for row in rows
+    ]
+    header = ["label", "images", "average precision", "F1 above one half", "best threshold", "F1 with it"]
+    page.table(header, body[:_MOST_IN_PLOT])
+    if len(body) > _MOST_IN_PLOT:
+        page.table(header, body, summary=f"All {len(body)} labels, the weakest first")
+
+
+def _add_calibration(page: Report, found: Evaluation) -> None:
+    page.heading("Calibration")
+    if found.calibration is None:
+        page.text("Left out: the probabilities of several labels per image do not add up to 1.")
+        return
+    bins = found.calibration
+    page.text(
+        f"Expected calibration error (ECE) {bins.ece:.1%}: answers are sorted by their probability into {BINS} bins of equal width, "
+        "and the error is the mean over all images of the difference between mean probability and fraction right of their bin. "
+        "With few images it is above 0 by chance alone."
+    )
+    if found.temperature is None or found.calibrated is None:
+        page.text(
+            "No temperature is offered: the cross-entropy has no least value at any, as when every answer is right."
+        )
+    else:
+        kind = "less" if found.temperature > 1 else "more"
+        page.text(
+            f"Logits divided by {found.temperature:.2f} (temperature) have the least cross-entropy, which makes the model {kind} "
+            f"sure and the ECE {found.calibrated.ece:.1%}. The temperature was fitted on these same images, so that figure is "
+            "optimistic. It changes no answer, and is not applied anywhere: it is a number in evaluation.json."
+        )
+    ends = [wilson(int(right), int(count)) for right, count in zip(bins.right, bins.counts, strict=True)]
+    _draw(
+        page,
+        lambda: page.figures(
+            [
+                (
+                    figures.reliability(bins.counts, bins.confidence, bins.right, ends),
+                    "Reliability: how often answers of a certain probability are right, with 95 % intervals, and how many "
+                    "images there are. Dots below the line: the model is too sure.",
+                )
+            ]
+        ),
+    )
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------
+
+
+def _add_pictures(page: Report, found: Evaluation) -> None:
+    gallery = found.gallery
+    if gallery is None:
+        return
+    names = [printable(name, 40) for name in found.classes]
+    mistakes, unsure = gallery.mistakes, gallery.unsure
+    if mistakes:
+        page.heading("Most confident mistakes")
+        page.text("Wrong answers with the highest probability. Look for wrong labels among them.")
+        page.pictures([_card(shown, names) for shown in mistakes])
+    if unsure:
+        page.heading("Least sure")
+        page.text("Answers, right or wrong, whose most probable class has the lowest probability.")
+        page.pictures([_card(shown, names) for shown in unsure])
+    if gallery.attended:
+        page.heading("Attention")
+        page.text(
+            f"Attention of {gallery.attention_of} to each patch in the last layer, mean of its heads: bright is much, dark is little, "
+            "in proportion to the largest of the image. It shows where information is taken from, not why the answer is given."
+        )
+        page.pictures([card for shown in gallery.attended for card in _attention_cards(shown, names)])
+
+
+def _said(truth: int, answer: int, names: Sequence[str]) -> str:
+    return f"{names[answer]}, right" if truth == answer else f"{names[answer]}, is {names[truth]}"
+
+
+def _card(shown: Shown, names: Sequence[str]) -> tuple[Image.Image, str, str]:
+    first = f"{_said(shown.truth, shown.answer, names)}"
+    return shown.picture, first, f"{shown.probability:.1%} · {_short(shown.name)}"
+
+
+def _short(name: str) -> str:
+    """The file and its folder, which is its class."""
+    return printable("/".join(Path(name).parts[-2:]), 80)
+
+
+def _attention_cards(shown: Attended, names: Sequence[str]) -> list[tuple[Image.Image, str, str]]:
+    grey = shown.picture.mean(2, keepdims=True)
+    size = (shown.picture.shape[1], shown.picture.shape[0])
+    weights = np.asarray(Image.fromarray(shown.attention.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
+    place = np.linspace(0, 1, len(_HEAT))
+    heat = np.stack([np.interp(weights, place, _HEAT[:, channel]) for channel in range(3)], 2)
+    pair = [shown.picture, 0.35 * grey + 0.65 * heat]
+    images = [Image.fromarray((255 * part).round().clip(0, 255).astype(np.uint8)) for part in pair]
+    for image in images:
+        image.thumbnail((192, 192))
+    text = _short(shown.name)
+    return [(images[0], _said(shown.truth, shown.answer, names), text), (images[1], "attention", text)]
+
+
+# --- regression ------------------------------------------------------------------------------------------------------
+
+
+def write_regression_report(folder: Path, found: RegressionScores, history: History = ()) -> Path:
+    """Write report.html about a model that answers with numbers; arguments and result as of `write_report`."""
+    page = Report("Regression", f"{found}.")
+    add_training(page, history)
+    page.heading("Scores")
+    page.table(
+        ["number", "mean squared error", "mean absolute error", "R²"],
+        [
+            [printable(name, 80), f"{mse:.4g}", f"{mae:.4g}", "–" if r2 is None else f"{r2:.3f}"]
+            for name, mse, mae, r2 in zip(found.names, found.mse, found.mae, found.r2, strict=True)
+        ],
+    )
+    page.text("R²: 1 is perfect, 0 is as good as always answering the mean; – where all true numbers are equal.")
+    page.heading("True and predicted numbers")
+    few = found.names[:6]
+    _draw(
+        page,
+        lambda: page.figures(
+            [
+                (figures.scatter(name, found.targets[:, i], found.predictions[:, i]), "On the line the two are equal.")
+                for i, name in enumerate(few)
+            ]
+        ),
+    )
+    if len(few) < len(found.names):
+        page.text(f"The first {len(few)} of {len(found.names)} numbers are drawn.")
+    path = Path(folder) / REPORT_FILE
+    page.write(path)
+    return path
