@@ -95,6 +95,16 @@ def test_images_are_sorted_into_folders(tmp_path: Path, photos: Path, model: Pat
     assert run(photos, "--model", model, "--sort-into", tmp_path / "sorted") == 1
 
 
+def test_a_class_of_the_name_unsure_has_its_own_folder(tmp_path: Path) -> None:
+    from beit.inference.results import Sorted
+
+    (tmp_path / "x.png").write_bytes(b"x")
+    sorted_ = Sorted(tmp_path / "sorted", ["unsure", "Unsure", "cat"])
+    for classes in ([], ["unsure"], ["Unsure"], ["cat"]):
+        sorted_.add(str(tmp_path / "x.png"), classes)
+    assert len(list((tmp_path / "sorted").iterdir())) == 4
+
+
 def test_patterns_and_lists(tmp_path: Path, photos: Path, model: Path, capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "list.txt").write_text("photos/flat/000.png\n\nphotos/upright\n")
@@ -103,6 +113,12 @@ def test_patterns_and_lists(tmp_path: Path, photos: Path, model: Path, capsys: A
     assert names == [f"photos/flat/{i}.png" for i in ("000", "002", "004")] + ["photos/flat/000.png"] + [
         f"photos/upright/{i}.png" for i in ("001", "003", "005")
     ]
+    (tmp_path / "@cat.png").write_bytes((photos / "flat/000.png").read_bytes())
+    (tmp_path / "list.txt").write_text("@cat.png\n")
+    assert run("photos/*", "@list.txt", "--model", model, "--json") == 0  # folders that match, too
+    names = [row["image"] for row in json.loads(capsys.readouterr().out)]
+    assert len(names) == 7
+    assert names[-1] == "@cat.png"
     refused(capsys, ["predict", "photos/*.bmp", "--model", model], "Nothing matches photos/*.bmp")
     refused(capsys, ["predict", "@gone.txt", "--model", model], "The list gone.txt cannot be read")
     refused(capsys, ["predict", "https://x.org/a.jpg", "--model", model], "https://x.org/a.jpg is an address")
@@ -121,6 +137,8 @@ def test_a_path_that_is_not_there_is_said_once(tmp_path: Path, photos: Path, mod
     [
         (["--output", "x.txt"], "must end in .csv, .jsonl, .parquet"),
         (["--threshold", "2"], "it is a probability"),
+        (["--threshold", "0.5"], "threshold is for --output FILE and --sort-into FOLDER"),
+        (["--json", "--output", "x.csv"], "Give one of them"),
         (["--link"], "link is for --sort-into"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -87,30 +87,38 @@ def _check(settings: Predict) -> None:
         if settings.output.exists():
             raise ConfigError(f"{settings.output} exists already. Give a new name, or remove it; nothing was written.")
         check_folder(settings.output.parent, "the file")
+    writes = settings.output is not None or settings.sort_into is not None
+    if settings.threshold is not None and not writes:
+        raise ConfigError("threshold is for --output FILE and --sort-into FOLDER; the screen shows all probabilities.")
+    if settings.json and writes:
+        raise ConfigError(
+            "json prints on the screen; with --output FILE.jsonl the results go into that file. Give one of them."
+        )
     if settings.link and settings.sort_into is None:
         raise ConfigError("link is for --sort-into FOLDER; give both.")
 
 
-def _paths(images: tuple[str, ...]) -> Iterator[str]:
-    """The files that the arguments name. One that is not there stays, and is an error of its own in the results."""
+def _paths(images: Sequence[str], of_list: bool = False) -> Iterator[str]:
+    """The files that the arguments name, or the lines of a list. One that is not there stays, and is an error in the results."""
     from beit.data.sources.images import FolderImages
 
     for image in images:
         if image.lower().startswith(("http://", "https://")):
             raise ConfigError(f"{printable(image)} is an address. Download the image first; beit predict reads files.")
-        if image.startswith("@") and not os.path.lexists(image):
+        if image.startswith("@") and not of_list and not os.path.lexists(image):
             try:
                 lines = Path(image[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             except OSError as error:
                 raise DataError(f"The list {printable(image[1:])} cannot be read: {error.strerror}.") from error
-            yield from _paths(tuple(line.strip() for line in lines if line.strip() and not line.startswith("@")))
+            yield from _paths([line.strip() for line in lines if line.strip()], of_list=True)
         elif os.path.isdir(image):
             yield from FolderImages(image).paths
         elif glob.has_magic(image) and not os.path.lexists(image):
             found = sorted(glob.glob(image, recursive=True))
             if not found:
                 raise DataError(f"Nothing matches {printable(image)}.")
-            yield from (path for path in found if os.path.isfile(path))
+            for path in found:
+                yield from FolderImages(path).paths if os.path.isdir(path) else [path]
         else:
             yield image
 

@@ -170,10 +170,11 @@ class Sorted:
             raise ConfigError(f"{folder} exists already. Give a new folder to sort into; nothing was written.")
         self.folder, self.link = folder, link
         self._names: dict[str, str] = {}
-        for number, name in enumerate([UNSURE, *classes]):
+        taken = {UNSURE}  # in small letters: some systems do not tell A from a
+        for number, name in enumerate(classes):
             safe = re.sub(r"[^\w .,()+-]", "_", name).strip(". ")[:100] or "_"
-            taken = {value.lower() for value in self._names.values()}  # some systems do not tell A from a
             self._names[name] = safe if safe.lower() not in taken else f"{safe} {number}"
+            taken.add(self._names[name].lower())
 
     def add(self, image: str, classes: Sequence[str]) -> None:
         """Put an image into the folder of each of its classes, or into that of the unsure ones.
@@ -181,8 +182,8 @@ class Sorted:
         Raises:
             OSError: it cannot be read or written.
         """
-        for name in classes or [UNSURE]:
-            place = self.folder / self._names[name]
+        for name in [self._names[name] for name in classes] or [UNSURE]:
+            place = self.folder / name
             place.mkdir(parents=True, exist_ok=True)
             target = self._free(place / os.path.basename(image))
             if self.link:
