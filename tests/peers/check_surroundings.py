@@ -398,7 +398,10 @@ def _no_rights_to_write(inputs: Path, folder: Path) -> None:
             path.chmod(usual)
         kept(before, output)
         clean(output)
-    (output / "settings.json").chmod(0o000)  # it is replaced by a new one, as the folder's owner may do
+    settings = output / "settings.json"  # --resume begins with these
+    settings.chmod(0o000)
+    beit(*longer, "--resume", status=1, says=(str(settings.resolve()),), rights=False)
+    settings.chmod(0o644)
     beit(*longer, "--resume", rights=False)
     for command in (
         ["embed", *options(model=inputs / "classifier", images=inputs / "images", output=folder / "mine/x.npy")],
