@@ -111,6 +111,9 @@ def finetune_command(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: training accuracy {last_line(settings, history)['accuracy']:.1%}.")
     if result is not None:
         say(f"Validation: {result.summary()}")
+        measured = sum("validation_top1" in line for line in history)
+        if settings.result == "best" and measured > 1:
+            say(f"The model is the best of {measured} by these same images, so the figures are a little optimistic.")
     report = settings.output / "report.html"
     if report.exists():
         say(f"Open {report}")
