@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,19 @@ def test_evaluate_and_validation_take_shards(tmp_path: Path, capsys: pytest.Capt
 # --- data sets whose columns are plain -------------------------------------------------------------------------------
 
 
+# `datasets` leaves files open; they are closed, with a warning, whenever Python collects them: here, and in no other test.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    yield
+    gc.collect()
+
+
 def write_table(folder: Path, **columns: Any) -> Path:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     folder.mkdir()
@@ -112,7 +127,6 @@ def test_labels_of_a_metadata_file_are_texts(tmp_path: Path, hub_home: None, cap
     assert targets(open_images(f"hub:{folder}", labelled=True, classes=["dog", "cow", "cat"])) == [0, 2, 0]
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_files_in_plain_columns(tmp_path: Path, hub_home: None) -> None:
     structs = [{"bytes": colour(number), "path": f"{number}.png"} for number in range(3)]
     stream: Any = open_images(f"hub:{write_table(tmp_path / 'a', image=structs, label=[10, 2, 10])}", labelled=True)
