@@ -121,6 +121,21 @@ def test_a_largest_download_for_each_command(tmp_path, monkeypatch, capsys, flag
     refused(capsys, ["inspect", "x", "--max-bytes"], "--max-bytes is ''")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can make a file")
+@pytest.mark.parametrize("to", ["hf", "unilm"])
+def test_a_place_where_nothing_can_be_made_is_refused_before_the_work(photos, model, capsys, to):
+    refused(capsys, ["convert", model, "/proc/x", "--to", to], "Nothing can be written in /proc")
+    hint = "Give another folder" if to == "hf" else "/dev/null is no folder; give a folder"
+    refused(capsys, ["convert", model, "/dev/null/x", "--to", to], "/dev/null", hint)
+    if to == "hf":
+        refused(
+            capsys, ["evaluate", "--model", model, "--images", photos, "--output", "/proc/x"], "Nothing can be written"
+        )
+        refused(
+            capsys, ["embed", "--model", model, "--images", photos, "--output", "/proc/x.npy"], "Nothing can be written"
+        )
+
+
 def test_the_module_can_be_run():
     assert shell("--version").stdout.strip() == f"beit {beit.__version__}"
     found = shell("frobnicate")

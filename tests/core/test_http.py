@@ -195,6 +195,19 @@ def test_another_file_of_the_same_size_is_not_joined(tmp_path: Path, server: Ser
     file.close()
 
 
+def test_a_server_that_no_longer_names_the_version_is_not_believed(tmp_path: Path, server: Server) -> None:
+    """What was read before was not summed up, as the ETag stood for it."""
+    (tmp_path / "x.bin").write_bytes(b"a" * 5000)
+    server.dropping = 1
+    file = http.RemoteFile(f"{server.address}/x.bin")
+    assert file.read(1000) == b"a" * 1000
+    server.tags = server.ranges = False
+    (tmp_path / "x.bin").write_bytes(b"b" * 5000)
+    with pytest.raises(DataError, match="the server does not say which version it is"):
+        file.read(5000)
+    file.close()
+
+
 @pytest.mark.parametrize("stated", [True, False])
 def test_a_file_is_as_large_as_is_allowed(stated: bool) -> None:
     length = b"Content-Length: 999999999999\r\n" if stated else b""

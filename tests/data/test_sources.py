@@ -349,8 +349,11 @@ def test_data_sets_that_cannot_be_used(tmp_path, hub_home):
     with pytest.raises(DataError, match="split test, cannot be opened"):
         open_images(f"hub:{folder}:test")
     unlabelled = write_parquet(tmp_path / "unlabelled", label=None)
-    with pytest.raises(ConfigError, match="--classes FILE"):
+    with pytest.raises(
+        DataError, match=r"has no column of labels. It has: image \(Image\), text \(Value\).*called label, labels"
+    ):
         open_images(f"hub:{unlabelled}", labelled=True)
+    open_images(f"hub:{unlabelled}")  # which is no matter where no labels are wanted
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="cannot be opened"):
         open_images(f"hub:{tmp_path / 'empty'}")

@@ -14,6 +14,7 @@ import pytest
 
 from beit.core.errors import DataError, InputError
 from beit.data.sources import open_images, open_to_measure
+from beit.data.sources.class_checks import warn_of_absent_classes
 from beit.data.sources.spooled import SpooledImages
 from beit.data.sources.wnids import imagenet_wnids
 from fixtures_runs import save_classifier
@@ -61,6 +62,12 @@ def test_what_is_damaged_keeps_its_place_and_says_why(tmp_path: Path) -> None:
     write_tar(tmp_path / "z.tar", [])
     with pytest.raises(DataError, match="has no images to measure on"):
         open_to_measure(tmp_path / "z.tar", ["cat", "dog"])
+
+
+def test_an_image_without_a_label_is_of_no_class(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images = open_to_measure(labelled_tar(tmp_path / "x.tar", [1, None]), ["cat", "dog"])
+    warn_of_absent_classes(images, ["cat", "dog"])
+    assert "1 of the 2 classes have no image in the images to measure on: cat." in caplog.text
 
 
 def test_evaluate_and_validation_take_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +159,13 @@ def test_class_folders_and_their_parts(tmp_path: Path, hub_home: None) -> None:
     assert stream.classes == ["cat", "dog"]
     assert targets(stream) == [0, 1]
     assert [number_of(open_to_measure(f"hub:{tmp_path / 'set'}:test", ["cat", "dog"]), i) for i in (0, 1)] == [2, 3]
+
+
+@pytest.mark.parametrize("value", ["x" * 2000, "9" * 5000])
+def test_texts_that_are_no_labels(tmp_path: Path, hub_home: None, value: str) -> None:
+    table = write_table(tmp_path / "a", image=[colour(0)], label=[value])
+    with pytest.raises(DataError, match="has texts of more than 1,000 letters, and is no label"):
+        open_images(f"hub:{table}", labelled=True)
 
 
 def test_several_columns_of_files(tmp_path: Path, hub_home: None) -> None:

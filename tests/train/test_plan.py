@@ -14,6 +14,7 @@ import pytest
 
 from beit.cli import main
 from beit.core.errors import ConfigError, DataError
+from beit.core.text import duration
 from beit.train.plan.torch.flops import count
 from beit.train.recipes import RECIPES, runs
 from beit.train.settings import FinetuneSettings, PretrainSettings, SegmentSettings, TokenizerSettings
@@ -23,7 +24,7 @@ from fixtures_segment import write_segmented
 torch = pytest.importorskip("torch")
 
 from beit.train import plan as module
-from beit.train.plan import describe, duration, forecast, size, total_steps
+from beit.train.plan import describe, forecast, size, total_steps
 from beit.train.plan import measurement as measuring
 
 SMALL = ["--workers", "0", "--batch-size", "4", "--precision", "fp32", "--log-every", "2"]

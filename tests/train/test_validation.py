@@ -148,6 +148,19 @@ def test_a_folder_of_parts_is_learned_from_in_these_parts(tmp_path: Path) -> Non
     assert "6 to measure on (in val/)" in str(parts)
 
 
+def test_processes_that_do_not_measure_open_nothing_to_measure_on(tmp_path: Path) -> None:
+    folder = folder_of_parts(tmp_path / "set", "train", "val", each=6)
+    parts = parts_of(settings(folder), main=False)
+    assert parts.measure is None
+    assert parts.elsewhere
+    assert parts.learn.fingerprint() == parts_of(settings(folder)).learn.fingerprint()
+    # What is held out changes what is learned from, so all processes hold it out.
+    alone = write_images(tmp_path / "alone", 40, labelled=True)
+    other, main = parts_of(settings(alone), main=False), parts_of(settings(alone))
+    assert other.learn.fingerprint() == main.learn.fingerprint()
+    assert not other.elsewhere
+
+
 def test_a_fifth_of_each_class_is_held_out(tmp_path: Path) -> None:
     folder = write_images(tmp_path / "set", 40, labelled=True)
     parts, again = parts_of(settings(folder)), parts_of(settings(folder))

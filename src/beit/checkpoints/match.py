@@ -15,9 +15,8 @@ from beit.core.errors import MismatchError
 Shape = tuple[int, ...]
 _SHARED_TABLE = "beit.encoder" + TABLE
 _OWN_TABLE = re.compile(r"beit\.encoder\.layer\.\d+\.attention\.attention" + re.escape(TABLE) + "$")
-PROJECTION = (
-    "beit.embeddings.patch_embeddings.projection.weight"  # (hidden size, channels, height and width of a patch)
-)
+# (hidden size, channels, height and width of a patch)
+PROJECTION = "beit.embeddings.patch_embeddings.projection.weight"
 _BATCHES = "num_batches_tracked"  # of PyTorch's batch norms; nothing here reads it, and older files lack it
 
 

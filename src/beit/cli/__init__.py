@@ -170,8 +170,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        hint = did_you_mean(similar(name, COMMANDS))
-        print(harmless(f"beit: there is no command {name!r}.{hint or f'{chr(10)}{chr(10)}{usage()}'}"), file=sys.stderr)
+        hint = did_you_mean(similar(name, COMMANDS)) or f"\n\n{usage()}"
+        print(harmless(f"beit: there is no command {name!r}.{hint}"), file=sys.stderr)
         return 2
     _set_up_output(logging.INFO if debug else logging.WARNING)
     _function(name)(_with_limit(rest))

@@ -13,6 +13,7 @@ import tyro
 
 from beit.cli.parsing import parse, show, show_json
 from beit.core.errors import CheckpointError, ConfigError
+from beit.core.files import check_folder
 from beit.core.settings import Settings
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
@@ -179,13 +180,14 @@ def _write(settings: Convert | Resize, to: Layout, check: bool) -> None:
     """Write `settings.model` to `settings.output`, say what was changed and lost, and compare both."""
     from beit.checkpoints import Checkpoint
     from beit.config import BeitConfig
-    from beit.export.layouts import write
+    from beit.export.layouts import FOLDERS, write
     from beit.export.resize import model_of
 
     output = Path(settings.output).expanduser()
     # Never write into something that exists: an old file beside the new ones could be read instead, or would be overwritten.
     if os.path.lexists(output) and not (output.is_dir() and not any(output.iterdir())):
         raise ConfigError(f"{output} exists already. Give a new name; nothing was written.")
+    check_folder(output if to in FOLDERS else output.parent)
     given = settings.config_fields()
     checkpoint = Checkpoint(settings.model, given, **settings.choice())
     config = BeitConfig.from_pretrained(checkpoint, **given).replace(architectures=[checkpoint.architecture])

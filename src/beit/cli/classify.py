@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
+from beit.core.settings import Settings
 from beit.core.text import as_utf8
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Evaluate:
+class Evaluate(Settings):
     """Measure a classifier on labelled images: top-1 and top-5, scores of each class, calibration; with a report."""
 
     model: str
@@ -74,7 +75,7 @@ def evaluate_command(arguments: list[str]) -> None:
 
 
 @dataclass(kw_only=True)
-class Embed:
+class Embed(Settings):
     """Write the features of images to a .npy or .parquet file."""
 
     model: str

@@ -16,6 +16,7 @@ from beit.cli.parsing import at_least_one, default_device_of, parse, require_fra
 from beit.core.errors import ConfigError, DataError
 from beit.core.files import check_folder
 from beit.core.progress import progress_bar
+from beit.core.settings import Settings
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Predict:
+class Predict(Settings):
     """Classify images. The exit status is 1 where an image could not be read; the others are classified all the same."""
 
     images: tyro.conf.Positional[tuple[str, ...]]

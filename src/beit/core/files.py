@@ -92,10 +92,12 @@ def check_folder(path: str | os.PathLike[str], purpose: str = "the result") -> N
     if not nearest.is_dir():
         what = "a file" if nearest.is_file() else "no folder"
         raise DataError(f"{nearest} is {what}; give a folder for {purpose}.")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    try:  # rights alone do not say it: nothing can be made in /proc, by nobody
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
         raise DataError(
-            f"Nothing can be written in {nearest}: no rights, or it is read-only. Give a folder for {purpose}."
-        )
+            f"Nothing can be written in {nearest}: {error.strerror or error}. Give a folder for {purpose}."
+        ) from error
 
 
 def failed_write(path: Path, size: int, error: Exception) -> OSError:

@@ -144,6 +144,8 @@ class RemoteFile:
         known = self._version
         if known is not None and known.known and version.known and version.validator != known.validator:
             raise self._changed(f"it was {known.validator}, now it is {version.validator}")
+        if known is not None and known.known and not version.known and response.status != 206:
+            raise self._changed(f"it was {known.validator}, now the server does not say which version it is")
         if self.size is not None and size is not None and size != self.size:
             raise self._changed(f"it had {self.size:,} bytes, now {size:,}")
         if size is not None:

@@ -37,3 +37,11 @@ def _escaped(letter: str) -> str:
     if "\udc80" <= letter <= "\udcff":
         return f"\\x{ord(letter) - 0xDC00:02x}"
     return letter.encode("unicode_escape").decode("ascii")
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.4 hours`, `2.1 days`."""
+    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "min")):
+        if seconds >= 1.5 * unit:
+            return f"{seconds / unit:.3g} {name}"
+    return f"{seconds:.3g} s"

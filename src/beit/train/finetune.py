@@ -62,7 +62,7 @@ def finetune(
     """
     framework = finetuning(settings.framework)
     run = open_run(settings, framework.processes(settings), framework.check)
-    parts = parts_of(settings, images, validation)
+    parts = parts_of(settings, images, validation, run.main)
     source, validation = parts.learn, parts.measure
     if validation is not None and run.main:
         warn_of_absent_classes(validation, source.classes)
@@ -102,9 +102,11 @@ def finetune(
         begin=parts.save,
         header=_header(run, parts, start, config, loader),
     )
-    if validation is not None:
+    if validation is not None and run.main:
         held = hold_in_memory(validation, BadImages(len(validation)), min(size))
         measure_while_training(job, settings, validation_of(processor, held, max(settings.batch_size // run.world, 1)))
+    elif validation is not None or parts.elsewhere:  # takes part at the same steps, and measures nothing
+        measure_while_training(job, settings, lambda *_: {})
     history = train(run, job)
     if not run.main:
         return history, None

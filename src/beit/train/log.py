@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from beit.core.errors import CheckpointError
+from beit.core.text import duration
 from beit.train.alarms import Watch
 from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
@@ -16,16 +17,7 @@ from beit.train.screen import Screen
 from beit.train.tensorboard import Board
 
 ALARMS_FILE = "alarms.jsonl"
-
-
 _TIMED = 6  # steps, from which the time of a run is foretold
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 minutes` or `3.5 hours`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 class Log:
@@ -94,7 +86,7 @@ class Log:
         left = self.steps - self.run.first - self.taken
         if self.taken == _TIMED and left > _TIMED:
             seconds = (now - self.second) / (_TIMED - 1) * left
-            self.say(f"About {duration(seconds)} to go, without measurements and checkpoints.")
+            self.say(f"About {duration(float(f'{seconds:.2g}'))} to go, without measurements and checkpoints.")
 
     def write(self, step: int, rate: float, more: dict[str, float]) -> None:
         """Write a line: means over the steps since the last line, and `more`.

@@ -51,7 +51,7 @@ class Job:
         log_metrics: further metrics of a log line; called once per line, by all processes.
         prepare: (batch in memory, step) → the batch that goes to the engine.
         probe: (model with all its weights, step) → metrics; called in the main process.
-        probe_every: steps between probes; 0 for one at the end alone.
+        probe_every: steps between probes; the last step has one too.
         begin: (output folder): writes into it what belongs to the run, before the first step; in the main process.
         header: what the run is about, in a few lines; shown before the first step.
         selection: chooses the best step by the metrics of the probe; its checkpoint is kept, and its model is the result.
@@ -138,7 +138,7 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
         done = step + 1
         last = done == job.steps
         saves = last or done % settings.save_every == 0
-        probes = job.probe is not None and (last or (job.probe_every > 0 and done % job.probe_every == 0))
+        probes = job.probe is not None and (last or done % job.probe_every == 0)
         looks = saves or probes or done % look_every == 0
         # Several processes stop at the same step, so they ask each other; only when they look, since asking waits too.
         stop = run.processes.any(bool(received)) if looks else run.world == 1 and bool(received)
@@ -204,9 +204,9 @@ def _save_checkpoint(run: Run[Any], job: Job, engine: Engine, step: int) -> None
 def _save_result(run: Run[Any], job: Job, engine: Engine) -> None:
     output = run.settings.output
     model = engine.full_model()
-    if model is not None and not _take_best(run, job):
-        job.save(model, output)
     averaged = engine.averaged()
+    if model is not None and not (job.averaged or _take_best(run, job)):
+        job.save(model, output)
     if averaged is not None:
         with averaged:
             model = engine.full_model()

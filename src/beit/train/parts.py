@@ -31,12 +31,14 @@ class Parts:
         measure: images to measure on; None for none.
         how: where the latter come from, for people; "" where they were given.
         held: whether they were held out of the images that were given.
+        elsewhere: whether another process has opened the images to measure on; `measure` is None then.
     """
 
     learn: Images | Stream
     measure: Images | None
     how: str = ""
     held: bool = False
+    elsewhere: bool = False
 
     def save(self, output: Path) -> None:
         """Write split.json, the list of the images that were held out; nothing where none were.
@@ -75,7 +77,10 @@ class Parts:
 
 
 def parts_of(
-    settings: FinetuneSettings, images: Images | Stream | None = None, validation: Images | None = None
+    settings: FinetuneSettings,
+    images: Images | Stream | None = None,
+    validation: Images | None = None,
+    main: bool = True,
 ) -> Parts:
     """The images to learn from and to measure on.
 
@@ -84,6 +89,7 @@ def parts_of(
             held out.
         images: labelled images, used instead of those that the settings name.
         validation: images to measure on, used instead of the folder.
+        main: whether this process measures; the others do not open what is given to measure on.
 
     Raises:
         DataError, ConfigError: they do not fit.
@@ -99,10 +105,17 @@ def parts_of(
                 beside, how = splits.validation, f"in {splits.validation.name}/"
         images = open_images(folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
     _check_labelled(images)
-    if validation is None and beside is not None:
+    elsewhere = validation is None and beside is not None and not main
+    if validation is None and beside is not None and main:
         validation = open_to_measure(beside, images.classes)
     held = False
-    if validation is None and settings.hold_out and not isinstance(images, Stream) and _spares(images):
+    if (
+        validation is None
+        and beside is None
+        and settings.hold_out
+        and not isinstance(images, Stream)
+        and _spares(images)
+    ):
         images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
         held, how = True, f"held out, {settings.hold_out:.0%} of each class"
     if settings.labels_per_class is not None:
@@ -111,7 +124,7 @@ def parts_of(
                 "labels_per_class is for folders and arrays; to choose, a stream would have to be read to its end."
             )
         images = first_of_each_class(images, settings.labels_per_class)
-    return Parts(images, validation, how, held)
+    return Parts(images, validation, how, held, elsewhere)
 
 
 def _spares(images: Images) -> bool:

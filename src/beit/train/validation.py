@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from beit.core.errors import CheckpointError
+from beit.core.errors import DataError
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
 from beit.evaluation.calibration import cross_entropy
@@ -71,10 +71,9 @@ def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int
                 skipped.add(index)
                 logger.warning("Left out of the validation: %s", reason)
 
-        model.eval() if hasattr(model, "eval") else None
         kept, logits = logits_of(model, processor, images, bad, batch_size)
         if not kept:
-            raise CheckpointError("None of the images to measure on can be read.")
+            raise DataError("None of the images to measure on can be read.")
         assert images.labels is not None
         return scores(logits, images.labels[kept])
 

@@ -13,6 +13,7 @@ from beit.core.errors import DataError
 from beit.data.decode import opened
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.splits import PARTS
+from beit.data.sources.spooled import SpooledImages
 from beit.data.sources.stream import Stream
 
 logger = logging.getLogger("beit")
@@ -46,7 +47,9 @@ def warn_of_absent_classes(images: Images, classes: list[str]) -> None:
     """Log which classes have no image to measure on: a score says nothing about them."""
     if images.labels is None:
         return
-    absent = [name for number, name in enumerate(classes) if number not in set(images.labels.tolist())]
+    labels = images.labels[images.sound()] if isinstance(images, SpooledImages) else images.labels
+    present = set(labels.tolist())
+    absent = [name for number, name in enumerate(classes) if number not in present]
     if absent:
         where = images.folder if isinstance(images, FolderImages) else "the images to measure on"
         shown = ", ".join(absent[:5]) + ", …" * (len(absent) > 5)

@@ -20,10 +20,9 @@ from beit.core.text import printable
 from beit.data.sources.shards import LARGEST_IMAGE, EncodedSample, TruncatedShard
 
 _ROWS = 16  # read at a time: more would only take memory, since images of a batch are decoded later
-
-
 _LABELS = ("label", "labels", "class", "category")
 _MOST_CLASSES = 100_000  # values of a column; one with more is no column of labels
+_LONGEST_CLASS = 1000  # letters
 
 logger = logging.getLogger("beit")
 
@@ -53,11 +52,11 @@ class HubShards:
         except Exception as error:  # the library raises whatever its layers below do
             raise DataError(f"hub:{name}, split {split}, cannot be opened: {_first_line(error)}") from error
         source = f"hub:{name}"
+        self.columns = ", ".join(f"{column} ({type(kind).__name__})" for column, kind in features.items())
         self.image = _column(features, lambda kind: isinstance(kind, datasets.Image), source, "Image", "image")
         self.image = self.image or _column(features, _has_bytes, source, "bytes", "image")
         if self.image is None:
-            kinds = ", ".join(f"{column} ({_kind(kind)})" for column, kind in features.items())
-            raise DataError(f"{source} has no column of images. It has: {kinds}.")
+            raise DataError(f"{source} has no column of images. It has: {self.columns}.")
         self.label = _column(
             features, lambda kind: isinstance(kind, datasets.ClassLabel), source, "ClassLabel", "label"
         )
@@ -82,12 +81,17 @@ class HubShards:
         """Names of the classes; those of a column of plain values are the values that occur, sorted, for which it is read.
 
         Raises:
-            DataError: the column has too many values, or cannot be read; or it is on the Hub, where reading it would take long.
+            DataError: there is no column of labels; or it has values that are none, or too many of them, or cannot be read.
         """
-        if self._named is not None or self.label is None:
-            return self._named or []
+        if self.label is None:
+            raise DataError(
+                f"hub:{self.name} has no column of labels. It has: {self.columns}. Wanted one of the type ClassLabel, or texts or whole "
+                f"numbers called {', '.join(_LABELS)}. Rename the column of the labels."
+            )
+        if self._named is not None:
+            return self._named
         if not os.path.isdir(self.name):
-            return []  # `Stream` asks for --classes then
+            return []  # on the Hub it would take long to read; `Stream` asks for --classes then
         found: set[str] = set()
         try:
             for rows in self.data.select_columns([self.label]).iter(4096):
@@ -97,11 +101,16 @@ class HubShards:
                         f"hub:{self.name}: the column {self.label} has more than {_MOST_CLASSES:,} values, and is no label. Rename "
                         "the column of labels to label."
                     )
+                if max(map(len, found), default=0) > _LONGEST_CLASS:
+                    raise DataError(
+                        f"hub:{self.name}: the column {self.label} has texts of more than {_LONGEST_CLASS:,} letters, and is no label. "
+                        "Rename the column of labels to label."
+                    )
         except BeitError:
             raise
         except Exception as error:
             raise DataError(f"hub:{self.name}: the column {self.label} cannot be read: {_first_line(error)}") from error
-        return sorted(found, key=lambda value: (not value.isdecimal(), int(value) if value.isdecimal() else 0, value))
+        return sorted(found, key=lambda value: (not value.isdecimal(), len(value) if value.isdecimal() else 0, value))
 
     def _label(self, value: Any) -> int | str | None:
         """The label of a row: a number of ClassLabel, -1 for none; or a plain value, whose text is the name of the class."""
@@ -158,10 +167,6 @@ def _is_plain(feature: Any) -> bool:
     """Whether a column has texts or whole numbers."""
     kind = str(getattr(feature, "dtype", ""))
     return kind in ("string", "large_string") or kind.startswith(("int", "uint"))
-
-
-def _kind(feature: Any) -> str:
-    return type(feature).__name__
 
 
 def _encoded(image: Any) -> tuple[bytes, str]:

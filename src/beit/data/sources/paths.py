@@ -212,14 +212,16 @@ def _entries(folder: bytes, others: Counter[bytes]) -> Iterator[_Entry]:
             name = entry.name
             if name.startswith(b"."):
                 continue
-            image = name.lower().endswith(_SUFFIXES)
+            lower = name.lower()
+            image = lower.endswith(_SUFFIXES)
             # Following a link takes a system call per file; one that is named like an image is taken for an image.
             if entry.is_dir(follow_symlinks=not image):
                 entries.append((name + b"/", entry))  # with the slash, folders sort as the paths in them do
             elif image:
                 entries.append((name, None))
             else:
-                suffix = os.path.splitext(name)[1].lower()
+                _, dot, ending = lower.rpartition(b".")
+                suffix = dot + ending if dot else b""
                 if suffix not in _BESIDE and (suffix in others or len(others) < _MOST_SUFFIXES):
                     others[suffix] += 1
     entries.sort(key=itemgetter(0))

@@ -83,6 +83,10 @@ class SpooledImages:
         self._damages.append(damage)
         return label
 
+    def sound(self) -> np.ndarray:
+        """Which images have a label and bytes: bool `(n,)`. The others have label 0, and `read` says why they are left out."""
+        return np.array([not damage for damage in self._damages])
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, TrainingError
+from beit.core.text import duration
 from beit.data.order import Order
 from beit.train.plan.measurement import Measurement, existing_folder, images_in_epoch, measure
 from beit.train.plan.torch.flops import count
@@ -98,10 +99,11 @@ def forecast(
         ConfigError: a setting is impossible, or the length of the run is unknown.
         BeitError: as the run itself at its start.
     """
-    settings = settings.decided(images_in_epoch(settings))
+    images = images_in_epoch(settings)
+    settings = settings.decided(images)
     if settings.batch_size % devices:
         raise ConfigError(f"A batch of {settings.batch_size} cannot be divided among {devices} devices.")
-    steps, epochs, images = total_steps(settings)
+    steps, epochs = _length(settings, images)
     batch = settings.batch_size if images is None else min(settings.batch_size, images)
     found = measure(settings, steps_measured, devices) if measured else None
     work = count(settings)
@@ -192,13 +194,17 @@ def total_steps(settings: RunSettings) -> tuple[int, float | None, int | None]:
         DataError: no such folder, or no image in it.
     """
     images = images_in_epoch(settings)
-    settings = settings.decided(images)
+    return *_length(settings.decided(images), images), images
+
+
+def _length(settings: RunSettings, images: int | None) -> tuple[int, float | None]:
+    """(steps, epochs) of a run on so many images."""
     if images is None:
-        return settings.total_steps(None), None, None
+        return settings.total_steps(None), None
     epoch = Order(images, min(settings.batch_size, images), settings.seed).steps_per_epoch
     assert epoch is not None  # the number of images is known
     steps = settings.total_steps(epoch)
-    return steps, steps / epoch, images
+    return steps, steps / epoch
 
 
 # --- in words ----------------------------------------------------------------------------------------------------
@@ -239,14 +245,6 @@ def describe(plan: Forecast, name: str) -> str:
     rows.append(("disk", f"{size(plan.disk)}: {kept} at most, model, log; {size(plan.free)} are free in {plan.where}"))
     text = [f"beit {name}", *(f"  {label:11} {value}" for label, value in rows), *plan.notes]
     return "\n".join(text)
-
-
-def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.4 hours`, `2.1 days`."""
-    for unit, name in ((86400.0, "days"), (3600.0, "hours"), (60.0, "min")):
-        if seconds >= 1.5 * unit:
-            return f"{seconds / unit:.3g} {name}"
-    return f"{seconds:.3g} s"
 
 
 def size(number: float) -> str:

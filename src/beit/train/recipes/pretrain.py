@@ -21,9 +21,9 @@ from beit.train.settings import PretrainSettings
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _IMAGES_IN_22K = 14_197_122
-# A step takes about a second: a log line every minute or two, a checkpoint every hour or two, enough processes for large images.
-# Of fine-tuning: all images are learned from, and the last model is the result. A published accuracy comes so too.
+# Of fine-tuning: all images are learned from, and the last model is the result, as for a published accuracy.
 ALL_IMAGES: dict[str, Any] = {"hold_out": 0.0, "validate_every": 0, "result": "last"}
+# A step takes about a second: a log line every minute or two, a checkpoint every hour or two, enough processes for large images.
 LONG_RUN: dict[str, Any] = {"workers": 10, "log_every": 100, "save_every": 5000}
 
 

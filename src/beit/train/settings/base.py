@@ -37,7 +37,7 @@ class PaperRate(float):
 class RunSettings(Settings):
     """What all training runs have in common."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {}
+    ADDED: ClassVar[Mapping[str, Any]] = {"allow_inexact_resume": False}
     """Settings that were added after version 0.1 → what its runs did. `to_dict` leaves such values out, so a run without them is
     the same run, and `from_dict` fills them in."""
 

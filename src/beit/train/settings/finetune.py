@@ -37,8 +37,7 @@ class FinetuneSettings(ValidatedSettings):
     scratch. If not given, the recommended published checkpoint."""
     validation: Path | None = None
     """Folder with images to measure on, in the same class subfolders; or tar shards or a data set, of which a temporary copy is
-    made. If not given, val/ or test/ beside train/; else images that
-    are held out."""
+    made. If not given, val/ or test/ beside train/; else images that are held out."""
     hold_out: float = 0.2
     """Fraction of each class that is held out to measure on, where nothing else is given; 0 to learn from all images."""
     batch_size: int = 0

@@ -17,11 +17,11 @@ from beit.train.settings.validated import ValidatedSettings
 class SegmentSettings(ValidatedSettings):
     """Train semantic segmentation: a class for every pixel, by UPerNet on a pre-trained model or from scratch."""
 
-    model: str
-    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
     ADDED: ClassVar[Mapping[str, Any]] = {**ValidatedSettings.ADDED, "map_value": ()}
     """As `RunSettings.ADDED`."""
 
+    model: str
+    """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
     maps: Path | None = None
     """Folder with the label maps: grey or palette PNG files with a class number per pixel, named and arranged as the images
     (images/street/1.jpg, maps/street/1.png). Not needed for --images embedded:pasted_garments."""

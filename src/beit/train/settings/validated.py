@@ -14,7 +14,12 @@ from beit.train.settings.base import RunSettings, check_not_negative
 class ValidatedSettings(RunSettings):
     """How a run is measured while it trains, and which model is its result."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"validate_every": 0, "result": "last", "patience": 0}
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        **RunSettings.ADDED,
+        "validate_every": 0,
+        "result": "last",
+        "patience": 0,
+    }
     """As `RunSettings.ADDED`."""
 
     validate_every: int | None = None
