@@ -16,7 +16,8 @@ pytest.importorskip("torchmetrics")
 from beit import BeitForImageClassification, BeitImageProcessor
 from beit.core.errors import DataError
 from beit.data.sources.images import ArrayImages, FolderImages
-from beit.evaluation.classification import evaluate, wilson
+from beit.evaluation.classification import wilson
+from beit.evaluation.evaluate import evaluate
 from beit.inference.classification import logits_of
 
 SEVEN = tuple("abcdefg")

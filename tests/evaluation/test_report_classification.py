@@ -17,7 +17,8 @@ from beit.evaluation.calibration import BINS, calibration, cross_entropy, fit_te
 from beit.evaluation.classification import evaluation_of
 from beit.evaluation.multi_label import label_scores, mean_average_precision
 from beit.evaluation.regression import regression_scores
-from beit.evaluation.report_classification import report_on_run, write_report
+from beit.evaluation.report_classification import write_report
+from beit.evaluation.reports import report_on_run
 from beit.evaluation.scores import class_scores, confused_pairs, confusion_of, macro_f1, weakest, wilson
 from fixtures_runs import save_classifier, write_images
 

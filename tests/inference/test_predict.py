@@ -15,7 +15,7 @@ from beit import BeitForImageClassification, BeitImageProcessor
 from beit.cli import main
 from beit.core.errors import ConfigError
 from beit.data.sources.images import ArrayImages
-from beit.evaluation.classification import evaluate
+from beit.evaluation.evaluate import evaluate
 from beit.inference.classification import batch_logits, classify, logit_batches, predict
 from beit.inference.files import ImageFiles
 

@@ -35,6 +35,7 @@ from beit.train.distributed import Alone
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings
 from beit.train.start import Start
+from beit.train.task import SINGLE_TASK
 from beit.train.targets.flax.tokens import TokenTarget
 
 meshes, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
@@ -64,8 +65,8 @@ def finetuning():
     config = BeitConfig(**small, num_labels=3, use_relative_position_bias=True)
     run = Run(Alone(), settings)
     targets = np.eye(3, dtype="f4")[rng.integers(0, 3, 16)]
-    model = flax_finetune.model(run, Start(None, config, None), config)
-    return flax_finetune.engine(run, model), {"pixel_values": images, "targets": targets}
+    model = flax_finetune.model(run, Start(None, config, None), config, SINGLE_TASK)
+    return flax_finetune.engine(run, model, SINGLE_TASK), {"pixel_values": images, "targets": targets}
 
 
 def arrays(tree):

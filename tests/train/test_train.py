@@ -49,6 +49,7 @@ from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, TokenizerSettings
 from beit.train.start import make_processor, open_start
 from beit.train.targets.tokens import token_view_size
+from beit.train.task import SINGLE_TASK
 from beit.train.tokenizer import evaluate_tokenizer, measure, train_tokenizer
 from beit.train.torch import finetune as torch_finetune
 from beit.train.torch.engine import precision
@@ -221,7 +222,7 @@ def test_pretraining_learns_more_than_the_commonest_token(tmp_path, parts):
     settings = FinetuneSettings(images=tmp_path, output=tmp_path / "tuned", model=str(parts["output"]))
     start = open_start(settings)
     config = classifier_config(settings, start, ["a", "b", "c"])
-    model = torch_finetune.model(Run(Alone(), settings), start, config)
+    model = torch_finetune.model(Run(Alone(), settings), start, config, SINGLE_TASK)
     assert model.beit.encoder.relative_position_bias is None
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.config.drop_path_rate == 0.1

@@ -13,19 +13,21 @@ from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
 from beit.core.text import as_utf8
+from beit.data.sources.table_images import TableSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 @dataclass(kw_only=True)
-class Evaluate(Settings):
-    """Measure a classifier on labelled images: top-1 and top-5, scores of each class, calibration; with a report."""
+class Evaluate(TableSettings):
+    """Measure a model on labelled images: top-1 and top-5, scores of each class, calibration; mAP of several labels an image; R² and
+    errors of numbers; with a report."""
 
     model: str
     """Folder or Hub id of a fine-tuned model."""
     images: Path
-    """Folder of images, one subfolder per class, named as the classes of the model; or tar shards or a data set, as for beit
+    """Folder of images, one subfolder per class, named as the classes of the model; or a table; or tar shards or a data set, as for beit
     finetune, of which a temporary copy is made."""
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
@@ -38,18 +40,20 @@ class Evaluate(Settings):
 def evaluate_command(arguments: list[str]) -> None:
     settings = parse(Evaluate, "evaluate", arguments)
     at_least_one("batch_size", settings.batch_size)
+    settings.check_table()
     if settings.output is not None:
         check_folder(settings.output)
     require_framework(settings.framework, "beit evaluate")
     from beit.data.sources import open_to_measure
     from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
-    from beit.evaluation.classification import evaluate
-    from beit.evaluation.report_classification import write_report
+    from beit.evaluation.evaluate import evaluate
+    from beit.evaluation.reports import write_report
     from beit.inference.trained import open_classifier
+    from beit.models.validation import problem_type
 
     model, processor = open_classifier(settings.model, settings.framework)
     classes = model.config.class_names
-    images = open_to_measure(settings.images, classes)
+    images = open_to_measure(settings.images, classes, settings, problem_type(model.config, whole_numbers=True))
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
     pictures = 0 if settings.output is None else 12

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from beit.cli.parsing import at_least_one, parse, say_skipped, show
-from beit.core.errors import ConfigError, require
+from beit.cli.parsing import at_least_one, parse, say_next, say_skipped, show
+from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 
 
@@ -22,6 +22,12 @@ def probe_command(arguments: list[str]) -> None:
     if not 0 < settings.crop_scale[0] <= settings.crop_scale[1] <= 1:
         raise ConfigError(f"crop_scale is {settings.crop_scale}; wanted two fractions of the area, 0 < from ≤ to ≤ 1.")
     names = ("epochs", "linear_batch_size", "learning_rate", "standardise", "views", "crop_scale")
+    if settings.save is not None:
+        check_folder(settings.save)
+        if (settings.save / "config.json").exists():
+            raise DataError(
+                f"{settings.save} holds a model, which would be overwritten. Choose another folder for --save."
+            )
     _measure(settings, "beit probe", **{name: getattr(settings, name) for name in names})
 
 
@@ -79,3 +85,13 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
         result.save(settings.output)
         write_plot(settings.output, result)
         show(f"Wrote probe.json and probe.png to {settings.output}.")
+    if getattr(settings, "save", None) is not None:
+        from beit.evaluation.torch.frozen_classifier import frozen_classifier
+
+        made = frozen_classifier(
+            model, processor, images, validation, batch_size=settings.batch_size, device=default_device()
+        )
+        made.model.save_pretrained(settings.save)
+        processor.save_pretrained(settings.save)
+        show(f"Saved {settings.save}: {made}.")
+        say_next(["predict", "IMAGES", "--model", settings.save])

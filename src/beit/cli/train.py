@@ -108,10 +108,12 @@ def finetune_command(arguments: list[str]) -> None:
     from beit.train.finetune import finetune
 
     history, result = finetune(settings)
-    say(f"Saved {settings.output}: training accuracy {last_line(settings, history)['accuracy']:.1%}.")
+    last = last_line(settings, history)
+    reached = f"training accuracy {last['accuracy']:.1%}" if "accuracy" in last else f"training loss {last['loss']:.4g}"
+    say(f"Saved {settings.output}: {reached}.")
     if result is not None:
         say(f"Validation: {result.summary()}")
-        measured = sum("validation_top1" in line for line in history)
+        measured = sum("validation_loss" in line for line in history)
         if settings.result == "best" and measured > 1:
             say(f"The model is the best of {measured} by these same images, so the figures are a little optimistic.")
     report = settings.output / "report.html"

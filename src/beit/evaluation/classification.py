@@ -1,26 +1,20 @@
 """How good a classifier is on labelled images: top-1, top-5, scores of each class, and how far its probabilities are right.
 
-The model, PyTorch's or Flax's, is asked in `beit.inference.classification`; the scores are numpy. `report_classification.py`
-draws the page about them. Importing this loads neither framework.
+The model is asked in `evaluate.py`; the scores are numpy. `report_classification.py` draws the page about them.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from beit.core.errors import ConfigError, DataError
 from beit.core.files import write_json
 from beit.core.text import printable
-from beit.data.processor import BeitImageProcessor
-from beit.data.sources.bad_images import BadImages
-from beit.data.sources.images import Images
 from beit.evaluation.calibration import (
     Calibration,
     binary_cross_entropy,
@@ -31,14 +25,8 @@ from beit.evaluation.calibration import (
 from beit.evaluation.gallery import Gallery
 from beit.evaluation.multi_label import LabelScores, label_scores, mean_average_precision
 from beit.evaluation.scores import ClassScores, class_scores, confusion_of, macro_f1, ranks, weakest, wilson
-from beit.inference.batches import batches_of
-from beit.inference.classification import batch_logits
-from beit.models.validation import problem_type
 
-if TYPE_CHECKING:
-    import torch
-
-__all__ = ["EVALUATION_FILE", "Evaluation", "confusion_of", "evaluate", "evaluation_of", "ranks", "wilson"]
+__all__ = ["EVALUATION_FILE", "Evaluation", "confusion_of", "evaluation_of", "ranks", "wilson"]
 
 EVALUATION_FILE = "evaluation.json"
 
@@ -157,66 +145,6 @@ class Evaluation:
         return f"{self}\n{second}" + (f"\nweakest classes by F1: {named}" if len(self.classes) > 1 else "")
 
 
-def evaluate(
-    model: Any,
-    processor: BeitImageProcessor,
-    images: Images,
-    batch_size: int = 64,
-    device: torch.device | str | None = None,
-    pictures: int = 12,
-) -> Evaluation:
-    """Measure a classifier on labelled images.
-
-    Args:
-        model: a `BeitForImageClassification` or `FlaxBeitForImageClassification`.
-        processor: its image processor.
-        images: images with labels 0 … classes - 1.
-        batch_size: images per forward pass.
-        device: as for `beit.inference.classification.batch_logits`.
-        pictures: how many mistakes and how many unsure answers to keep for a report; with 0, no pictures at all.
-
-    Raises:
-        DataError: the images have no labels, or labels of other classes; or more than a tenth of them cannot be read.
-        CheckpointError: the model answers NaN or infinity.
-        ConfigError: it is a regression, and has no classes.
-    """
-    problem = problem_type(model.config, whole_numbers=True)
-    if problem == "regression":
-        raise ConfigError(
-            "The model is a regression (problem_type): it answers with numbers, and there are no classes to count. Its numbers are "
-            "what beit predict and beit.inference.classification.logits_of give."
-        )
-    if images.labels is None:
-        raise DataError("Evaluation needs labelled images: one subfolder per class.")
-    classes = model.config.num_labels
-    if len(images.labels) and not 0 <= images.labels.min() <= images.labels.max() < classes:
-        raise DataError(
-            f"Got labels from {images.labels.min()} to {images.labels.max()}; wanted 0 to {classes - 1}, the classes of "
-            "the model. Were these images sorted for another model?"
-        )
-    began = time.perf_counter()
-    bad, several = BadImages(len(images)), problem == "multi_label_classification"
-    gallery = Gallery(pictures)
-    kept: list[int] = []
-    found = [np.zeros((0, classes), np.float32)]
-    pad_to = min(batch_size, len(images))
-    for numbers, batch in batches_of(images, processor, batch_size, lambda _, reason: bad.add(reason)):
-        found.append(batch_logits(model, processor, batch, device, pad_to))
-        kept += numbers
-        gallery.look_at([images.name(i) for i in numbers], batch, found[-1], images.labels[numbers], processor, several)
-    seconds = time.perf_counter() - began
-    _attend(model, processor, gallery)
-    return evaluation_of(
-        np.concatenate(found),
-        images.labels[kept],
-        model.config.class_names,
-        several=several,
-        seconds=seconds,
-        skipped=list(bad.reasons),
-        gallery=gallery,
-    )
-
-
 def evaluation_of(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -266,25 +194,6 @@ def evaluation_of(
         if result.temperature is not None:
             result.calibrated = calibration(logits, labels, result.temperature)
     return result
-
-
-def _attend(model: Any, processor: BeitImageProcessor, gallery: Gallery) -> None:
-    """Have the last layer look at the gallery's examples: where the vector that is classified takes its information from."""
-    if not gallery.examples:
-        return
-    pixels = np.stack([example[3] for example in gallery.examples])
-    if hasattr(model, "params"):
-        from beit.evaluation.flax.attention import last_attention as flax_attention
-
-        weights = flax_attention(model, pixels)
-    else:
-        from beit.evaluation.torch.attention import last_attention as torch_attention
-
-        weights = torch_attention(model, pixels)
-    mean = model.config.use_mean_pooling
-    maps = weights[:, 1:, 1:].mean(1) if mean else weights[:, 0, 1:]
-    of = "all patches (their mean is classified)" if mean else "the cls token (which is classified)"
-    gallery.attend(maps.reshape(-1, *model.config.grid_of(pixels.shape[2:])), of, processor)
 
 
 def _exact(logits: np.ndarray, labels: np.ndarray) -> float:

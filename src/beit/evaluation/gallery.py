@@ -130,8 +130,7 @@ class Gallery:
         full = len(heap) >= self.most
         if full and (order, -self._count) < heap[0][:2]:
             return  # before a small copy is made
-        small = picture.copy() if max(picture.size) <= _SIDE else picture.resize(_fitted(*picture.size))
-        entry = (order, -self._count, Shown(name, truth, answer, probability, small.convert("RGB")))
+        entry = (order, -self._count, Shown(name, truth, answer, probability, small_copy(picture)))
         (heapq.heappushpop if full else heapq.heappush)(heap, entry)
 
     @property
@@ -157,6 +156,12 @@ class Gallery:
             picture = _as_picture(pixels, processor)
             self.attended.append(Attended(name, truth, answer, picture, weights / max(float(weights.max()), 1e-12)))
         self.examples = []
+
+
+def small_copy(picture: Image.Image) -> Image.Image:
+    """An RGB copy of at most 192 pixels on the longer side."""
+    small = picture.copy() if max(picture.size) <= _SIDE else picture.resize(_fitted(*picture.size))
+    return small.convert("RGB")
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:

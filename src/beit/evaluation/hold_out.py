@@ -13,7 +13,7 @@ HELD_OUT = 0.2  # the fraction of each class
 def hold_out(
     images: Images, seed: int = 0, most: int | None = None, fraction: float = HELD_OUT, keep_single: bool = False
 ) -> tuple[Images, Images]:
-    """Hold out some random images of each class.
+    """Hold out some random images of each class; of images with several labels, or numbers, some random images of all.
 
     Args:
         images: labelled images.
@@ -31,6 +31,8 @@ def hold_out(
     if images.labels is None:
         raise DataError("Images can only be held out of each class when they are labelled: one subfolder per class.")
     rng = np.random.default_rng(seed)
+    if images.labels.ndim == 2:
+        return _of_all(images, rng.permutation(len(images)), most, fraction)
     counts = np.bincount(images.labels, minlength=len(images.classes))
     used = 1.0 if most is None else min(most / len(images), 1.0)
     learn, measure = [], []
@@ -44,3 +46,11 @@ def hold_out(
         measure.append(chosen[:held])
         learn.append(chosen[held:])
     return images.subset(np.sort(np.concatenate(learn))), images.subset(np.sort(np.concatenate(measure)))
+
+
+def _of_all(images: Images, order: np.ndarray, most: int | None, fraction: float) -> tuple[Images, Images]:
+    if len(order) < 2:
+        raise DataError("There is a single image; two are needed, one to learn from and one to measure on.")
+    chosen = order if most is None else order[: max(most, 2)]
+    held = min(max(round(fraction * len(chosen)), 1), len(chosen) - 1)
+    return images.subset(np.sort(chosen[held:])), images.subset(np.sort(chosen[:held]))

@@ -2,11 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from beit.core.files import write_json
+from beit.core.text import printable
+from beit.evaluation.calibration import binary_cross_entropy
+from beit.evaluation.scores import wilson
+
+if TYPE_CHECKING:
+    from beit.evaluation.worst import Worst
+
+EVALUATION_FILE = "evaluation.json"
+_MOST_BOOTSTRAPPED = 5_000_000  # logits: beyond them an interval would take longer than the scores are worth
+
+
+@dataclass
+class MultiLabelEvaluation:
+    """Scores of a model that gives several labels, on images whose labels are known.
+
+    Attributes:
+        count: number of images.
+        mean_average_precision: mAP, the mean of the average precisions of the labels that an image has, in [0, 1].
+        interval: its 95 % interval by the bootstrap (1,000 resamples of the images, percentiles); None with more than 5 million
+            logits, or a single image.
+        exact: fraction of the images with exactly the right labels above one half.
+        exact_interval: its 95 % interval (Wilson).
+        macro_f1: mean F1 of the labels that are true or given somewhere, above one half.
+        loss: mean binary cross-entropy of all labels, in nats.
+        classes: names of the labels.
+        labels: scores of each.
+        images_per_second: of the whole way from files to answers.
+        skipped: why images were skipped, one line per image.
+        worst: images for the report; not saved.
+    """
+
+    count: int
+    mean_average_precision: float
+    interval: tuple[float, float] | None
+    exact: float
+    exact_interval: tuple[float, float]
+    macro_f1: float
+    loss: float
+    classes: list[str]
+    labels: list[LabelScores] = field(repr=False)
+    images_per_second: float = 0.0
+    skipped: list[str] = field(default_factory=list, repr=False)
+    worst: Worst | None = field(default=None, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of evaluation.json."""
+        return {
+            "problem_type": "multi_label_classification",
+            "count": self.count,
+            "mean_average_precision": self.mean_average_precision,
+            "interval": None if self.interval is None else list(self.interval),
+            "exact": self.exact,
+            "exact_interval": list(self.exact_interval),
+            "macro_f1": self.macro_f1,
+            "loss": self.loss,
+            "classes": self.classes,
+            "labels": [row.to_dict() for row in self.labels],
+            "images_per_second": round(self.images_per_second, 1),
+            "skipped": self.skipped,
+        }
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write evaluation.json."""
+        write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+
+    def __str__(self) -> str:
+        text = f"mAP {self.mean_average_precision:.1%}"
+        if self.interval is not None:
+            text += f" (95 % interval {self.interval[0]:.1%} to {self.interval[1]:.1%})"
+        return f"{text} on {self.count} images, {len(self.classes)} labels; {self.images_per_second:.0f} images/s"
+
+    def summary(self) -> str:
+        """The short form of a report: a few lines with the scores and the weakest labels."""
+        low, high = self.exact_interval
+        text = (
+            f"{self}\nexactly the right labels above one half {self.exact:.1%} ({low:.1%} to {high:.1%}), macro-F1 {self.macro_f1:.1%}, "
+            f"binary cross-entropy {self.loss:.3f}"
+        )
+        known = [row for row in self.labels if row.average_precision is not None]
+        weak = sorted(known, key=lambda row: row.average_precision or 0)[:3]
+        named = ", ".join(f"{printable(row.name, 40)} {row.average_precision or 0:.1%}" for row in weak)
+        return text + (f"\nweakest labels by average precision: {named}" if len(known) > 1 else "")
+
+
+def multi_label_evaluation(
+    logits: np.ndarray,
+    truth: np.ndarray,
+    classes: Sequence[str],
+    *,
+    seconds: float = 0.0,
+    skipped: Sequence[str] = (),
+    worst: Worst | None = None,
+) -> MultiLabelEvaluation:
+    """The scores of logits.
+
+    Args:
+        logits: finite, `(n, classes)`; probabilities are their sigmoids.
+        truth: bool `(n, classes)`: which labels each image has.
+        classes: their names.
+        seconds: how long the n images took.
+        skipped: why other images were skipped.
+        worst: images for a report.
+    """
+    count, rows = len(truth), label_scores(logits, truth, classes)
+    exact = int(((logits > 0) == truth).all(1).sum())
+    return MultiLabelEvaluation(
+        count=count,
+        mean_average_precision=mean_average_precision(rows),
+        interval=map_interval(logits, truth),
+        exact=exact / max(count, 1),
+        exact_interval=wilson(exact, count),
+        macro_f1=macro_f1_of(rows),
+        loss=binary_cross_entropy(logits, truth),
+        classes=list(classes),
+        labels=rows,
+        images_per_second=count / seconds if seconds else 0.0,
+        skipped=list(skipped),
+        worst=worst,
+    )
+
+
+def macro_f1_of(rows: Sequence[LabelScores]) -> float:
+    """Mean F1 above one half of the labels that are true or given somewhere; 0 without any."""
+    known = [row.f1_at_half for row in rows if row.f1_at_half is not None]
+    return sum(known) / len(known) if known else 0.0
+
+
+def bootstrap(count: int, score: Callable[[np.ndarray], float], resamples: int = 1000) -> tuple[float, float]:
+    """95 % interval of a score of n images by the percentile bootstrap (Efron 1979), always the same for the same images.
+
+    Args:
+        count: n.
+        score: (how often each image is drawn `(n,)`) → the score; NaN where it is not defined, which is left out.
+        resamples: how many times n images are drawn.
+    """
+    rng = np.random.default_rng(0)
+    found = np.array([score(np.bincount(rng.integers(count, size=count), minlength=count)) for _ in range(resamples)])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return math.nan, math.nan
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def map_interval(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float] | None:
+    """95 % interval of mAP; see `MultiLabelEvaluation`."""
+    if len(truth) < 2 or truth.size > _MOST_BOOTSTRAPPED or not truth.any():
+        return None
+    order = np.argsort(-logits.astype(np.float64), axis=0, kind="stable")
+    hits = np.take_along_axis(truth, order, 0).astype(np.float64)
+    ranked = np.take_along_axis(logits, order, 0)
+    last = np.ones(hits.shape, bool)
+    last[:-1] = ranked[1:] != ranked[:-1]
+
+    def score(draws: np.ndarray) -> float:
+        drawn = draws[order]
+        weights = hits * drawn
+        found, seen = weights.cumsum(0), drawn.cumsum(0)
+        precision = np.where(last, found / np.maximum(seen, 1), 0.0)
+        # Equal logits are one step: their hits count at the precision behind the last of them.
+        if not last.all():
+            precision = _backwards(precision, last)
+        supports = weights.sum(0)
+        known = supports > 0
+        return float(((weights * precision).sum(0)[known] / supports[known]).mean()) if known.any() else math.nan
+
+    return bootstrap(len(truth), score)
+
+
+def _backwards(values: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Each column with every value that is not known replaced by the next known one below it."""
+    rows = np.where(known, np.arange(len(values))[:, None], len(values) - 1)
+    return np.take_along_axis(values, np.minimum.accumulate(rows[::-1], 0)[::-1], 0)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,12 @@ from beit.evaluation.multi_label import LabelScores
 from beit.evaluation.regression import RegressionScores
 from beit.evaluation.report import Report
 from beit.evaluation.scores import ClassScores, confused_pairs, weakest, wilson
+from beit.evaluation.worst import Worst
 
 REPORT_FILE = "report.html"
 _MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
 _MOST_IN_PLOT = 30
 _MOST_PAIRS = 20
-
-logger = logging.getLogger("beit")
 
 # Colours of the attention, from none to most: dark to bright, so that they also differ in grey.
 _HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64) / 255
@@ -57,29 +55,17 @@ def write_report(folder: Path, found: Evaluation | None, history: History = ()) 
     return path
 
 
-def report_on_run(folder: Path, found: Evaluation | None, history: History) -> None:
-    """As `write_report`, at the end of a run: a report that fails is a warning, and never the end of a run that is saved."""
-    try:
-        write_report(folder, found, history)
-    except Exception as error:
-        logger.warning(
-            "The run is finished and saved in %s, but its %s could not be written: %s: %s",
-            folder,
-            REPORT_FILE,
-            type(error).__name__,
-            error,
-        )
-
-
 # --- training --------------------------------------------------------------------------------------------------------
 
 _PANELS = (  # title, label of the axis, keys of the log with their names
-    ("Loss", "cross-entropy, nats", (("loss", "training"), ("validation_loss", "validation"))),
+    ("Loss", "loss", (("loss", "training"), ("validation_loss", "validation"))),
     (
         "Accuracy",
         "fraction right",
         (("accuracy", "training"), ("validation_top1", "validation"), ("validation_top5", "validation, top-5")),
     ),
+    ("Mean average precision", "mAP", (("validation_map", "validation"),)),
+    ("R²", "R²", (("validation_r2", "validation"),)),
     ("Macro-F1", "macro-F1", (("validation_macro_f1", "validation"),)),
 )
 
@@ -320,6 +306,15 @@ def _add_pictures(page: Report, found: Evaluation) -> None:
         page.pictures([card for shown in gallery.attended for card in _attention_cards(shown, names)])
 
 
+def add_worst(page: Report, worst: Worst | None) -> None:
+    """Add the images on which a model is most wrong, with the right answer and its own."""
+    if worst is None or not worst.images:
+        return
+    page.heading("Largest errors")
+    page.text("Look for wrong labels among them.")
+    page.pictures([(wrong.picture, wrong.text, _short(wrong.name)) for wrong in worst.images])
+
+
 def _said(truth: int, answer: int, names: Sequence[str]) -> str:
     return f"{names[answer]}, right" if truth == answer else f"{names[answer]}, is {names[truth]}"
 
@@ -357,13 +352,24 @@ def write_regression_report(folder: Path, found: RegressionScores, history: Hist
     add_training(page, history)
     page.heading("Scores")
     page.table(
-        ["number", "mean squared error", "mean absolute error", "R²"],
+        ["number", "R²", "95 % interval", "mean absolute error", "mean squared error"],
         [
-            [printable(name, 80), f"{mse:.4g}", f"{mae:.4g}", "–" if r2 is None else f"{r2:.3f}"]
-            for name, mse, mae, r2 in zip(found.names, found.mse, found.mae, found.r2, strict=True)
+            [
+                printable(name, 80),
+                "–" if r2 is None else f"{r2:.3f}",
+                "–" if ends is None else f"{ends[0]:.3f} – {ends[1]:.3f}",
+                f"{mae:.4g}",
+                f"{mse:.4g}",
+            ]
+            for name, mse, mae, r2, ends in zip(
+                found.names, found.mse, found.mae, found.r2, found.r2_interval, strict=True
+            )
         ],
     )
-    page.text("R²: 1 is perfect, 0 is as good as always answering the mean; – where all true numbers are equal.")
+    page.text(
+        "R²: 1 is perfect, 0 is as good as always answering the mean; – where all true numbers are equal. The interval "
+        "is of 1,000 bootstrap resamples of the images."
+    )
     page.heading("True and predicted numbers")
     few = found.names[:6]
     _draw(
@@ -377,6 +383,9 @@ def write_regression_report(folder: Path, found: RegressionScores, history: Hist
     )
     if len(few) < len(found.names):
         page.text(f"The first {len(few)} of {len(found.names)} numbers are drawn.")
+    add_worst(page, found.worst)
+    if found.skipped:
+        page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
     path = Path(folder) / REPORT_FILE
     page.write(path)
     return path

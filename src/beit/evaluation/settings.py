@@ -48,6 +48,9 @@ class Probe(_FrozenFeatures):
     """Random crops of each image to train the linear probe on, in turn, instead of the image. Each costs a forward pass."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest fraction of an image's area that a random crop covers."""
+    save: Path | None = None
+    """Folder for a classifier: the first layers, up to the best, with a logistic regression as head. It is a model like any other: beit
+    predict, evaluate and embed take it."""
 
 
 @dataclass(kw_only=True)

@@ -19,10 +19,12 @@ from beit.data.sources.class_checks import check_class_folders, warn_of_absent_c
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.stream import Stream, count_of
+from beit.data.sources.table_images import TableImages
+from beit.data.sources.table_labels import REGRESSION, SINGLE
 from beit.data.transforms.finetune import FinetuneViews
 from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
-from beit.evaluation.report_classification import report_on_run
+from beit.evaluation.reports import report_on_run
 from beit.models.parameters import shapes_of
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
@@ -37,17 +39,18 @@ from beit.train.start import (
     warn_of_other_classes,
     with_normalisation,
 )
-from beit.train.validation import measure_while_training, validation_of
+from beit.train.task import Task
+from beit.train.validation import METRICS, measure_while_training, validation_of
 
 if TYPE_CHECKING:
-    from beit.evaluation.classification import Evaluation
+    from beit.evaluation.evaluate import Measured
 
 
 @from_last_good
 def finetune(
     settings: FinetuneSettings, images: Images | Stream | None = None, validation: Images | None = None
-) -> tuple[list[dict[str, float]], Evaluation | None]:
-    """Fine-tune a classifier and save it in `settings.output`.
+) -> tuple[list[dict[str, float]], Measured | None]:
+    """Fine-tune a model on classes, several labels an image, or numbers, and save it in `settings.output`.
 
     Args:
         settings: what to do.
@@ -68,45 +71,52 @@ def finetune(
         warn_of_absent_classes(validation, source.classes)
     with run.going_on():
         start = open_start(settings, run.opened)
-    settings = run.settings = with_normalisation(run.settings.decided(count_of(source)), start)
-    config = classifier_config(settings, start, source.classes)
+    task = Task.of(source, settings)
+    decided = run.settings.decided(count_of(source)).with_task(task.kind != SINGLE)
+    settings = run.settings = with_normalisation(decided, start)
+    config = classifier_config(settings, start, source.classes, task.kind)
     if not start.resumed and run.main:
         check_class_folders(source)
-        if "BeitForImageClassification" in (start.config.architectures or []):
+        if task.kind != REGRESSION and "BeitForImageClassification" in (start.config.architectures or []):
             warn_of_other_classes(start.config, source.classes, settings.model or RECOMMENDED)
     processor = _processor(settings, start, config)
 
-    if isinstance(source, FolderImages | Stream):  # a smaller image has no full patch, and counts as damaged
+    if isinstance(
+        source, FolderImages | TableImages | Stream
+    ):  # a smaller image has no full patch, and counts as damaged
         source.smallest_side = max(geometry.pair(config.patch_size))
     bad = BadImages(count_of(source))
     size = geometry.pair(config.image_size)
     source = hold_in_memory(source, bad, min(size))
     views = FinetuneViews(settings, size, settings.mean, settings.std)
-    order = Order.of(source, settings)
+    order = Order.of(source, settings, balanced=settings.balanced)
     loader = Loader(source, views, order, bad, settings.workers, run.rank, run.world, framework.pool)
 
     with run.going_on():
-        model = framework.model(run, start, config)
+        model = framework.model(run, start, config, task)
 
     def save(trained: Any, folder: Path) -> None:
-        trained.save_pretrained(folder)
+        framework.as_used(trained, task).save_pretrained(folder)
         processor.save_pretrained(folder)
 
     job = Job(
-        engine=lambda: framework.engine(run, model),
+        engine=lambda: framework.engine(run, model, task),
         loader=loader,
         steps=settings.total_steps(loader.steps_per_epoch),
         save=save,
-        prepare=lambda batch, step: mix(batch, step, run, config.num_labels),
+        prepare=lambda batch, step: mix(batch, step, run, task, config.num_labels),
         averaged=settings.result == "ema",
         begin=parts.save,
         header=_header(run, parts, start, config, loader),
     )
     if validation is not None and run.main:
         held = hold_in_memory(validation, BadImages(len(validation)), min(size))
-        measure_while_training(job, settings, validation_of(processor, held, max(settings.batch_size // run.world, 1)))
+        measured = validation_of(processor, held, max(settings.batch_size // run.world, 1))
+        measure_while_training(
+            job, settings, lambda trained, step: measured(framework.as_used(trained, task), step), METRICS[task.kind]
+        )
     elif validation is not None or parts.elsewhere:  # takes part at the same steps, and measures nothing
-        measure_while_training(job, settings, lambda *_: {})
+        measure_while_training(job, settings, lambda *_: {}, METRICS[task.kind])
     history = train(run, job)
     if not run.main:
         return history, None
@@ -127,20 +137,21 @@ def _header(run: Run[FinetuneSettings], parts: Parts, start: Start, config: Beit
     steps = settings.total_steps(loader.steps_per_epoch)
     again = f", from step {run.first} on" if run.first else ""
     batch = min(settings.batch_size, count_of(parts.learn) or settings.batch_size)
+    trained = ", of which the head alone is trained" if settings.freeze else ""
+    if settings.lora:
+        trained = f", trained by updates of rank {settings.lora} (LoRA)"
     return (
-        f"{parts}\n{count / 1e6:.1f} million parameters, {origin}{where}; {steps:,} steps of {batch} images"
+        f"{parts}\n{count / 1e6:.1f} million parameters, {origin}{trained}{where}; {steps:,} steps of {batch} images"
         f"{again}, highest learning rate {settings.learning_rate:.2g}"
     )
 
 
-def mix(batch: Batch, step: int, run: Run[FinetuneSettings], classes: int) -> Batch:
-    """Images and labels `(B,)` → images and `targets (B, classes)`, mixed by mixup or cutmix where the settings say so."""
+def mix(batch: Batch, step: int, run: Run[FinetuneSettings], task: Task, classes: int) -> Batch:
+    """Images and labels → images and `targets (B, classes)`, mixed by mixup or cutmix where the settings say so."""
     settings = run.settings
     # A stream of its own (the 1): the seed and step of other draws must not give the same numbers.
     rng = np.random.default_rng((settings.seed, step, run.rank, 1))
-    labels = np.asarray(batch["labels"])
-    targets = np.zeros((len(labels), classes), np.float32)
-    targets[np.arange(len(labels)), labels] = 1
+    targets = task.targets(np.asarray(batch["labels"]), classes)
     pixels, targets = mixup(
         np.asarray(batch["pixel_values"]), targets, settings.mixup, settings.cutmix, rng, settings.mix_probability
     )
@@ -150,8 +161,8 @@ def mix(batch: Batch, step: int, run: Run[FinetuneSettings], classes: int) -> Ba
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
-def classifier_config(settings: FinetuneSettings, start: Start, classes: list[str]) -> BeitConfig:
-    """The config of the model to fine-tune: the start's, with a head for `classes`."""
+def classifier_config(settings: FinetuneSettings, start: Start, classes: list[str], kind: str = SINGLE) -> BeitConfig:
+    """The config of the model to fine-tune: the start's, with a head for `classes` and the `problem_type` `kind`."""
     if start.resumed:
         return start.config
     changes: dict[str, Any] = {
@@ -161,8 +172,8 @@ def classifier_config(settings: FinetuneSettings, start: Start, classes: list[st
         "drop_path_rate": settings.drop_path,
         **one_table_per_layer(start.config),
     }
-    if start.config.problem_type is not None:  # each image has one class here, whatever the start was trained for
-        changes["problem_type"] = "single_label_classification"
+    if kind != SINGLE or start.config.problem_type is not None:  # whatever the start was trained for
+        changes["problem_type"] = kind
     if start.checkpoint is None:  # as in the paper; a checkpoint says itself which positions it has
         changes["use_relative_position_bias"] = True
     return start.config.replace(**changes)

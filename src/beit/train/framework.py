@@ -22,9 +22,10 @@ from beit.train.engine import Engine
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings, PretrainSettings, SegmentSettings, TokenizerSettings, TokenizeSettings
 from beit.train.start import Start
+from beit.train.task import Task
 
 if TYPE_CHECKING:
-    from beit.evaluation.classification import Evaluation
+    from beit.evaluation.evaluate import Measured
     from beit.evaluation.segmentation import SegmentationEvaluation
 
 ModelT = TypeVar("ModelT")  # a model of the framework, with `config` and `save_pretrained`
@@ -70,18 +71,22 @@ class Pretraining(Framework[PretrainSettings], Protocol[ModelT, TargetT]):
 
 
 class Finetuning(Framework[FinetuneSettings], Protocol[ModelT]):
-    """Fine-tuning a classifier."""
+    """Fine-tuning a classifier, or a regression."""
 
-    def model(self, run: Run[FinetuneSettings], start: Start, config: BeitConfig) -> ModelT:
-        """A classifier of `config`, with the weights of the start and a new head, or all new."""
+    def model(self, run: Run[FinetuneSettings], start: Start, config: BeitConfig, task: Task) -> ModelT:
+        """A model of `config`, with the weights of the start and a new head, or all new; as it is trained."""
         ...
 
-    def engine(self, run: Run[FinetuneSettings], model: ModelT) -> Engine:
+    def as_used(self, model: ModelT, task: Task) -> ModelT:
+        """A trained model as it is saved and asked: itself, or a copy in which what was trained is merged."""
+        ...
+
+    def engine(self, run: Run[FinetuneSettings], model: ModelT, task: Task) -> Engine:
         """Trains the model on batches of `pixel_values (B, 3, H, W)` and `targets (B, classes)`."""
         ...
 
-    def evaluation(self, run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> Evaluation:
-        """Of the classifier in the run's output folder."""
+    def evaluation(self, run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> Measured:
+        """Of the model in the run's output folder."""
         ...
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,16 @@ from beit.core.files import write_json
 from beit.data.sources import open_images, open_to_measure
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.images import FolderImages, Images
-from beit.data.sources.splits import splits_of
+from beit.data.sources.splits import TEST, TRAIN, VALIDATION, splits_of
 from beit.data.sources.stream import Stream
+from beit.data.sources.table_images import TableImages, TableSettings
+from beit.data.sources.table_labels import SINGLE, problem_of
+from beit.data.sources.tables import is_table
 from beit.evaluation.hold_out import hold_out
 from beit.train.settings import FinetuneSettings
+from beit.train.task import in_words
 
 SPLIT_FILE = "split.json"
-_SHOWN = 6  # classes in a sentence
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Parts:
         if self.measure is None or not self.held:
             return
         images = self.measure
-        if isinstance(images, FolderImages):
+        if isinstance(images, FolderImages | TableImages):
             names = [os.path.relpath(path, images.folder) for path in images.paths]
         else:
             names = [images.name(index) for index in range(len(images))]
@@ -60,15 +64,11 @@ class Parts:
         classes = self.learn.classes
         if isinstance(self.learn, Stream) or self.learn.labels is None:
             return f"a stream of images of {len(classes)} classes" + self._measured()
-        counts = np.bincount(self.learn.labels, minlength=len(classes))
-        total = len(self.learn)
+        labels = self.learn.labels
         if self.held and self.measure is not None and self.measure.labels is not None:
-            counts = counts + np.bincount(self.measure.labels, minlength=len(classes))
-            total += len(self.measure)
-        named = [f"{name} {count:,}" for name, count in zip(classes, counts, strict=True)]
-        shown = ", ".join(named[:_SHOWN]) + ", …" * (len(named) > _SHOWN)
+            labels = np.concatenate((labels, self.measure.labels))
         learn = f"; {len(self.learn):,} to learn from" if self.held else ""
-        return f"{total:,} images of {len(classes):,} classes: {shown}{learn}{self._measured()}"
+        return f"{len(labels):,} images {in_words(labels, classes)}{learn}{self._measured()}"
 
     def _measured(self) -> str:
         if self.measure is None:
@@ -103,11 +103,15 @@ def parts_of(
             folder = splits.train
             if splits.validation is not None:
                 beside, how = splits.validation, f"in {splits.validation.name}/"
-        images = open_images(folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer)
+        images = open_images(
+            folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer, table=_table(settings)
+        )
+        if isinstance(images, TableImages) and images.parts is not None and beside is None and validation is None:
+            images, validation, how = _parts_of_table(images)
     _check_labelled(images)
     elsewhere = validation is None and beside is not None and not main
     if validation is None and beside is not None and main:
-        validation = open_to_measure(beside, images.classes)
+        validation = open_to_measure(beside, images.classes, _table(settings, beside), _problem(images))
     held = False
     if (
         validation is None
@@ -117,11 +121,16 @@ def parts_of(
         and _spares(images)
     ):
         images, validation = hold_out(images, settings.seed, fraction=settings.hold_out, keep_single=True)
-        held, how = True, f"held out, {settings.hold_out:.0%} of each class"
+        each = " of each class" if _problem(images) == SINGLE else " at random"
+        held, how = True, f"held out, {settings.hold_out:.0%}{each}"
     if settings.labels_per_class is not None:
         if isinstance(images, Stream):
             raise ConfigError(
                 "labels_per_class is for folders and arrays; to choose, a stream would have to be read to its end."
+            )
+        if _problem(images) != SINGLE:
+            raise ConfigError(
+                "labels_per_class is for one class an image; these images have several labels, or numbers."
             )
         images = first_of_each_class(images, settings.labels_per_class)
     return Parts(images, validation, how, held, elsewhere)
@@ -129,13 +138,39 @@ def parts_of(
 
 def _spares(images: Images) -> bool:
     """Whether a class has an image to spare."""
-    return images.labels is not None and int(np.bincount(images.labels).max()) > 1
+    if images.labels is None or images.labels.ndim == 2:
+        return images.labels is not None and len(images) > 1
+    return int(np.bincount(images.labels).max()) > 1
+
+
+def _problem(images: Images | Stream) -> str:
+    return SINGLE if isinstance(images, Stream) or images.labels is None else problem_of(images.labels)
+
+
+def _table(settings: FinetuneSettings, beside: Path | None = None) -> TableSettings | None:
+    """How tables are read; `split` is for the images to learn from alone, and a folder beside a table needs nothing."""
+    if beside is None:
+        return settings
+    return dataclasses.replace(settings, split=None, problem="auto") if is_table(beside) else None
+
+
+def _parts_of_table(images: TableImages) -> tuple[Images, Images | None, str]:
+    """The rows of a table to learn from, those to measure on, and where the latter come from."""
+    learn, held, test = (images.in_part(names) for names in (TRAIN, VALIDATION, TEST))
+    if learn is None:
+        there = ", ".join(sorted(set(images.parts or ()))[:6])
+        raise DataError(
+            f"{images.table}: no row's column split says train; it says {there}. Choose rows with --split, or rename the column."
+        )
+    measure = held or test
+    name = "" if measure is None or not measure.parts else f"split {measure.parts[0]}"
+    return learn, measure, name
 
 
 def _check_labelled(images: Images | Stream) -> None:
     if not images.labelled if isinstance(images, Stream) else images.labels is None:
-        raise DataError("Fine-tuning needs labelled images: one subfolder per class.")
-    if len(images.classes) < 2:
+        raise DataError("Fine-tuning needs labelled images: one subfolder per class, or a table.")
+    if len(images.classes) < 2 and _problem(images) == SINGLE:
         raise DataError(
             f"There is only one class, {images.classes[0]}; a classifier needs two or more: one subfolder each."
         )

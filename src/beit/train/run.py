@@ -31,7 +31,7 @@ SettingsT_co = TypeVar("SettingsT_co", bound=RunSettings, covariant=True)
 
 LOG_FILE = "log.jsonl"
 LOCK_FILE = ".lock"
-_DECIDED = ("batch_size", "epochs", "learning_rate")
+_DECIDED = ("batch_size", "epochs", "learning_rate", "label_smoothing", "drop_path", "layer_decay")
 
 
 class UselessCheckpoint(CheckpointError):

@@ -22,6 +22,9 @@ _FRACTION = "{:.1%}"
 _SHOWN: dict[str, tuple[str, str]] = {
     "validation_top1": ("validation top-1", _FRACTION),
     "validation_top5": ("top-5", _FRACTION),
+    "validation_map": ("validation mAP", _FRACTION),
+    "validation_r2": ("validation R²", "{:.3f}"),
+    "validation_mae": ("mean error", "{:.4g}"),
     "validation_miou": ("validation mIoU", _FRACTION),
     "validation_macro_f1": ("macro-F1", _FRACTION),
     "validation_loss": ("validation loss", "{:.4g}"),

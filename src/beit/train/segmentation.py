@@ -25,7 +25,7 @@ from beit.train.loop import Job, train
 from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import SegmentSettings
 from beit.train.start import Start, one_table_per_layer, open_start, warn_of_other_classes, with_normalisation
-from beit.train.validation import map_validation_of, measure_while_training
+from beit.train.validation import MIOU, map_validation_of, measure_while_training
 
 if TYPE_CHECKING:
     from beit.evaluation.segmentation import SegmentationEvaluation
@@ -95,7 +95,9 @@ def segment(
         averaged=settings.result == "ema",
     )
     if validation is not None:
-        measure_while_training(job, settings, map_validation_of(processor, validation, settings.short_side), maps=True)
+        measure_while_training(
+            job, settings, map_validation_of(processor, validation, settings.short_side), metric=MIOU
+        )
     history = train(run, job)
     if validation is None or not run.main:
         return history, None

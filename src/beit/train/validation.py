@@ -11,7 +11,9 @@ import numpy as np
 from beit.core.errors import DataError
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.evaluation.calibration import cross_entropy
+from beit.data.sources.table_labels import MULTI, REGRESSION, SINGLE, problem_of
+from beit.evaluation.calibration import binary_cross_entropy, cross_entropy
+from beit.evaluation.multi_label import label_scores, macro_f1_of, mean_average_precision
 from beit.evaluation.scores import class_scores, confusion_of, macro_f1, ranks
 from beit.evaluation.segmentation import evaluate_segmentation
 from beit.inference.classification import logits_of
@@ -27,24 +29,26 @@ _MOST_OF_MAPS = 20  # of segmentation, which takes longer
 logger = logging.getLogger("beit")
 
 Probe = Callable[[Any, int], dict[str, float]]  # (model, step) → metrics
+MAP, R2, MAE = "validation_map", "validation_r2", "validation_mae"
 LOSS, TOP1, TOP5, MACRO_F1 = "validation_loss", "validation_top1", "validation_top5", "validation_macro_f1"
 
 
-def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe, *, maps: bool = False) -> None:
+def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe, metric: str = TOP1) -> None:
     """Have a job measured by `measure` at the steps that the settings say, and its result chosen by it.
 
     Args:
         job: what is trained; changed in place.
         settings: of the run.
         measure: (model, step) → what was measured.
-        maps: whether label maps are measured rather than classes.
+        metric: the one by which the best model is chosen; larger is better.
     """
+    maps = metric == MIOU
     every = settings.measured_every(job.steps, job.loader.steps_per_epoch, _MOST_OF_MAPS if maps else _MOST)
     if not every:
         return
     job.probe, job.probe_every = measure, every
     if settings.result == "best":
-        job.selection = Selection(MIOU if maps else TOP1, "" if maps else LOSS, settings.patience)
+        job.selection = Selection(metric, "" if maps else LOSS, settings.patience)
 
 
 def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int) -> Probe:
@@ -57,7 +61,9 @@ def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int
 
     Returns:
         A function whose result has `validation_loss` (cross-entropy in nats, without label smoothing), `validation_top1` and
-        `validation_macro_f1`, and `validation_top5` where there are more than five classes.
+        `validation_macro_f1`, and `validation_top5` where there are more than five classes. Of several labels an image:
+        `validation_loss` (binary cross-entropy), `validation_map` and `validation_macro_f1`. Of numbers: `validation_loss` (mean
+        squared error), `validation_mae`, and `validation_r2`, their mean, where it is defined for all.
 
     Raises:
         CheckpointError (from the function): the model answers NaN or infinity.
@@ -99,7 +105,18 @@ def map_validation_of(processor: BeitImageProcessor, images: Images, short_side:
 
 
 def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Loss and scores of logits `(n, classes)` for labels `(n,)`, n ≥ 1; see `validation_of`."""
+    """Loss and scores of logits `(n, classes)` for labels of n ≥ 1 images; see `validation_of`."""
+    kind = problem_of(labels)
+    if kind == MULTI:
+        rows = label_scores(logits, labels, [str(number) for number in range(logits.shape[1])])
+        found = {
+            LOSS: binary_cross_entropy(logits, labels),
+            MAP: mean_average_precision(rows),
+            MACRO_F1: macro_f1_of(rows),
+        }
+        return {name: round(value, 6) for name, value in found.items()}
+    if kind == REGRESSION:
+        return _of_numbers(logits.astype(np.float64), labels)
     before = ranks(logits, labels)
     found = {LOSS: round(cross_entropy(logits, labels), 6), TOP1: round(float((before < 1).mean()), 6)}
     if logits.shape[1] > 5:
@@ -107,3 +124,14 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     names = [str(number) for number in range(logits.shape[1])]
     found[MACRO_F1] = round(macro_f1(class_scores(confusion_of(logits, labels), names)), 6)
     return found
+
+
+def _of_numbers(answers: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    squares, spread = ((answers - truth) ** 2).mean(0), truth.var(0)
+    found = {LOSS: float(squares.mean()), MAE: float(np.abs(answers - truth).mean())}
+    if (spread > 0).all():
+        found[R2] = round(float((1 - squares / spread).mean()), 6)
+    return found
+
+
+METRICS = {SINGLE: TOP1, MULTI: MAP, REGRESSION: R2}  # by which the best model is chosen

@@ -15,6 +15,7 @@ from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.splits import PARTS
 from beit.data.sources.spooled import SpooledImages
 from beit.data.sources.stream import Stream
+from beit.data.sources.table_labels import REGRESSION, problem_of
 
 logger = logging.getLogger("beit")
 
@@ -45,10 +46,10 @@ def check_class_folders(images: Images | Stream) -> None:
 
 def warn_of_absent_classes(images: Images, classes: list[str]) -> None:
     """Log which classes have no image to measure on: a score says nothing about them."""
-    if images.labels is None:
+    if images.labels is None or problem_of(images.labels) == REGRESSION:
         return
     labels = images.labels[images.sound()] if isinstance(images, SpooledImages) else images.labels
-    present = set(labels.tolist())
+    present = set((labels if labels.ndim == 1 else np.flatnonzero(labels.any(0))).tolist())
     absent = [name for number, name in enumerate(classes) if number not in present]
     if absent:
         where = images.folder if isinstance(images, FolderImages) else "the images to measure on"

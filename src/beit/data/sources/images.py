@@ -30,8 +30,9 @@ class Images(Protocol):
     """Images by number, with or without labels.
 
     Attributes:
-        labels: class number of each image `(n,)` int64, or None.
-        classes: names of the classes; empty without labels.
+        labels: class number of each image `(n,)` int64; or which labels each has, bool `(n, classes)`; or numbers, float64
+            `(n, numbers)`; or None.
+        classes: names of the classes, or of the numbers; empty without labels.
     """
 
     labels: np.ndarray | None
@@ -46,7 +47,7 @@ class Images(Protocol):
         ...
 
     def target(self, index: int) -> Any:
-        """What a model shall predict for image `index`: its class number (0 without labels), or its label map `(H, W)` int64.
+        """What a model shall predict for image `index`: its entry of `labels` (0 without), or its label map `(H, W)` int64.
 
         A caller that wants both asks for `read(index)` first.
 
@@ -74,11 +75,11 @@ class ArrayImages:
 
     Args:
         array: uint8 `(n, H, W)` grey or `(n, H, W, 3)` RGB.
-        labels: class numbers `(n,)`, or None.
+        labels: as those of `Images`, or None.
         classes: names of the classes; if None, their numbers are their names.
 
     Raises:
-        DataError: the array has another shape or dtype, or no image; or there is not one label per image.
+        DataError: the array has another shape or dtype, or no image; or there is not one label, or row of labels, per image.
     """
 
     def __init__(
@@ -94,10 +95,11 @@ class ArrayImages:
         self.labels = None
         self.classes: list[str] = []
         if labels is not None:
-            if labels.shape != (len(array),):
-                raise DataError(f"Got labels {labels.shape} for {len(array)} images; wanted one each.")
-            self.labels = labels.astype(np.int64)
-            self.classes = list(classes) if classes is not None else [str(i) for i in range(int(labels.max()) + 1)]
+            if labels.ndim not in (1, 2) or len(labels) != len(array):
+                raise DataError(f"Got labels {labels.shape} for {len(array)} images; wanted one each, or one row each.")
+            self.labels = labels.astype(np.int64) if labels.ndim == 1 else labels
+            count = int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1]
+            self.classes = list(classes) if classes is not None else [str(i) for i in range(count)]
 
     def __len__(self) -> int:
         return len(self.array)
@@ -106,9 +108,9 @@ class ArrayImages:
         """Image `index` in RGB."""
         return Image.fromarray(self.array[index])
 
-    def target(self, index: int) -> int:
-        """The class number, 0 without labels."""
-        return 0 if self.labels is None else int(self.labels[index])
+    def target(self, index: int) -> Any:
+        """The entry of `labels`, 0 without."""
+        return 0 if self.labels is None else self.labels[index]
 
     def name(self, index: int) -> str:
         """`image 12`."""

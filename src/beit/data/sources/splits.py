@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-_TRAIN = ("train", "training")
-_VALIDATION = ("val", "valid", "validation", "dev", "eval")
-_TEST = ("test", "testing")
-PARTS = frozenset((*_TRAIN, *_VALIDATION, *_TEST))
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation", "dev", "eval")
+TEST = ("test", "testing")
+PARTS = frozenset((*TRAIN, *VALIDATION, *TEST))
 
 
 class Splits(NamedTuple):
@@ -35,10 +35,10 @@ def splits_of(folder: str | Path) -> Splits | None:
         names = {path.name.lower(): path for path in sorted(Path(folder).iterdir()) if _visible(path)}
     except OSError:  # no folder, or none of ours: whoever opens it says so
         return None
-    train = _first(names, _TRAIN)
+    train = _first(names, TRAIN)
     if train is None or not names.keys() <= PARTS:
         return None
-    validation, test = _first(names, _VALIDATION), _first(names, _TEST)
+    validation, test = _first(names, VALIDATION), _first(names, TEST)
     return Splits(train, validation or test, test if validation is not None else None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -66,8 +66,8 @@ class FinetuneViews:
     ) -> None:
         self.settings, self.size, self.mean, self.std = settings, size, mean, std
 
-    def one(self, image: Image.Image, target: int, seed: SampleSeed) -> Batch:
-        """`pixel_values` float32 `(3, H, W)`, `labels` int64 `()`."""
+    def one(self, image: Image.Image, target: Any, seed: SampleSeed) -> Batch:
+        """`pixel_values` float32 `(3, H, W)`, `labels`: the target."""
         settings, rng = self.settings, seed.rng()
         image = self._cropped(image, rng)
         if rng.random() < settings.flip:
@@ -75,7 +75,7 @@ class FinetuneViews:
         pixels = normalise(pixels_of(self._augmented(image, rng)), self.mean, self.std)
         if rng.random() < settings.erase:
             erase_rectangle(pixels, rng)
-        return {"pixel_values": pixels, "labels": np.array(target, np.int64)}
+        return {"pixel_values": pixels, "labels": np.asarray(target)}
 
     def _cropped(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         settings = self.settings
@@ -104,7 +104,7 @@ class FinetuneViews:
         if settings.augment != "none" or settings.crop != "resized":
             # Images in memory were 8-bit files: nothing is lost.
             arrays = (images * 255).round().astype(np.uint8).transpose(0, 2, 3, 1)
-            each = [self.one(Image.fromarray(a), int(b), c) for a, b, c in zip(arrays, labels, seeds, strict=True)]
+            each = [self.one(Image.fromarray(a), b, c) for a, b, c in zip(arrays, labels, seeds, strict=True)]
             return {name: np.stack([found[name] for found in each]) for name in each[0]}
         # Per image the draws come in the order crop, jitter, flip, erase; `one` draws the flip before the jitter.
         rngs = [seed.rng() for seed in seeds]

@@ -28,7 +28,7 @@ class BatchViews(Views, Protocol):
 
         Args:
             images: float32 `(B, 3, H, W)` in [0, 1].
-            labels: int64 `(B,)`.
+            labels: the targets, `(B,)` or `(B, classes)`.
             seeds: one per image.
         """
         ...

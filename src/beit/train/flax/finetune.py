@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from beit.config import BeitConfig
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.evaluation import classification
+from beit.data.sources.table_labels import MULTI
+from beit.evaluation.evaluate import Measured, evaluate
 from beit.models.flax.beit import FlaxBeitForImageClassification
 from beit.train.flax.common import check, constructor_arguments, pool, processes
 from beit.train.flax.engine import Batch, FlaxEngine
@@ -18,11 +19,12 @@ from beit.train.flax.optim import AdamW
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import Start
+from beit.train.task import Task
 
-__all__ = ["check", "engine", "evaluation", "model", "pool", "processes"]
+__all__ = ["as_used", "check", "engine", "evaluation", "model", "pool", "processes"]
 
 
-def model(run: Run[FinetuneSettings], start: Start, config: BeitConfig) -> FlaxBeitForImageClassification:
+def model(run: Run[FinetuneSettings], start: Start, config: BeitConfig, task: Task) -> FlaxBeitForImageClassification:
     """A classifier of `config` with the weights of the start and a new head where its own does not fit; or all new."""
     arguments = constructor_arguments(run.settings)
     if start.checkpoint is None:
@@ -33,15 +35,26 @@ def model(run: Run[FinetuneSettings], start: Start, config: BeitConfig) -> FlaxB
     )
 
 
-def engine(run: Run[FinetuneSettings], model: FlaxBeitForImageClassification) -> FlaxEngine:
-    """AdamW with a rate for each layer, on the cross-entropy with `targets (B, classes)`."""
-    settings = run.settings
+def as_used(model: FlaxBeitForImageClassification, task: Task) -> FlaxBeitForImageClassification:
+    """The model itself: all of its weights are trained as they are used."""
+    return model
+
+
+def engine(run: Run[FinetuneSettings], model: FlaxBeitForImageClassification, task: Task) -> FlaxEngine:
+    """AdamW with a rate for each layer, on the cross-entropy with `targets (B, classes)`, by softmax or by sigmoids."""
+    settings, several = run.settings, task.kind == MULTI
+    weights = jnp.float32(1) if task.weights is None else jnp.asarray(task.weights)
 
     def loss(params: Any, batch: Batch, key: jax.Array, constants: Any) -> Any:
         output = model.module.apply({"params": params}, batch["pixel_values"], train=True, rngs={"dropout": key})
         logits, targets = output.logits.astype(jnp.float32), batch["targets"]
+        if several:
+            value = -(
+                weights * targets * jax.nn.log_sigmoid(logits) + (1 - targets) * jax.nn.log_sigmoid(-logits)
+            ).mean()
+            return value, ({"accuracy": ((logits > 0) == (targets > 0.5)).mean()}, None)
         smooth = targets * (1 - settings.label_smoothing) + settings.label_smoothing / targets.shape[-1]
-        value = -(smooth * jax.nn.log_softmax(logits)).sum(-1).mean()
+        value = -(weights * smooth * jax.nn.log_softmax(logits)).sum(-1).mean()
         right = (logits.argmax(-1) == targets.argmax(-1)).mean()
         return value, ({"accuracy": right}, None)
 
@@ -49,7 +62,7 @@ def engine(run: Run[FinetuneSettings], model: FlaxBeitForImageClassification) ->
     return FlaxEngine(run, model, optimizer, loss)
 
 
-def evaluation(run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> classification.Evaluation:
+def evaluation(run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> Measured:
     """Of the classifier as it was saved, in float32."""
     saved = FlaxBeitForImageClassification.from_pretrained(run.settings.output)
-    return classification.evaluate(saved, processor, images)
+    return evaluate(saved, processor, images)

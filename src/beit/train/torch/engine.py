@@ -26,6 +26,7 @@ from beit.train.torch.ema import Average, local
 
 OPTIMIZER_FILE = "optimizer.pt"
 AVERAGE_FILE = "ema.pt"
+TRAINED_FILE = "trained.pt"  # the weights that are trained, where the saved model is derived from them
 SHARDS = "sharded"  # folder: each process's part of optimiser and average, in runs whose model is split
 
 Batch = dict[str, Tensor]  # on the device
@@ -68,6 +69,8 @@ class TorchEngine:
         loss: (model, batch, step) → (mean loss, metrics, which are means too).
         weight: over how many terms a batch's mean is taken, (). Parts of a batch, and processes, count in proportion to it, so
             that together they give the mean over the whole batch.
+        keeps_weights: whether the model is saved in another form than it is trained, so that checkpoints need the trained
+            weights too.
 
     Raises:
         ConfigError: the model cannot do what the settings say.
@@ -81,9 +84,11 @@ class TorchEngine:
         optimizer: Callable[[], torch.optim.Optimizer],
         loss: Loss,
         weight: Callable[[Batch], Tensor] = number_of_images,
+        keeps_weights: bool = False,
     ) -> None:
         settings = run.settings
         self.run, self.model, self.loss, self.weight = run, model, loss, weight
+        self.keeps_weights = keeps_weights
         processes = cast(Accelerated, run.processes)
         self.accelerator, self.device = processes.accelerator, processes.device
         self.immediate = self.device.type == "cpu"
@@ -243,6 +248,8 @@ class TorchEngine:
             write_pickle(folder / OPTIMIZER_FILE, self.optimizer.state_dict())
             if self.average is not None:
                 write_pickle(folder / AVERAGE_FILE, self.average.weights)
+            if self.keeps_weights:
+                write_pickle(folder / TRAINED_FILE, self._trained())
         return {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
 
     def load(self, folder: Path, state: dict[str, Any]) -> None:
@@ -253,6 +260,8 @@ class TorchEngine:
             elif self.split:  # what one process wrote, which had all of the model
                 self._split(folder)
             else:
+                if self.keeps_weights:
+                    self._load_trained(read(folder / TRAINED_FILE))
                 saved = v0_1.optimizer_of(read(folder / OPTIMIZER_FILE), self.model, self.optimizer)
                 self.optimizer.load_state_dict(saved)
                 _check_optimizer(self.optimizer)
@@ -266,6 +275,16 @@ class TorchEngine:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
             raise CheckpointError(f"The optimiser in {folder} does not fit this run: {error}") from error
+
+    def _trained(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.model.named_parameters() if value.requires_grad}
+
+    def _load_trained(self, found: dict[str, Any]) -> None:
+        """Take the trained weights of a checkpoint. Raises ValueError where they are others."""
+        own = self._trained()
+        _check_average(found, own)
+        for name, value in own.items():
+            value.copy_(found[name])
 
     def _load_shards(self, folder: Path) -> None:
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
@@ -369,8 +388,9 @@ def check(folder: Path) -> None:
     """Raises CheckpointError when the optimiser or the average in a checkpoint cannot be read."""
     if not (folder / SHARDS / ".metadata").is_file():
         read(folder / OPTIMIZER_FILE)
-    if (folder / AVERAGE_FILE).exists():
-        read(folder / AVERAGE_FILE)
+    for name in (AVERAGE_FILE, TRAINED_FILE):
+        if (folder / name).exists():
+            read(folder / name)
 
 
 def read(path: Path) -> dict[str, Any]:

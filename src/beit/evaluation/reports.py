@@ -1,0 +1,49 @@
+"""The page about an evaluation, whatever its labels are."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from beit.evaluation import report_classification, report_multi_label
+from beit.evaluation.evaluate import Measured
+from beit.evaluation.multi_label import MultiLabelEvaluation
+from beit.evaluation.regression import RegressionScores
+from beit.evaluation.report_classification import REPORT_FILE, History
+
+logger = logging.getLogger("beit")
+
+
+def write_report(folder: Path, found: Measured | None, history: History = ()) -> Path:
+    """Write report.html into a folder.
+
+    Args:
+        folder: where to.
+        found: the evaluation; None for a run without one.
+        history: lines of the run's log.
+
+    Returns:
+        The path of the page. Without matplotlib it has a sentence in place of each group of figures.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if isinstance(found, RegressionScores):
+        return report_classification.write_regression_report(folder, found, history)
+    if isinstance(found, MultiLabelEvaluation):
+        return report_multi_label.write_report(folder, found, history)
+    return report_classification.write_report(folder, found, history)  # type: ignore[arg-type]  # an Evaluation, or None
+
+
+def report_on_run(folder: Path, found: Measured | None, history: History) -> None:
+    """As `write_report`, at the end of a run: a report that fails is a warning, and never the end of a run that is saved."""
+    try:
+        write_report(folder, found, history)
+    except Exception as error:
+        logger.warning(
+            "The run is finished and saved in %s, but its %s could not be written: %s: %s",
+            folder,
+            REPORT_FILE,
+            type(error).__name__,
+            error,
+        )
