@@ -100,6 +100,7 @@ def test_labels_in_words():
         (("year", "tone"), {"framework": "flax"}, "in PyTorch only"),
         (("kind",), {"freeze": True, "framework": "flax"}, "freeze is for PyTorch only"),
         (("kind",), {"freeze": True, "lora": 2}, "choose one"),
+        (("kind",), {"freeze": True, "model": "tiny"}, "those of --model tiny are random"),
         (("kind",), {"lora": 2, "shard": True}, "leave out shard"),
     ],
 )

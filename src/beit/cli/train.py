@@ -113,7 +113,7 @@ def finetune_command(arguments: list[str]) -> None:
     say(f"Saved {settings.output}: {reached}.")
     if result is not None:
         say(f"Validation: {result.summary()}")
-        measured = sum("validation_loss" in line for line in history)
+        measured = sum(any(name.startswith("validation_") for name in line) for line in history)
         if settings.result == "best" and measured > 1:
             say(f"The model is the best of {measured} by these same images, so the figures are a little optimistic.")
     report = settings.output / "report.html"

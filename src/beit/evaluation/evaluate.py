@@ -108,7 +108,7 @@ def evaluate(
         elif labelled == MULTI:
             worst.look_at(names, batch, *label_errors(logits, labels, model.config.class_names))
         else:
-            worst.look_at(names, batch, *number_errors(logits, labels))
+            worst.look_at(names, batch, *number_errors(logits, labels, images.labels.std(0)))
         found.append(logits)
         kept += numbers
     about: dict[str, Any] = {"seconds": time.perf_counter() - began, "skipped": list(bad.reasons)}

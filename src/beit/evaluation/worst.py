@@ -85,8 +85,14 @@ def _in_words(given: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> s
     return "; ".join(parts) or "no label, as is right"
 
 
-def number_errors(predictions: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """The largest absolute error of each image `(n,)`, and the numbers in words; both arrays are `(n, numbers)`."""
-    errors = np.abs(predictions - targets).max(1)
+def number_errors(predictions: np.ndarray, targets: np.ndarray, deviation: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The largest error of each image, in deviations `(n,)`, and the numbers in words.
+
+    Args:
+        predictions: `(n, numbers)`.
+        targets: the true numbers, of the same shape.
+        deviation: of each number, `(numbers,)`; numbers of different units count the same by it. 0 counts as 1.
+    """
+    errors = (np.abs(predictions - targets) / np.where(deviation > 0, deviation, 1.0)).max(1)
     rows = zip(predictions[:, :_NAMED], targets[:, :_NAMED], strict=True)
     return errors, ["; ".join(f"{a:.4g}, is {b:.4g}" for a, b in zip(*row, strict=True)) for row in rows]

@@ -11,6 +11,7 @@ import numpy as np
 from beit.checkpoints.catalogue import RECOMMENDED
 from beit.config import BeitConfig
 from beit.core import geometry
+from beit.core.errors import ConfigError
 from beit.data.loader import Loader
 from beit.data.order import Order
 from beit.data.processor import BeitImageProcessor
@@ -71,6 +72,11 @@ def finetune(
         warn_of_absent_classes(validation, source.classes)
     with run.going_on():
         start = open_start(settings, run.opened)
+    if start.checkpoint is None and (settings.freeze or settings.lora):
+        raise ConfigError(
+            f"{'freeze' if settings.freeze else 'lora'} leaves layers as they are, and those of --model {settings.model} are random. "
+            "Give a trained model."
+        )
     task = Task.of(source, settings)
     decided = run.settings.decided(count_of(source)).with_task(task.kind != SINGLE)
     settings = run.settings = with_normalisation(decided, start)
@@ -81,9 +87,8 @@ def finetune(
             warn_of_other_classes(start.config, source.classes, settings.model or RECOMMENDED)
     processor = _processor(settings, start, config)
 
-    if isinstance(
-        source, FolderImages | TableImages | Stream
-    ):  # a smaller image has no full patch, and counts as damaged
+    if isinstance(source, FolderImages | TableImages | Stream):
+        # A smaller image has no full patch, and counts as damaged.
         source.smallest_side = max(geometry.pair(config.patch_size))
     bad = BadImages(count_of(source))
     size = geometry.pair(config.image_size)
@@ -113,10 +118,10 @@ def finetune(
         held = hold_in_memory(validation, BadImages(len(validation)), min(size))
         measured = validation_of(processor, held, max(settings.batch_size // run.world, 1))
         measure_while_training(
-            job, settings, lambda trained, step: measured(framework.as_used(trained, task), step), METRICS[task.kind]
+            job, settings, lambda trained, step: measured(framework.as_used(trained, task), step), *METRICS[task.kind]
         )
     elif validation is not None or parts.elsewhere:  # takes part at the same steps, and measures nothing
-        measure_while_training(job, settings, lambda *_: {}, METRICS[task.kind])
+        measure_while_training(job, settings, lambda *_: {}, *METRICS[task.kind])
     history = train(run, job)
     if not run.main:
         return history, None

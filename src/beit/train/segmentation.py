@@ -96,7 +96,7 @@ def segment(
     )
     if validation is not None:
         measure_while_training(
-            job, settings, map_validation_of(processor, validation, settings.short_side), metric=MIOU
+            job, settings, map_validation_of(processor, validation, settings.short_side), metric=MIOU, tie=""
         )
     history = train(run, job)
     if validation is None or not run.main:

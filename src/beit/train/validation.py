@@ -29,11 +29,13 @@ _MOST_OF_MAPS = 20  # of segmentation, which takes longer
 logger = logging.getLogger("beit")
 
 Probe = Callable[[Any, int], dict[str, float]]  # (model, step) → metrics
-MAP, R2, MAE = "validation_map", "validation_r2", "validation_mae"
+MAP, R2, MAE, MSE = "validation_map", "validation_r2", "validation_mae", "validation_mse"
 LOSS, TOP1, TOP5, MACRO_F1 = "validation_loss", "validation_top1", "validation_top5", "validation_macro_f1"
 
 
-def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe, metric: str = TOP1) -> None:
+def measure_while_training(
+    job: Job, settings: ValidatedSettings, measure: Probe, metric: str = TOP1, tie: str = LOSS
+) -> None:
     """Have a job measured by `measure` at the steps that the settings say, and its result chosen by it.
 
     Args:
@@ -41,6 +43,7 @@ def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe
         settings: of the run.
         measure: (model, step) → what was measured.
         metric: the one by which the best model is chosen; larger is better.
+        tie: the one that decides between equals; smaller is better.
     """
     maps = metric == MIOU
     every = settings.measured_every(job.steps, job.loader.steps_per_epoch, _MOST_OF_MAPS if maps else _MOST)
@@ -48,7 +51,7 @@ def measure_while_training(job: Job, settings: ValidatedSettings, measure: Probe
         return
     job.probe, job.probe_every = measure, every
     if settings.result == "best":
-        job.selection = Selection(metric, "" if maps else LOSS, settings.patience)
+        job.selection = Selection(metric, tie, settings.patience)
 
 
 def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int) -> Probe:
@@ -62,8 +65,8 @@ def validation_of(processor: BeitImageProcessor, images: Images, batch_size: int
     Returns:
         A function whose result has `validation_loss` (cross-entropy in nats, without label smoothing), `validation_top1` and
         `validation_macro_f1`, and `validation_top5` where there are more than five classes. Of several labels an image:
-        `validation_loss` (binary cross-entropy), `validation_map` and `validation_macro_f1`. Of numbers: `validation_loss` (mean
-        squared error), `validation_mae`, and `validation_r2`, their mean, where it is defined for all.
+        `validation_loss` (binary cross-entropy), `validation_map` and `validation_macro_f1`. Of numbers: `validation_mse` and
+        `validation_mae`, means over all numbers in their units, and `validation_r2`, their mean, where it is defined for all.
 
     Raises:
         CheckpointError (from the function): the model answers NaN or infinity.
@@ -128,10 +131,11 @@ def scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 def _of_numbers(answers: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     squares, spread = ((answers - truth) ** 2).mean(0), truth.var(0)
-    found = {LOSS: float(squares.mean()), MAE: float(np.abs(answers - truth).mean())}
+    found = {MSE: float(squares.mean()), MAE: float(np.abs(answers - truth).mean())}
     if (spread > 0).all():
         found[R2] = round(float((1 - squares / spread).mean()), 6)
     return found
 
 
-METRICS = {SINGLE: TOP1, MULTI: MAP, REGRESSION: R2}  # by which the best model is chosen
+# By which the best model is chosen, and what decides between equals.
+METRICS = {SINGLE: (TOP1, LOSS), MULTI: (MAP, LOSS), REGRESSION: (R2, MSE)}
