@@ -128,6 +128,55 @@ def test_labels_as_in_ade20k(tmp_path, training, folders, capsys):
     assert run(*evaluate, "--reduce-labels") == 0  # says it once more
 
 
+def test_label_maps_in_colour(tmp_path, folders, training, capsys):
+    """The table names the classes; evaluation matches them by name, whatever the order of its own table."""
+    images, maps = folders
+    colours = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
+    for path in maps.rglob("*.png"):
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    (tmp_path / "colours.txt").write_text("0 0 0 ground\n128 64 128 red\n0 0 142 green\n")
+    (tmp_path / "other.json").write_text('{"green": [0, 0, 142], "red": [128, 64, 128], "ground": [0, 0, 0]}')
+    position = training.index("--classes")
+    training = training[:position] + training[position + 2 :]
+    validation = ["--validation-images", images, "--validation-maps", maps]
+    refused(capsys, training, "mode RGB; save class numbers", "--colors")
+    assert run(*training, *validation, "--colors", tmp_path / "colours.txt") == 0, capsys.readouterr().err
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["id2label"] == {"0": "ground", "1": "red", "2": "green"}
+    evaluate = [
+        "evaluate",
+        "--model",
+        tmp_path / "run",
+        "--images",
+        images,
+        "--maps",
+        maps,
+        "--output",
+        tmp_path / "found",
+    ]
+    assert run(*evaluate, "--colors", tmp_path / "other.json") == 0
+    found, own = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("found", "run"))
+    assert found["confusion"] == own["confusion"]
+    assert np.asarray(found["confusion"]).sum(1).min() > 0
+    (tmp_path / "other.json").write_text('{"red": [128, 64, 128], "ground": [0, 0, 0]}')
+    refused(capsys, [*evaluate, "--colors", tmp_path / "other.json"], "(0, 0, 142)", "--unknown-colors void")
+    (tmp_path / "other.json").write_text('{"rot": [128, 64, 128], "ground": [0, 0, 0]}')
+    refused(capsys, [*evaluate, "--colors", tmp_path / "other.json"], "the classes rot are none of the 3 classes")
+    # A model that goes on learning keeps the order of its classes.
+    (tmp_path / "other.json").write_text('{"green": [0, 0, 142], "red": [128, 64, 128], "ground": [0, 0, 0]}')
+    again = [
+        *training,
+        "--model",
+        tmp_path / "run",
+        "--output",
+        tmp_path / "again",
+        "--colors",
+        tmp_path / "other.json",
+    ]
+    assert run(*again) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "again/config.json").read_text())["id2label"] == config["id2label"]
+
+
 def test_the_embedded_task(tmp_path, capsys):
     images = ["--images", "embedded:pasted_garments"]
     size = ["--model", "tiny", "--image-size", "96", "--patch-size", "24"]
@@ -249,7 +298,7 @@ def test_a_batch_without_labels(folders, training, model, capsys):
         with Image.open(path) as labels:
             size = labels.size
         Image.new("L", size, 255).save(path)
-    refused(capsys, training, "3 of the 3 classes are in no label map", "--map-value 255=0")
+    refused(capsys, training, "3 of the 3 classes are in none of the label maps", "--map-value 255=0")
     arguments = ["evaluate", "--model", model, "--images", folders[0], "--maps", folders[1]]
     refused(capsys, arguments, "No pixel of the 12 label maps has a label", "--ignore-index")
     position = training.index("--classes")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from beit.core.errors import DataError, InputError
 from beit.data.embedded.pasted_garments import PastedGarments
+from beit.data.label_form import LabelForm
 from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
 from beit.data.order import Order
@@ -17,7 +18,7 @@ from beit.data.sources.bad_images import BadImages
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.label_map_scan import numbered_classes
 from beit.data.sources.labelled_folders import LabelledFolders
-from beit.data.sources.opening import open_segmented
+from beit.data.sources.open_segmented import open_segmented
 from beit.data.transforms.colours import distort_colours
 from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.segmentation import SegmentViews, fitted_size, image_crop, label_crop, largest_class_fraction
@@ -116,7 +117,7 @@ def test_folders_that_cannot_be_used(tmp_path, folders):
     with pytest.raises(DataError, match="empty has no images"):
         LabelledFolders(tmp_path / "empty", maps)
     with pytest.raises(DataError, match="Give their folder: --maps"):
-        open_segmented(images, None, None, LabelRules(), test=False)
+        open_segmented(images, None, None, LabelForm(), test=False)
     Image.new("L", (16, 16)).save(maps / "a/00.jpg")
     with pytest.raises(DataError, match="same name but for the suffix"):
         LabelledFolders(images, maps)
@@ -321,11 +322,11 @@ def test_the_test_part_is_made_of_other_things():
     assert not photos[0] & photos[1]
     assert not {x.tobytes() for x in train.garments} & {x.tobytes() for x in test.garments}
     assert (
-        open_segmented("embedded:pasted_garments", None, None, LabelRules(), test=True).fingerprint()
+        open_segmented("embedded:pasted_garments", None, None, LabelForm(), test=True).fingerprint()
         == test.fingerprint()
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
-        open_segmented("embedded:cats", None, None, LabelRules(), test=True)
+        open_segmented("embedded:cats", None, None, LabelForm(), test=True)
 
 
 # --- how often files are opened ----------------------------------------------------------------------------------

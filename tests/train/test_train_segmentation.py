@@ -321,14 +321,14 @@ def test_masks_of_0_and_255_are_refused_and_the_remedy_works(parts, tmp_path, ca
     write_masks(parts["maps"], lambda numbers: 255 * (numbers > 0))
     named = {**parts, "classes": write_names(tmp_path / "c.txt", ("background", "object"))}
     remedy = r"If 255, which is in \S+00\.png, means class 1, say so with --map-value 255=1\."
-    with pytest.raises(DataError, match=rf"1 of the 2 classes are in no label map in \S+: object\. {remedy}"):
+    with pytest.raises(DataError, match=rf"1 of the 2 classes are in none of the label maps in \S+: object\. {remedy}"):
         segment(SegmentSettings(**named))
     with pytest.raises(DataError, match=rf"class 0 alone.*{remedy}"):
         segment(SegmentSettings(**parts))
     assert not Path(parts["output"]).exists()
     held_out = {"validation_images": parts["images"], "validation_maps": parts["maps"]}
     _, result = segment(SegmentSettings(**named, **held_out, map_value=("255=1",)))
-    assert "in no label map" not in caplog.text
+    assert "in none of the label maps" not in caplog.text
     assert result.classes == ["background", "object"]
     assert all(accuracy is not None for accuracy in result.accuracy)
     assert json.loads((Path(parts["output"]) / "settings.json").read_text())["map_value"] == ["255=1"]
@@ -346,14 +346,14 @@ def test_masks_of_0_and_255_are_refused_and_the_remedy_works(parts, tmp_path, ca
     assert main([str(argument) for argument in [*arguments, "--map-value", "255=1"]]) == 0
     caplog.clear()
     assert main([str(argument) for argument in arguments]) == 0
-    assert "1 of the 2 classes are in no label map" in caplog.text
+    assert "1 of the 2 classes are in none of the label maps" in caplog.text
     assert "--map-value 255=1" in caplog.text
 
 
 def test_classes_in_no_map_are_named(parts, tmp_path, caplog):
     parts |= {"classes": write_names(tmp_path / "c.txt", (*NAMES, "owl")), "steps": 1}
     segment(SegmentSettings(**parts))
-    assert f"1 of the 4 classes are in no label map in {parts['maps']}: owl." in caplog.text
+    assert f"1 of the 4 classes are in none of the label maps in {parts['maps']}: owl." in caplog.text
 
 
 def test_numbers_far_apart_are_no_classes(parts):

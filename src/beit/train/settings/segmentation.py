@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from beit.core.errors import ConfigError
+from beit.data.label_form import LabelForm
 from beit.data.label_maps import LabelRules, parse_values
 from beit.train.settings.base import check_at_least_one, check_fractions, check_normalisation
 from beit.train.settings.validated import ValidatedSettings
@@ -17,13 +18,18 @@ from beit.train.settings.validated import ValidatedSettings
 class SegmentSettings(ValidatedSettings):
     """Train semantic segmentation: a class for every pixel, by UPerNet on a pre-trained model or from scratch."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {**ValidatedSettings.ADDED, "map_value": ()}
+    ADDED: ClassVar[Mapping[str, Any]] = {
+        **ValidatedSettings.ADDED,
+        "map_value": (),
+        "colors": None,
+        "unknown_colors": "refuse",
+    }
     """As `RunSettings.ADDED`."""
 
     model: str
     """A pre-trained model folder or Hub id; or a size (tiny, small, base, large) to train from scratch."""
     maps: Path | None = None
-    """Folder with the label maps: grey or palette PNG files with a class number per pixel, named and arranged as the images
+    """Folder with the label maps: grey or palette PNG files with a class number per pixel (or, with --colors, a colour), named and arranged as the images
     (images/street/1.jpg, maps/street/1.png). Not needed for --images embedded:pasted_garments."""
     validation_images: Path | None = None
     """Folder with images to measure mIoU on, while training and at the end."""
@@ -38,6 +44,12 @@ class SegmentSettings(ValidatedSettings):
     """The maps count classes from 1, and 0 means no label, as in ADE20K."""
     map_value: tuple[str, ...] = ()
     """Numbers in the label maps that stand for other numbers: 255=1 for masks of 0 and 255."""
+    colors: Path | None = None
+    """File with the colour of each class, for label maps in colour: label_colors.txt (128 64 128 road), CSV (name,r,g,b) or JSON
+    ({"road": [128, 64, 128]}). Its order is the order of the classes unless --classes says otherwise; a class called void or
+    unlabelled means no label."""
+    unknown_colors: Literal["refuse", "void"] = "refuse"
+    """What to do about colours in label maps that the file --colors does not have: refuse them, or take them for no label."""
     image_size: int | None = None
     """Side of the crops in pixels; the model's own if not given. The positions of a trained model are resized."""
     patch_size: int | None = None
@@ -80,15 +92,16 @@ class SegmentSettings(ValidatedSettings):
         """7e-4 at a batch of 16, in proportion (base, self-supervised); narrow models take a higher rate."""
         return 1e-3 if narrow else 7e-4 * self.batch_size / 16
 
-    def label_rules(self) -> LabelRules:
-        """What the numbers in the label maps mean."""
-        return LabelRules(self.ignore_index, self.reduce_labels, parse_values(self.map_value))
+    def label_form(self) -> LabelForm:
+        """How the labels are written. Raises ConfigError for settings that exclude each other."""
+        rules = LabelRules(self.ignore_index, self.reduce_labels, parse_values(self.map_value))
+        return LabelForm(rules, self.colors, self.unknown_colors)
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
         super().validate()
         check_normalisation(self.mean, self.std)
-        parse_values(self.map_value)
+        self.label_form()
         check_fractions(self, "flip", "distortion", "cat_max")
         if self.batch_size < 2:
             raise ConfigError("batch_size is 1; batch norm needs at least 2 images per step.")

@@ -1,0 +1,37 @@
+"""How the labels of a data set are written: numbers or colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from beit.core.errors import ConfigError
+from beit.data.label_maps import LabelRules
+
+_PLAIN = LabelRules()
+
+
+@dataclass(frozen=True)
+class LabelForm:
+    """How the labels of a data set are written, the same for all its parts.
+
+    Attributes:
+        rules: what numbers in label maps mean.
+        colors: a file with the classes of the colours, for label maps in colour.
+        unknown_colors: what a colour means that this file does not have: "refuse" or "void", no label.
+    """
+
+    rules: LabelRules = _PLAIN
+    colors: Path | None = None
+    unknown_colors: str = "refuse"
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values that exclude each other."""
+        if self.colors is None and self.unknown_colors != "refuse":
+            raise ConfigError(
+                "unknown_colors is for label maps in colour; give the table of their colours with --colors."
+            )
+        if self.colors is not None and (self.rules.reduce_labels or self.rules.values):
+            raise ConfigError(
+                "colors says which class each colour is; leave out reduce_labels and map_value, which are for numbers."
+            )
