@@ -130,7 +130,7 @@ def test_unknown_colours_are_refused_or_counted(tmp_path, folders, caplog):
     lenient = LabelledFolders(images, maps, colours=ColourTable.read(tmp_path / "t.txt", unknown_is_void=True))
     assert (lenient.target(1)[3, 5:9] == 255).all()
     check_maps(lenient)
-    assert "5 pixels in 1 of 4 label maps have colours that" in caplog.text
+    assert f"5 pixels in 1 of 4 label maps have colours that {tmp_path}/t.txt does not" in caplog.text
     assert lenient.fingerprint() != found.fingerprint()
 
 

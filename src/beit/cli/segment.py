@@ -91,6 +91,8 @@ class EvaluateSegmentation(_Inference):
     """File with the colour of each class, for label maps in colour, as in training; classes are matched by name."""
     unknown_colors: Literal["refuse", "void"] = "refuse"
     """What to do about colours in label maps that the file --colors does not have: refuse them, or take them for no label."""
+    mask_suffix: str | None = None
+    """How the names of the label maps end after that of their image, such as _mask.png; if not given, it is found."""
     examples: int = 6
     """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None
@@ -149,7 +151,7 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
         config.id2label = dict(enumerate(names))
     classes = config.class_names
     rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels, parse_values(settings.map_value))
-    form = LabelForm(rules, settings.colors, settings.unknown_colors)
+    form = LabelForm(rules, settings.colors, settings.unknown_colors, settings.mask_suffix)
     images = open_segmented(settings.images, settings.maps, classes, form, test=True)
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")

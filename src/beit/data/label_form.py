@@ -19,14 +19,20 @@ class LabelForm:
         rules: what numbers in label maps mean.
         colors: a file with the classes of the colours, for label maps in colour.
         unknown_colors: what a colour means that this file does not have: "refuse" or "void", no label.
+        mask_suffix: how the names of the maps end, where that is more than the suffix of the format: `_L.png`.
     """
 
     rules: LabelRules = _PLAIN
     colors: Path | None = None
     unknown_colors: str = "refuse"
+    mask_suffix: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for values that exclude each other."""
+        """Raises ConfigError for values that exclude each other or make no sense."""
+        if self.mask_suffix is not None and (not self.mask_suffix or "/" in self.mask_suffix):
+            raise ConfigError(
+                f"mask_suffix is {self.mask_suffix!r}; wanted the end of the maps' names, such as _mask.png."
+            )
         if self.colors is None and self.unknown_colors != "refuse":
             raise ConfigError(
                 "unknown_colors is for label maps in colour; give the table of their colours with --colors."

@@ -130,7 +130,7 @@ def _scan(images: SegmentedImages) -> _Found:
             f"{unknown:,}",
             f"{strange:,}",
             f"{len(images):,}",
-            images.place,
+            images.naming,
         )
     return _Found(where, damaged)
 

@@ -15,7 +15,7 @@ from beit.data.colour_table import ColourTable
 from beit.data.decode import FORMATS, opened
 from beit.data.fingerprint import fingerprint_of
 from beit.data.label_maps import LabelRules, read_label_map
-from beit.data.sources.paths import list_images
+from beit.data.sources.partners import partners
 from beit.data.sources.segmented import Look, SegmentedImages, Stored, turn_of
 
 _LOSSY = (*FORMATS["JPEG"], *FORMATS["MPO"])
@@ -23,7 +23,7 @@ _PLAIN = LabelRules()  # numbers are classes, 255 means no label
 
 
 class LabelledFolders(SegmentedImages):
-    """Images and label maps in two folders, matched by their paths without suffix: `street/1.jpg`, `street/1.png`.
+    """Images and label maps in two folders, matched by name: `street/1.jpg`, `street/1.png` (see `partners`).
 
     A map belongs to the pixels as they are stored: where the EXIF orientation turns an image, its map is turned too. A map
     that has its own orientation, or fits only the upright image, is not.
@@ -36,10 +36,10 @@ class LabelledFolders(SegmentedImages):
         rules: what the numbers mean.
         smallest_side: images with a shorter side, in pixels, are refused when read.
         colours: which class a colour means, for maps in colour.
+        mask_suffix: how the names of the maps end, where that is more than the suffix of the format: `_L.png`.
 
     Raises:
-        DataError: there is no such folder, a folder is empty, an image has no map or a map no image, two files of a folder
-            have the same name but for the suffix, a map is a JPEG file, or a class of `colours` is none of `classes`.
+        DataError: as `partners`; a map is a JPEG file; or a class of `colours` is none of `classes`.
         ConfigError: as `LabelRules.check_classes`.
     """
 
@@ -51,18 +51,16 @@ class LabelledFolders(SegmentedImages):
         rules: LabelRules = _PLAIN,
         smallest_side: int = 1,
         colours: ColourTable | None = None,
+        mask_suffix: str | None = None,
     ) -> None:
         super().__init__(rules, () if colours is None else colours.names, smallest_side)
         self.folder, self.map_folder, self.colours = Path(images), Path(maps), colours
-        found, partners = _by_stem(self.folder, "images"), _by_stem(self.map_folder, "label maps")
-        _check_partners(self.folder, self.map_folder, found, partners)
-        lossy = [path for path in partners.values() if path.lower().endswith(_LOSSY)]
+        self.paths, self.maps = partners(self.folder, self.map_folder, mask_suffix)
+        lossy = [path for path in self.maps if path.lower().endswith(_LOSSY)]
         if lossy:
             raise DataError(
                 f"{lossy[0]} is a JPEG file, which changes class numbers and colours. Save label maps as PNG."
             )
-        stems = sorted(found)
-        self.paths, self.maps = [found[stem] for stem in stems], [partners[stem] for stem in stems]
         self.place = f"label maps in {self.map_folder}"
         self.naming = "" if colours is None else colours.file
         self._set_classes(self.names if classes is None else classes)
@@ -71,6 +69,7 @@ class LabelledFolders(SegmentedImages):
         """As `SegmentedImages.numbers`."""
         path, image = self.maps[index], self.stored(index)
         with opened(path) as file:
+            _check_lossless(file, path)
             file.load()
             own = turn_of(file)
             turn = image.turn if own is None and file.size == image.size else own
@@ -85,6 +84,7 @@ class LabelledFolders(SegmentedImages):
         path = self.maps[index]
         unknown = 0
         with opened(path, in_thread=True) as file:
+            _check_lossless(file, path)
             if self.colours is not None:
                 labels, unknown = self.colours.numbers(without_metadata(file), path, self.rules.ignore_index)
                 numbers = np.unique(labels)
@@ -134,6 +134,13 @@ class LabelledFolders(SegmentedImages):
         return part
 
 
+def _check_lossless(file: Image.Image, path: str) -> None:
+    if file.info.get("compression") == "jpeg":  # a TIFF file
+        raise InputError(
+            f"{path} is compressed as JPEG, which changes class numbers and colours. Save it without loss."
+        )
+
+
 def _check_shape(path: str, shape: tuple[int, int], wanted: tuple[int, int]) -> None:
     if shape != wanted:
         raise InputError(
@@ -148,33 +155,3 @@ def without_metadata(image: Image.Image) -> Image.Image:
     plain.info.clear()
     plain.getexif().clear()
     return plain
-
-
-def _by_stem(folder: Path, what: str) -> dict[str, str]:
-    """Path below the folder without suffix → path."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder. Give a folder with {what} in it.")
-    found: dict[str, str] = {}
-    for path in sorted(list_images(folder)):
-        stem = os.path.splitext(os.path.relpath(path, folder))[0]
-        if stem in found:
-            raise DataError(f"{found[stem]} and {path} have the same name but for the suffix. Rename or remove one.")
-        found[stem] = path
-    if not found:
-        raise DataError(f"{folder} has no {what}, nor have its subfolders.")
-    return found
-
-
-def _check_partners(images: Path, maps: Path, found: dict[str, str], partners: dict[str, str]) -> None:
-    without_map = [(found[stem], f"no label map in {maps}") for stem in sorted(found.keys() - partners.keys())]
-    without_image = [(partners[stem], f"no image in {images}") for stem in sorted(partners.keys() - found.keys())]
-    if not without_map and not without_image:
-        return
-    # Six examples; of both kinds if there are many without a map.
-    shown = without_map[:3] + without_image[:3] if len(without_map) > 3 else (without_map + without_image)[:6]
-    lines = "\n".join(f"  {path}: {why}" for path, why in shown)
-    raise DataError(
-        f"{len(without_map)} images have no label map and {len(without_image)} label maps no image:\n{lines}\nWanted the same "
-        "names in both folders, but for the suffix: images/street/1.jpg, maps/street/1.png. Add or remove files until they "
-        "agree."
-    )

@@ -43,5 +43,5 @@ def open_segmented(
     if form.colors is not None:
         colours = ColourTable.read(form.colors, form.unknown_colors == "void")
         if not test and colours.void:
-            logger.info("%s: %s mean no label, by their name.", form.colors, ", ".join(colours.void))
-    return LabelledFolders(images, maps, classes, form.rules, colours=colours)
+            logger.warning("%s: by its name, no label: %s.", form.colors, ", ".join(colours.void))
+    return LabelledFolders(images, maps, classes, form.rules, colours=colours, mask_suffix=form.mask_suffix)

@@ -50,6 +50,9 @@ class SegmentSettings(ValidatedSettings):
     unlabelled means no label."""
     unknown_colors: Literal["refuse", "void"] = "refuse"
     """What to do about colours in label maps that the file --colors does not have: refuse them, or take them for no label."""
+    mask_suffix: str | None = None
+    """How the names of the label maps end after that of their image, if not as they do: _mask.png, _L.png (CamVid),
+    _gtFine_labelIds.png (Cityscapes). Other files beside them are left out. If not given: an ending that all have is found."""
     image_size: int | None = None
     """Side of the crops in pixels; the model's own if not given. The positions of a trained model are resized."""
     patch_size: int | None = None
@@ -95,7 +98,7 @@ class SegmentSettings(ValidatedSettings):
     def label_form(self) -> LabelForm:
         """How the labels are written. Raises ConfigError for settings that exclude each other."""
         rules = LabelRules(self.ignore_index, self.reduce_labels, parse_values(self.map_value))
-        return LabelForm(rules, self.colors, self.unknown_colors)
+        return LabelForm(rules, self.colors, self.unknown_colors, self.mask_suffix)
 
     def validate(self) -> None:
         """Check all values. Raises ConfigError."""
