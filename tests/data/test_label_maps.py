@@ -119,7 +119,7 @@ def test_folders_that_cannot_be_used(tmp_path, folders):
     with pytest.raises(DataError, match="empty has no images"):
         LabelledFolders(tmp_path / "empty", maps)
     with pytest.raises(DataError, match="Give their folder: --maps"):
-        open_segmented(images, None, None, LabelForm(), test=False)
+        open_segmented(images, None, None, None, LabelForm(), test=False)
     Image.new("L", (16, 16)).save(maps / "a/00.jpg")
     with pytest.raises(DataError, match="same name but for the suffix"):
         LabelledFolders(images, maps)
@@ -324,11 +324,11 @@ def test_the_test_part_is_made_of_other_things():
     assert not photos[0] & photos[1]
     assert not {x.tobytes() for x in train.garments} & {x.tobytes() for x in test.garments}
     assert (
-        open_segmented("embedded:pasted_garments", None, None, LabelForm(), test=True).fingerprint()
+        open_segmented("embedded:pasted_garments", None, None, None, LabelForm(), test=True).fingerprint()
         == test.fingerprint()
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
-        open_segmented("embedded:cats", None, None, LabelForm(), test=True)
+        open_segmented("embedded:cats", None, None, None, LabelForm(), test=True)
 
 
 # --- how often files are opened ----------------------------------------------------------------------------------

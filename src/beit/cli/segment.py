@@ -78,7 +78,12 @@ class EvaluateSegmentation(_Inference):
     images: Path
     """Folder of images; or embedded:pasted_garments, the test images of the embedded task."""
     maps: Path | None = None
-    """Folder of their label maps, with the same names and subfolders."""
+    """Folder of their label maps, with the same names and subfolders; or of YOLO's text files."""
+    annotations: Path | None = None
+    """COCO's annotations, in place of label maps; or data.yaml or classes.txt with the names of YOLO's classes."""
+    unlabelled: Literal["background", "void"] | None = None
+    """What pixels in no outline of COCO's or YOLO's are; if not given, the class background where the model has one, else void,
+    no label."""
     classes: Path | None = None
     """Text file with the names of the classes, one per line, for a model that only has numbers."""
     ignore_index: int | None = None
@@ -115,7 +120,9 @@ def _evaluate(arguments: list[str]) -> None:
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
     # What the model was trained on says nothing about labels of another form.
-    reduce_labels = settings.reduce_labels or (processor.do_reduce_labels and settings.colors is None)
+    reduce_labels = settings.reduce_labels or (
+        processor.do_reduce_labels and settings.colors is None and settings.annotations is None
+    )
     images = _labelled(settings, model, reduce_labels)
     result = evaluate_segmentation(model, processor, images, sliding_window, default_device(), settings.examples)
     if settings.output is not None:
@@ -137,6 +144,7 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
     from beit.data.sources.class_names import read_classes
     from beit.data.sources.label_map_scan import check_maps
     from beit.data.sources.open_segmented import open_segmented
+    from beit.data.sources.outlined import background_of
     from beit.data.sources.segmented import SegmentedImages
 
     config = model.config
@@ -151,8 +159,9 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
         config.id2label = dict(enumerate(names))
     classes = config.class_names
     rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels, parse_values(settings.map_value))
-    form = LabelForm(rules, settings.colors, settings.unknown_colors, settings.mask_suffix)
-    images = open_segmented(settings.images, settings.maps, classes, form, test=True)
+    background = settings.unlabelled == "background" or (settings.unlabelled is None and background_of(classes) >= 0)
+    form = LabelForm(rules, settings.colors, settings.unknown_colors, settings.mask_suffix, background)
+    images = open_segmented(settings.images, settings.maps, settings.annotations, classes, form, test=True)
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
     if isinstance(images, SegmentedImages):

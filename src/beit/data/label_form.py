@@ -1,4 +1,4 @@
-"""How the labels of a data set are written: numbers or colours."""
+"""How the labels of a data set are written: numbers, colours or shapes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from beit.core.errors import ConfigError
 from beit.data.label_maps import LabelRules
 
 _PLAIN = LabelRules()
+NAME_FILES = (".yaml", ".yml", ".txt")  # what the names of YOLO's classes are written in
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class LabelForm:
         colors: a file with the classes of the colours, for label maps in colour.
         unknown_colors: what a colour means that this file does not have: "refuse" or "void", no label.
         mask_suffix: how the names of the maps end, where that is more than the suffix of the format: `_L.png`.
+        background: whether pixels in no shape are the class background, of labels that are shapes; else they have no label.
     """
 
     rules: LabelRules = _PLAIN
     colors: Path | None = None
     unknown_colors: str = "refuse"
     mask_suffix: str | None = None
+    background: bool = True
 
     def __post_init__(self) -> None:
         """Raises ConfigError for values that exclude each other or make no sense."""

@@ -115,9 +115,10 @@ def _images_and_classes(
     settings = run.settings
     form = settings.label_form()
     if images is None:
-        images = open_segmented(settings.images, settings.maps, None, form, test=False)
+        images = open_segmented(settings.images, settings.maps, settings.annotations, None, form, test=False)
     if validation is None and settings.validation_images is not None:
-        validation = open_segmented(settings.validation_images, settings.validation_maps, None, form, test=True)
+        beside = settings.validation_maps, settings.annotations_to_measure()
+        validation = open_segmented(settings.validation_images, *beside, None, form, test=True)
     if len(images) < 2:
         raise DataError("There is only one image; batch norm needs at least two in a step.")
     named = _named_classes(settings, start, images)
