@@ -438,3 +438,36 @@ def test_the_best_model_by_miou_is_the_result(parts, tmp_path):
     assert weights_of(settings.output) == weights_of(settings.output / f"checkpoint-{best:06}")
     assert evaluation.miou == pytest.approx(measured[best], abs=1e-6)
     assert all(0 <= line.get("validation_pixel_accuracy", 0) <= 1 for line in lines)
+
+
+def test_a_run_on_outlines_resumes_to_the_bit(tmp_path, parts):
+    """From the file of COCO; shapes that have changed are other images."""
+    images = [path.relative_to(parts["images"]) for path in sorted(parts["images"].rglob("*.png"))]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    entries, annotations = [], []
+    for number, name in enumerate(images):
+        with Image.open(parts["images"] / name) as image:
+            entries.append({"id": number, "file_name": str(name), "width": image.width, "height": image.height})
+        for category, left in ((1, 2), (2, 9)):
+            ring = [left, 2, left + 6, 2, left + 6, 12, left, 12]
+            annotations.append({"image_id": number, "category_id": category, "segmentation": [ring]})
+    file = tmp_path / "coco.json"
+    content = {"images": entries, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
+    del parts["maps"]
+    settings = SegmentSettings(**parts, annotations=file, save_every=2)
+    segment(settings)
+    assert beit.BeitConfig.from_pretrained(tmp_path / "run").class_names == ["background", "cat", "dog"]
+    whole = weights_of(tmp_path / "run")
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "run", again)
+    for name in ("model.safetensors", "checkpoint-000004"):
+        path = again / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    segment(SegmentSettings(**{**parts, "output": again}, annotations=file, save_every=2, resume="must"))
+    assert weights_of(again) == whole
+    annotations[0]["segmentation"][0][0] += 1
+    file.write_text(json.dumps(content))
+    shutil.rmtree(again / "checkpoint-000004")
+    with pytest.raises(TrainingError, match="The images, their order or their classes are not those of"):
+        segment(SegmentSettings(**{**parts, "output": again}, annotations=file, save_every=2, resume="must"))

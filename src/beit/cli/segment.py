@@ -120,9 +120,8 @@ def _evaluate(arguments: list[str]) -> None:
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
     # What the model was trained on says nothing about labels of another form.
-    reduce_labels = settings.reduce_labels or (
-        processor.do_reduce_labels and settings.colors is None and settings.annotations is None
-    )
+    numbers = settings.maps is not None and settings.colors is None and settings.annotations is None
+    reduce_labels = settings.reduce_labels or (processor.do_reduce_labels and numbers)
     images = _labelled(settings, model, reduce_labels)
     result = evaluate_segmentation(model, processor, images, sliding_window, default_device(), settings.examples)
     if settings.output is not None:

@@ -23,6 +23,10 @@ class SegmentSettings(ValidatedSettings):
         "map_value": (),
         "colors": None,
         "unknown_colors": "refuse",
+        "mask_suffix": None,
+        "annotations": None,
+        "validation_annotations": None,
+        "unlabelled": "background",
     }
     """As `RunSettings.ADDED`."""
 
