@@ -128,6 +128,121 @@ def test_labels_as_in_ade20k(tmp_path, training, folders, capsys):
     assert run(*evaluate, "--reduce-labels") == 0  # says it once more
 
 
+def test_label_maps_in_colour(tmp_path, folders, training, capsys):
+    """The table names the classes; evaluation matches them by name, whatever the order of its own table."""
+    images, maps = folders
+    colours = np.array([(0, 0, 0), (128, 64, 128), (0, 0, 142)], np.uint8)
+    for path in maps.rglob("*.png"):
+        Image.fromarray(colours[np.asarray(Image.open(path))]).save(path)
+    (tmp_path / "colours.txt").write_text("0 0 0 ground\n128 64 128 red\n0 0 142 green\n")
+    (tmp_path / "other.json").write_text('{"green": [0, 0, 142], "red": [128, 64, 128], "ground": [0, 0, 0]}')
+    position = training.index("--classes")
+    training = training[:position] + training[position + 2 :]
+    validation = ["--validation-images", images, "--validation-maps", maps]
+    refused(capsys, training, "mode RGB; save class numbers", "--colors")
+    assert run(*training, *validation, "--colors", tmp_path / "colours.txt") == 0, capsys.readouterr().err
+    config = json.loads((tmp_path / "run/config.json").read_text())
+    assert config["id2label"] == {"0": "ground", "1": "red", "2": "green"}
+    evaluate = [
+        "evaluate",
+        "--model",
+        tmp_path / "run",
+        "--images",
+        images,
+        "--maps",
+        maps,
+        "--output",
+        tmp_path / "found",
+    ]
+    assert run(*evaluate, "--colors", tmp_path / "other.json") == 0
+    found, own = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("found", "run"))
+    assert found["confusion"] == own["confusion"]
+    assert np.asarray(found["confusion"]).sum(1).min() > 0
+    (tmp_path / "other.json").write_text('{"red": [128, 64, 128], "ground": [0, 0, 0]}')
+    refused(capsys, [*evaluate, "--colors", tmp_path / "other.json"], "(0, 0, 142)", "--unknown-colors void")
+    (tmp_path / "other.json").write_text('{"rot": [128, 64, 128], "ground": [0, 0, 0]}')
+    refused(capsys, [*evaluate, "--colors", tmp_path / "other.json"], "the classes rot are none of the 3 classes")
+    # A model that goes on learning keeps the order of its classes.
+    (tmp_path / "other.json").write_text('{"green": [0, 0, 142], "red": [128, 64, 128], "ground": [0, 0, 0]}')
+    again = [
+        *training,
+        "--model",
+        tmp_path / "run",
+        "--output",
+        tmp_path / "again",
+        "--colors",
+        tmp_path / "other.json",
+    ]
+    assert run(*again) == 0, capsys.readouterr().err
+    assert json.loads((tmp_path / "again/config.json").read_text())["id2label"] == config["id2label"]
+
+
+def outlines_of(labels: np.ndarray) -> list[tuple[int, list[tuple[int, int]]]]:
+    """(class number, corners) of a square around each pixel that is not ground."""
+    return [
+        (int(labels[y, x]), [(x, y), (x + 1, y), (x + 1, y + 1), (x, y + 1)]) for y, x in np.argwhere(labels).tolist()
+    ]
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_outlines_train_as_their_maps_do(tmp_path, training, capsys, form):
+    """The same labels as label maps and as outlines: the same weights; validation and evaluation see the same classes."""
+    images, maps = write_segmented(
+        tmp_path / "images", 8
+    )  # in images/images, so that YOLO's labels are in images/labels
+    write_names(tmp_path / "names.txt", ("background", "red", "green"))
+    ids = {1: 12, 2: 5}  # red has the higher id, so it comes second; --classes brings both into one order
+    coco: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 12, "name": "red"}, {"id": 5, "name": "green"}],
+    }
+    for path in sorted(maps.rglob("*.png")):
+        labels, name = np.asarray(Image.open(path)), path.relative_to(maps)
+        height, width = labels.shape
+        coco["images"].append({"id": str(name), "file_name": str(name), "height": height, "width": width})
+        lines = []
+        for number, corners in outlines_of(labels):
+            flat = [float(value) for corner in corners for value in corner]
+            coco["annotations"].append({"image_id": str(name), "category_id": ids[number], "segmentation": [flat]})
+            scaled = [value / (width, height)[i % 2] for i, value in enumerate(flat)]
+            lines.append(" ".join(map(str, [number - 1, *scaled])))
+        file = (tmp_path / "images/labels" / name).with_suffix(".txt")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("\n".join(lines))
+    (tmp_path / "c.json").write_text(json.dumps(coco))
+    (tmp_path / "data.yaml").write_text("names: [red, green]\n")
+
+    def take(*names: str) -> list[Any]:
+        kept = list(training)
+        for name in names:
+            position = kept.index(name)
+            del kept[position : position + 2]
+        return [*kept, "--images", images]
+
+    with_maps = [*take("--maps"), "--maps", maps, "--validation-images", images, "--validation-maps", maps]
+    assert run(*with_maps, "--output", tmp_path / "maps_run") == 0, capsys.readouterr().err
+    given = ["--annotations", tmp_path / "c.json"] if form == "coco" else []
+    arguments = [*take("--maps"), *given, "--validation-images", images]
+    if form == "coco":
+        refused(capsys, arguments, "Give --validation-annotations", status=2)
+        arguments += ["--validation-annotations", tmp_path / "c.json"]
+    assert run(*arguments) == 0, capsys.readouterr().err
+    for file in ("model.safetensors", "config.json"):
+        assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "maps_run" / file).read_bytes()
+    evaluate = ["evaluate", "--model", tmp_path / "run", "--images", images, *given, "--output", tmp_path / "found"]
+    assert run(*evaluate) == 0, capsys.readouterr().err
+    found, own = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("found", "maps_run"))
+    assert found["confusion"] == own["confusion"]
+    void = [*take("--maps", "--classes"), *given, "--unlabelled", "void", "--output", tmp_path / "void"]
+    if form == "coco":
+        refused(capsys, [*void, "--maps", maps], "both hold labels; give one of them")
+        refused(capsys, [*void, "--colors", tmp_path / "names.txt"], "Outlines of COCO and YOLO say their classes")
+    assert run(*void) == 0, capsys.readouterr().err
+    names = list(json.loads((tmp_path / "void/config.json").read_text())["id2label"].values())
+    assert names == (["green", "red"] if form == "coco" else ["red", "green"])
+
+
 def test_the_embedded_task(tmp_path, capsys):
     images = ["--images", "embedded:pasted_garments"]
     size = ["--model", "tiny", "--image-size", "96", "--patch-size", "24"]
@@ -149,7 +264,7 @@ def test_the_demonstration(tmp_path, capsys):
     assert "Always guessing the commonest class: mIoU" in printed.out
     page = (tmp_path / "demo/report.html").read_text()
     assert "A smoke run" in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("<b>image</b><b>truth</b><b>prediction</b>") == 2  # examples, worst cases
     assert not re.search(r"https?://|url\(|@import|<script|<link", page)
     found = json.loads((tmp_path / "demo/results.json").read_text())
     assert found["count"] == 8
@@ -249,7 +364,7 @@ def test_a_batch_without_labels(folders, training, model, capsys):
         with Image.open(path) as labels:
             size = labels.size
         Image.new("L", size, 255).save(path)
-    refused(capsys, training, "3 of the 3 classes are in no label map", "--map-value 255=0")
+    refused(capsys, training, "3 of the 3 classes are in none of the label maps", "--map-value 255=0")
     arguments = ["evaluate", "--model", model, "--images", folders[0], "--maps", folders[1]]
     refused(capsys, arguments, "No pixel of the 12 label maps has a label", "--ignore-index")
     position = training.index("--classes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from beit.core.errors import DataError, InputError
 from beit.data.embedded.pasted_garments import PastedGarments
+from beit.data.label_form import LabelForm
 from beit.data.label_maps import LabelRules
 from beit.data.loader import Loader
 from beit.data.order import Order
@@ -17,7 +19,8 @@ from beit.data.sources.bad_images import BadImages
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.label_map_scan import numbered_classes
 from beit.data.sources.labelled_folders import LabelledFolders
-from beit.data.sources.opening import open_segmented
+from beit.data.sources.open_segmented import open_segmented
+from beit.data.sources.partners import partners
 from beit.data.transforms.colours import distort_colours
 from beit.data.transforms.sample_seed import SampleSeed
 from beit.data.transforms.segmentation import SegmentViews, fitted_size, image_crop, label_crop, largest_class_fraction
@@ -116,7 +119,7 @@ def test_folders_that_cannot_be_used(tmp_path, folders):
     with pytest.raises(DataError, match="empty has no images"):
         LabelledFolders(tmp_path / "empty", maps)
     with pytest.raises(DataError, match="Give their folder: --maps"):
-        open_segmented(images, None, None, LabelRules(), test=False)
+        open_segmented(images, None, None, None, LabelForm(), test=False)
     Image.new("L", (16, 16)).save(maps / "a/00.jpg")
     with pytest.raises(DataError, match="same name but for the suffix"):
         LabelledFolders(images, maps)
@@ -321,11 +324,11 @@ def test_the_test_part_is_made_of_other_things():
     assert not photos[0] & photos[1]
     assert not {x.tobytes() for x in train.garments} & {x.tobytes() for x in test.garments}
     assert (
-        open_segmented("embedded:pasted_garments", None, None, LabelRules(), test=True).fingerprint()
+        open_segmented("embedded:pasted_garments", None, None, None, LabelForm(), test=True).fingerprint()
         == test.fingerprint()
     )
     with pytest.raises(DataError, match="no embedded images 'cats'"):
-        open_segmented("embedded:cats", None, None, LabelRules(), test=True)
+        open_segmented("embedded:cats", None, None, None, LabelForm(), test=True)
 
 
 # --- how often files are opened ----------------------------------------------------------------------------------
@@ -353,3 +356,118 @@ def test_an_image_with_its_map_is_opened_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.target(1), expected[1])  # of another image than the last one read
     found.read(0)
     np.testing.assert_array_equal(found.subset(np.array([2])).target(0), expected[2])
+
+
+# --- names of label maps -----------------------------------------------------------------------------------------
+
+
+def write_pairs(folder, images, maps):
+    for place, names in (("images", images), ("maps", maps)):
+        for name in names:
+            path = folder / place / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (4, 4)).save(path)
+    return folder / "images", folder / "maps"
+
+
+def stems(found):
+    return [(os.path.basename(a), os.path.basename(b)) for a, b in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "suffix", "said"),
+    [
+        (["a/1.jpg", "a/10.jpg"], ["a/1_mask.png", "a/10_mask.png"], None, "maps without _mask"),
+        (["1.jpg", "1_b.jpg"], ["1_L.png", "1_b_L.png"], None, "maps without _L"),
+        (["1.jpg", "2.jpg"], ["1_L.png", "2_L.png", "1_other.png"], "_L.png", ""),
+        (["1.jpg", "2.jpg"], ["1_L.png", "2_L.png", "1_L.tif"], "_L.png", ""),
+        (["1.jpg", "2.jpg"], ["1_L.png", "2_L.bmp"], "_L", ""),
+        (
+            ["u/u_1_leftImg8bit.png", "u/u_2_leftImg8bit.png"],
+            ["u/u_1_gt_labelIds.png", "u/u_2_gt_labelIds.png", "u/u_1_gt_color.png", "u/u_2_gt_color.png"],
+            "_gt_labelIds.png",
+            "images without _leftImg8bit",
+        ),
+        (
+            ["u_1_x_left.png", "u_1_y_left.png"],
+            ["u_1_x_gt.png", "u_1_y_gt.png"],
+            None,
+            "maps without _gt, images without _left",
+        ),
+    ],
+)
+def test_maps_with_other_endings(tmp_path, caplog, images, maps, suffix, said):
+    found = stems(partners(*write_pairs(tmp_path, images, maps), suffix))
+    assert [image for image, _ in found] == [os.path.basename(name) for name in images]
+    for (image, label), wanted in zip(found, maps, strict=False):
+        assert label == os.path.basename(wanted)
+        assert image[:1] == label[:1]
+    assert said in caplog.text
+    assert bool(said) == ("are matched" in caplog.text)
+
+
+def test_images_and_masks_in_one_folder(tmp_path):
+    images, _ = write_pairs(tmp_path, ["1.png", "1_mask.png", "2.png", "2_mask.png"], [])
+    assert stems(partners(images, images, "_mask.png")) == [("1.png", "1_mask.png"), ("2.png", "2_mask.png")]
+
+
+@pytest.mark.parametrize(
+    ("images", "maps", "suffix", "message"),
+    [
+        (
+            ["1.png", "2.png"],
+            ["1_a.png", "2_a.png", "1_b.png", "2_b.png"],
+            None,
+            "end with _a, _b. Say which .* --mask-suffix _a",
+        ),
+        (
+            ["1.png", "2.png"],
+            ["1_a.png", "2_b.png"],
+            None,
+            "2 images have no label map and 2 .*no image(.|\n)*--mask-suffix _mask.png",
+        ),
+        (
+            ["1.png", "2.png"],
+            ["1_a.png", "2_a.png", "3_a.png"],
+            None,
+            "0 images have no label map and 1 label maps no image",
+        ),
+        (
+            ["1.png", "2.png"],
+            ["1.png", "2.png", "1_x.png", "2_x.png"],
+            None,
+            "0 images have no label map and 2 label maps no",
+        ),
+        (["1.png", "11.png"], ["10.png", "110.png"], None, "2 images have no label map"),
+        (
+            ["1.png", "2.png"],
+            ["1_a.png", "2_a.png"],
+            "_L.png",
+            r"No image file in .* ends with _L.png; there is .*1_a.png",
+        ),
+        (["1.png", "2.png"], ["1_a.png"], "_a.png", "1 images have no label map"),
+    ],
+)
+def test_endings_that_leave_doubt_are_refused(tmp_path, images, maps, suffix, message):
+    with pytest.raises(DataError, match=message):
+        partners(*write_pairs(tmp_path, images, maps), suffix)
+
+
+@pytest.mark.parametrize("kind", ["bmp", "tif", "tiff", "gif"])
+def test_maps_in_other_lossless_formats(folders, kind):
+    images, maps = folders
+    expected = LabelledFolders(images, maps, NAMES).target(0)
+    (maps / "a/00.png").unlink()
+    Image.fromarray(expected.astype(np.uint8)).save(maps / f"a/00.{kind}")
+    found = LabelledFolders(images, maps, NAMES)
+    np.testing.assert_array_equal(found.target(0), expected)
+    assert sorted(found.look(0).numbers) == [0, 1, 2]
+
+
+def test_a_tiff_file_with_jpeg_inside(folders):
+    images, maps = folders
+    (maps / "a/00.png").unlink()
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(maps / "a/00.tif", compression="jpeg")
+    for act in (lambda found: found.target(0), lambda found: found.look(0)):
+        with pytest.raises(InputError, match=r"00\.tif is compressed as JPEG, which changes class numbers"):
+            act(LabelledFolders(images, maps, NAMES))

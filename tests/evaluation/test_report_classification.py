@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -11,12 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from beit.core.errors import InputError, MissingExtraError
+from beit.evaluation import figures
 from beit.evaluation.calibration import BINS, calibration, cross_entropy, fit_temperature
 from beit.evaluation.classification import evaluation_of
+from beit.evaluation.gallery import Attended, Gallery
 from beit.evaluation.multi_label import label_scores, mean_average_precision
 from beit.evaluation.regression import regression_scores
+from beit.evaluation.report import Report
 from beit.evaluation.report_classification import write_report
 from beit.evaluation.reports import report_on_run
 from beit.evaluation.scores import class_scores, confused_pairs, confusion_of, macro_f1, weakest, wilson
@@ -136,6 +142,56 @@ def test_the_page_has_all_parts(tmp_path: Path, classes: int) -> None:
     saved = json.loads(json.dumps(found.to_dict()))
     assert saved["macro_f1"] == pytest.approx(macro_f1(class_scores(confusion_of(logits, labels), names)))
     assert list(saved)[:3] == ["count", "top1", "top5"]
+
+
+def test_intervals_stay_whole_and_other_text_does_not(tmp_path: Path) -> None:
+    page = Report("t", "l")
+    page.table(["class", "recall"], [["a – b", "75.6% (61% – 86%)"], ["c", "69.0% – 77.6%"]])
+    page.write(tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert '75.6% <span class="whole">(61% – 86%)</span>' in text
+    assert '<span class="whole">69.0% – 77.6%</span>' in text
+    assert "<td>a – b</td>" in text
+
+
+def test_rows_and_columns_of_a_page(tmp_path: Path) -> None:
+    page = Report("t", "l")
+    with page.row():
+        page.text("one")
+        with page.column():
+            page.text("two")
+    page.text("three")
+    page.write(tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text()
+    assert '<div class="row"><p>one</p>\n<div class="column"><p>two</p></div></div>\n<p>three</p>' in text
+
+
+def test_a_matrix_of_ten_classes_fits_a_phone() -> None:
+    assert figures.least_width(10) <= 360 < figures.least_width(20)
+
+
+def test_the_legend_of_the_reliability_plot_covers_no_dot() -> None:
+    pytest.importorskip("matplotlib")
+    counts = np.array([3, 0, 5])
+    figure = figures.reliability(counts, np.array([0.1, 0, 0.9]), np.array([3, 0, 1]), [(0.3, 1.0), (0, 1), (0, 0.6)])
+    figure.canvas.draw()
+    [legend] = figure.legends
+    assert legend.get_window_extent().y0 >= figure.axes[0].get_window_extent().y1
+    figures.load_pyplot().close(figure)
+
+
+def test_attention_stands_beside_its_image(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    gallery = Gallery()
+    gallery.attended = [Attended("a/x.png", 0, 1, np.full((8, 8, 3), 0.5, np.float32), np.eye(2, dtype=np.float32))]
+    found = evaluation_of(*some(20, 3), ["a", "b", "c"], gallery=gallery)
+    text = write_report(tmp_path, found).read_text()
+    assert '<div class="cards pairs"><figure><img' in text
+    [source] = re.findall(r'class="cards pairs">.*?base64,([^"]+)"', text)
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(source)))).astype(int)
+    assert picture.shape == (8, 16, 3)
+    assert (picture[:, :8] == 128).all()
+    assert picture[0, 8].sum() > picture[0, 15].sum()  # the first patch has the attention, the second has none
 
 
 def test_without_matplotlib_sentences_stand_in_for_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

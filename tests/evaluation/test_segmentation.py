@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +24,9 @@ from beit.core.errors import DataError
 from beit.data.label_maps import LabelRules
 from beit.data.sources.labelled_folders import LabelledFolders
 from beit.evaluation.report_segmentation import write_report
-from beit.evaluation.segmentation import evaluate_segmentation, mean_of, scores_of
+from beit.evaluation.segmentation import Case, SegmentationEvaluation, evaluate_segmentation, mean_of, scores_of
+from beit.inference.colors import palette
+from beit.inference.sliding_window import DEFAULT_WINDOW
 from beit.inference.torch.segmentation import Segmenter
 
 Model = tuple[BeitForSemanticSegmentation, BeitImageProcessor]
@@ -78,7 +84,10 @@ def test_evaluation_counts_pixels(tmp_path, trained):
         "pixels": int(confusion[1].sum()),
     }
     page = (tmp_path / "result/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4  # legend, examples, worst cases, confusion
+    # Image, truth and prediction of two examples and of two worst cases; and the confusion.
+    assert page.count("data:image/png;base64,") == 2 * 2 * 3 + 1
+    assert page.count("<b>image</b><b>truth</b><b>prediction</b>") == 2
+    assert page.count("</i>") == len(NAMES) + 1  # colours of the classes, and of no label
     assert f"mIoU {found.miou:.1%}" in page
 
 
@@ -114,3 +123,35 @@ def test_evaluation_passes_over_damaged_files(tmp_path, trained):
     blank = LabelledFolders(images, maps, NAMES, LabelRules(0)).subset(np.array([1, 2, 3, 4, 5, 7, 8, 9]))
     with pytest.raises(DataError, match="No pixel of the 8 label maps has a label: all are 0"):
         evaluate_segmentation(*trained, blank)
+
+
+def result(classes: int, **changes: Any) -> SegmentationEvaluation:
+    """An evaluation of one image, in which the class of number n has the IoU n / classes, and no label is in the first row."""
+    iou = [number / classes for number in range(classes)]
+    truth, prediction = np.ones((4, 4), int), np.ones((4, 4), int)
+    truth[0] = 255
+    case = Case("x.png", 1.0, np.zeros((4, 4, 3), np.uint8), truth, prediction)
+    names = [f"class {number}" for number in range(classes)]
+    confusion = np.eye(classes, dtype=np.int64)
+    return SegmentationEvaluation(
+        1, 0.5, 0.5, 0.5, iou, iou, confusion, names, 255, DEFAULT_WINDOW, 0.1, [], [("x.png", 1.0)], [case], [case]
+    )
+
+
+def test_the_page_of_many_classes_shows_the_weakest_and_folds_the_rest(tmp_path):
+    page = write_report(tmp_path, result(40)).read_text()
+    assert "The 30 classes with the lowest IoU:" in page
+    assert "<summary>All 40 classes</summary>" in page
+    shown = page[: page.index("<details>")]
+    assert "<td>class 29</td>" in shown
+    assert "<td>class 30</td>" not in shown
+    assert "<details>" not in write_report(tmp_path, result(30)).read_text()
+
+
+def test_void_is_white_in_the_truth_and_not_in_the_prediction(tmp_path):
+    page = write_report(tmp_path, result(3)).read_text()
+    sources = re.findall(r'alt="(?:image|truth|prediction)" src="data:image/png;base64,([^"]+)"', page)
+    _, truth, prediction = (np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in sources[:3])
+    assert (truth[0] == 255).all()
+    assert (truth[1:] == palette(3)[1]).all()
+    assert (prediction == palette(3)[1]).all()

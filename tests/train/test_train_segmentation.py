@@ -321,14 +321,14 @@ def test_masks_of_0_and_255_are_refused_and_the_remedy_works(parts, tmp_path, ca
     write_masks(parts["maps"], lambda numbers: 255 * (numbers > 0))
     named = {**parts, "classes": write_names(tmp_path / "c.txt", ("background", "object"))}
     remedy = r"If 255, which is in \S+00\.png, means class 1, say so with --map-value 255=1\."
-    with pytest.raises(DataError, match=rf"1 of the 2 classes are in no label map in \S+: object\. {remedy}"):
+    with pytest.raises(DataError, match=rf"1 of the 2 classes are in none of the label maps in \S+: object\. {remedy}"):
         segment(SegmentSettings(**named))
     with pytest.raises(DataError, match=rf"class 0 alone.*{remedy}"):
         segment(SegmentSettings(**parts))
     assert not Path(parts["output"]).exists()
     held_out = {"validation_images": parts["images"], "validation_maps": parts["maps"]}
     _, result = segment(SegmentSettings(**named, **held_out, map_value=("255=1",)))
-    assert "in no label map" not in caplog.text
+    assert "in none of the label maps" not in caplog.text
     assert result.classes == ["background", "object"]
     assert all(accuracy is not None for accuracy in result.accuracy)
     assert json.loads((Path(parts["output"]) / "settings.json").read_text())["map_value"] == ["255=1"]
@@ -346,14 +346,14 @@ def test_masks_of_0_and_255_are_refused_and_the_remedy_works(parts, tmp_path, ca
     assert main([str(argument) for argument in [*arguments, "--map-value", "255=1"]]) == 0
     caplog.clear()
     assert main([str(argument) for argument in arguments]) == 0
-    assert "1 of the 2 classes are in no label map" in caplog.text
+    assert "1 of the 2 classes are in none of the label maps" in caplog.text
     assert "--map-value 255=1" in caplog.text
 
 
 def test_classes_in_no_map_are_named(parts, tmp_path, caplog):
     parts |= {"classes": write_names(tmp_path / "c.txt", (*NAMES, "owl")), "steps": 1}
     segment(SegmentSettings(**parts))
-    assert f"1 of the 4 classes are in no label map in {parts['maps']}: owl." in caplog.text
+    assert f"1 of the 4 classes are in none of the label maps in {parts['maps']}: owl." in caplog.text
 
 
 def test_numbers_far_apart_are_no_classes(parts):
@@ -438,3 +438,36 @@ def test_the_best_model_by_miou_is_the_result(parts, tmp_path):
     assert weights_of(settings.output) == weights_of(settings.output / f"checkpoint-{best:06}")
     assert evaluation.miou == pytest.approx(measured[best], abs=1e-6)
     assert all(0 <= line.get("validation_pixel_accuracy", 0) <= 1 for line in lines)
+
+
+def test_a_run_on_outlines_resumes_to_the_bit(tmp_path, parts):
+    """From the file of COCO; shapes that have changed are other images."""
+    images = [path.relative_to(parts["images"]) for path in sorted(parts["images"].rglob("*.png"))]
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    entries, annotations = [], []
+    for number, name in enumerate(images):
+        with Image.open(parts["images"] / name) as image:
+            entries.append({"id": number, "file_name": str(name), "width": image.width, "height": image.height})
+        for category, left in ((1, 2), (2, 9)):
+            ring = [left, 2, left + 6, 2, left + 6, 12, left, 12]
+            annotations.append({"image_id": number, "category_id": category, "segmentation": [ring]})
+    file = tmp_path / "coco.json"
+    content = {"images": entries, "annotations": annotations, "categories": categories}
+    file.write_text(json.dumps(content))
+    del parts["maps"]
+    settings = SegmentSettings(**parts, annotations=file, save_every=2)
+    segment(settings)
+    assert beit.BeitConfig.from_pretrained(tmp_path / "run").class_names == ["background", "cat", "dog"]
+    whole = weights_of(tmp_path / "run")
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "run", again)
+    for name in ("model.safetensors", "checkpoint-000004"):
+        path = again / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    segment(SegmentSettings(**{**parts, "output": again}, annotations=file, save_every=2, resume="must"))
+    assert weights_of(again) == whole
+    annotations[0]["segmentation"][0][0] += 1
+    file.write_text(json.dumps(content))
+    shutil.rmtree(again / "checkpoint-000004")
+    with pytest.raises(TrainingError, match="The images, their order or their classes are not those of"):
+        segment(SegmentSettings(**{**parts, "output": again}, annotations=file, save_every=2, resume="must"))

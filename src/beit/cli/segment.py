@@ -78,7 +78,12 @@ class EvaluateSegmentation(_Inference):
     images: Path
     """Folder of images; or embedded:pasted_garments, the test images of the embedded task."""
     maps: Path | None = None
-    """Folder of their label maps, with the same names and subfolders."""
+    """Folder of their label maps, with the same names and subfolders; or of YOLO's text files."""
+    annotations: Path | None = None
+    """COCO's annotations, in place of label maps; or data.yaml or classes.txt with the names of YOLO's classes."""
+    unlabelled: Literal["background", "void"] | None = None
+    """What pixels in no outline of COCO's or YOLO's are; if not given, the class background where the model has one, else void,
+    no label."""
     classes: Path | None = None
     """Text file with the names of the classes, one per line, for a model that only has numbers."""
     ignore_index: int | None = None
@@ -87,6 +92,12 @@ class EvaluateSegmentation(_Inference):
     """Label maps count classes from 1, and 0 means no label. Not needed for a model that was trained this way."""
     map_value: tuple[str, ...] = ()
     """Numbers in the label maps that stand for other numbers: 255=1 for masks of 0 and 255. As in training."""
+    colors: Path | None = None
+    """File with the colour of each class, for label maps in colour, as in training; classes are matched by name."""
+    unknown_colors: Literal["refuse", "void"] = "refuse"
+    """What to do about colours in label maps that the file --colors does not have: refuse them, or take them for no label."""
+    mask_suffix: str | None = None
+    """How the names of the label maps end after that of their image, such as _mask.png; if not given, it is found."""
     examples: int = 6
     """Number of images from all over the set, and number of the worst, to show in the report."""
     output: Path | None = None
@@ -108,7 +119,10 @@ def _evaluate(arguments: list[str]) -> None:
 
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
-    images = _labelled(settings, model, settings.reduce_labels or processor.do_reduce_labels)
+    # What the model was trained on says nothing about labels of another form.
+    numbers = settings.maps is not None and settings.colors is None and settings.annotations is None
+    reduce_labels = settings.reduce_labels or (processor.do_reduce_labels and numbers)
+    images = _labelled(settings, model, reduce_labels)
     result = evaluate_segmentation(model, processor, images, sliding_window, default_device(), settings.examples)
     if settings.output is not None:
         result.save(settings.output)
@@ -124,11 +138,13 @@ def _evaluate(arguments: list[str]) -> None:
 
 def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation, reduce_labels: bool) -> Images:
     """The images with their label maps; the model takes over the ignore index and the names of the classes."""
+    from beit.data.label_form import LabelForm
     from beit.data.label_maps import LabelRules, parse_values
     from beit.data.sources.class_names import read_classes
     from beit.data.sources.label_map_scan import check_maps
-    from beit.data.sources.labelled_folders import LabelledFolders
-    from beit.data.sources.opening import open_segmented
+    from beit.data.sources.open_segmented import open_segmented
+    from beit.data.sources.outlined import background_of
+    from beit.data.sources.segmented import SegmentedImages
 
     config = model.config
     if settings.ignore_index is not None:
@@ -142,10 +158,12 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
         config.id2label = dict(enumerate(names))
     classes = config.class_names
     rules = LabelRules(config.semantic_loss_ignore_index, reduce_labels, parse_values(settings.map_value))
-    images = open_segmented(settings.images, settings.maps, classes, rules, test=True)
+    background = settings.unlabelled == "background" or (settings.unlabelled is None and background_of(classes) >= 0)
+    form = LabelForm(rules, settings.colors, settings.unknown_colors, settings.mask_suffix, background)
+    images = open_segmented(settings.images, settings.maps, settings.annotations, classes, form, test=True)
     if len(images.classes) != len(classes):
         raise ConfigError(f"{settings.model} has {len(classes)} classes, {settings.images} has {len(images.classes)}.")
-    if isinstance(images, LabelledFolders):
+    if isinstance(images, SegmentedImages):
         check_maps(images, refuse=False)
     return images
 

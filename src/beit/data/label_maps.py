@@ -34,7 +34,10 @@ def read_label_map(label: Any, shape: tuple[int, int], name: str) -> np.ndarray:
     if isinstance(label, FILES):
         label = open_upright(label, name)
         if label.mode not in ("1", "L", "P", "F") and not label.mode.startswith("I"):
-            raise InputError(f"{name} has mode {label.mode}; save class numbers, one per pixel, as grey or palette PNG")
+            raise InputError(
+                f"{name} has mode {label.mode}; save class numbers, one per pixel, as grey or palette PNG, "
+                "or give the class of each colour with --colors"
+            )
     array = to_numpy(label)  # of a palette image: the indices
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]

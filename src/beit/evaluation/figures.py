@@ -94,12 +94,17 @@ def attention_maps(pictures: np.ndarray, maps: np.ndarray, titles: Sequence[str]
     return figure
 
 
+def least_width(classes: int) -> int:
+    """Pixels of a page below which the letters in a confusion matrix of so many classes could not be read."""
+    return 34 * classes if classes > 5 else 0
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Any:
     """A confusion matrix `(classes, classes)`, the true class by row; shades are fractions of the row."""
     pyplot = load_pyplot()
     fractions = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     names = [printable(name, 80) for name in classes]
-    side = max(3.4, 0.62 * len(classes))
+    side = max(3.4, 0.46 * len(classes))  # small, so that its letters can be read on a narrow page
     figure, axis = pyplot.subplots(figsize=(side, side))
     axis.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
     axis.set(xlabel="predicted", ylabel="true")
@@ -203,11 +208,11 @@ def reliability(
     above.plot([0, 100], [0, 100], "--", color="#777", linewidth=1, label="as sure as it is right")
     above.errorbar(100 * confidence[full], 100 * value, error, fmt="o", color=COLOURS[0], capsize=3, label="images")
     above.set(ylabel="right, %", ylim=(-2, 102), xlim=(0, 100))
-    above.legend(frameon=False, loc="upper left")
     edges = np.linspace(0, 100, len(counts) + 1)
     below.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[0], edgecolor="white")
     below.set(xlabel="probability of the predicted class, %", ylabel="images")
-    figure.tight_layout()
+    figure.legend(loc="upper center", ncol=2, frameon=False)  # above the dots, which may be anywhere
+    figure.tight_layout(rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     return figure
 
 

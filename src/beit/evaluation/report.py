@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import html
 import io
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,26 @@ from PIL import Image
 from beit.core.files import atomic_path
 from beit.evaluation.figures import load_pyplot
 
+_INTERVAL = re.compile(r"\(?[\d.]+% – [\d.]+%\)?")  # of two percentages
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --good: #009E73; }
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); }
 p.lead { font-size: 1.15rem; } figure { margin: 1.2rem 0; } figcaption { color: #777; font-size: .9rem; }
 img { max-width: 100%; background: #fff; border-radius: 6px; } img.pixels { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; } th, td { padding: .35rem .6rem; text-align: left; border-bottom: 1px solid var(--line); }
-td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } tr.best { background: var(--soft); font-weight: 600; }
+.whole { white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; } tr.best { background: var(--soft); font-weight: 600; }
 code, pre { font: .86rem ui-monospace, monospace; } pre { background: var(--soft); padding: .8rem; overflow-x: auto; border-radius: 6px; }
-.row { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: flex-start; } .row > figure { flex: 1 1 17rem; max-width: 34rem; min-width: 0; }
+.row { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: flex-start; } .row > * { flex: 1 1 17rem; min-width: 0; } .row > figure { max-width: 34rem; } .row > .scroll { flex: 1 1 29rem; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: 1rem; }
 .cards figure { margin: 0; } .cards figcaption { overflow-wrap: anywhere; line-height: 1.35; } .cards img { width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--soft); }
+.cards.pairs { grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); } .cards.pairs img { aspect-ratio: 2; }
 .cards b { color: CanvasText; font-weight: 600; } h3 { margin: 1.6rem 0 .6rem; }
+.lines { display: grid; gap: .25rem .5rem; } .lines img { width: 100%; border: 1px solid var(--line); border-radius: 0; display: block; box-sizing: border-box; }
+.lines span { grid-column: 1 / -1; color: #777; font-size: .85rem; overflow-wrap: anywhere; margin-top: .4rem; }
+.legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .88rem; } .legend i { display: inline-block; width: .9rem; height: .9rem; border: 1px solid var(--line); margin-right: .35rem; vertical-align: -.12rem; }
+@media (max-width: 34rem) { th, td { padding: .3rem .25rem; font-size: .88rem; } }
 details { margin: .5rem 0; } summary { cursor: pointer; } .warn { border-left: 4px solid #D55E00; padding-left: .8rem; }
 """
 
@@ -63,7 +71,9 @@ class Report:
 
         def cell(tag: str, column: int, value: Any) -> str:
             kind = ' class="n"' if column > 0 else ""
-            return f"<{tag}{kind}>{html.escape(str(value))}</{tag}>"
+            # An interval is not broken: in a narrow column it has a line of its own.
+            text = _INTERVAL.sub(r'<span class="whole">\g<0></span>', html.escape(str(value)))
+            return f"<{tag}{kind}>{text}</{tag}>"
 
         head = "".join(cell("th", i, name) for i, name in enumerate(header))
         body = ""
@@ -84,11 +94,33 @@ class Report:
         """Add matplotlib figures with their captions beside each other, or below each other on a narrow page."""
         self.parts.append('<div class="row">' + "".join(_figure(*pair) for pair in figures) + "</div>")
 
-    def pictures(self, cards: Sequence[tuple[Image.Image, str, str]]) -> None:
+    @contextlib.contextmanager
+    def row(self) -> Iterator[None]:
+        """What is added in the `with` block stands side by side, or below each other on a narrow page."""
+        with self._within("row"):
+            yield
+
+    @contextlib.contextmanager
+    def column(self) -> Iterator[None]:
+        """In a row: what is added in the `with` block stands below each other."""
+        with self._within("column"):
+            yield
+
+    @contextlib.contextmanager
+    def _within(self, kind: str) -> Iterator[None]:
+        before, self.parts = self.parts, []
+        try:
+            yield
+        finally:
+            inner, self.parts = self.parts, before
+            self.parts.append(f'<div class="{kind}">' + "\n".join(inner) + "</div>")
+
+    def pictures(self, cards: Sequence[tuple[Image.Image, str, str]], pairs: bool = False) -> None:
         """Add small pictures, as many side by side as the page has room for.
 
         Args:
             cards: (picture, what stands out below it, further text).
+            pairs: pictures are twice as wide as they are high.
         """
         shown = []
         for picture, first, rest in cards:
@@ -97,7 +129,27 @@ class Report:
                 f'<figure><img{kind} alt="{html.escape(rest)}" src="data:image/png;base64,{_png(picture)}">'
                 f"<figcaption><b>{html.escape(first)}</b><br>{html.escape(rest)}</figcaption></figure>"
             )
-        self.parts.append(f'<div class="cards">{"".join(shown)}</div>')
+        self.parts.append(f'<div class="cards{" pairs" * pairs}">{"".join(shown)}</div>')
+
+    def picture_lines(self, header: Sequence[str], lines: Sequence[tuple[str, Sequence[Image.Image]]]) -> None:
+        """Add pictures in columns with headings, a line per (what stands above it, one picture per column)."""
+        cells = [f"<b>{html.escape(name)}</b>" for name in header]
+        for text, pictures in lines:
+            cells.append(f"<span>{html.escape(text)}</span>")
+            for name, picture in zip(header, pictures, strict=True):
+                kind = ' class="pixels"' if max(picture.size) < 100 else ""
+                cells.append(f'<img{kind} alt="{html.escape(name)}" src="data:image/png;base64,{_png(picture)}">')
+        self.parts.append(
+            f'<div class="lines" style="grid-template-columns: repeat({len(header)}, minmax(0, 1fr))">{"".join(cells)}</div>'
+        )
+
+    def legend(self, entries: Sequence[tuple[str, Sequence[int]]]) -> None:
+        """Add names with their colours, (red, green, blue) in 0..255, in as many lines as it takes."""
+        shown = "".join(
+            f'<span><i style="background: rgb({red}, {green}, {blue})"></i>{html.escape(name)}</span>'
+            for name, (red, green, blue) in entries
+        )
+        self.parts.append(f'<div class="legend">{shown}</div>')
 
     def details(self, summary: str, text: str) -> None:
         """Add text that the reader can unfold."""

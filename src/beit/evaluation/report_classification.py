@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from PIL import Image
 from beit.core.errors import MissingExtraError
 from beit.core.text import printable
 from beit.evaluation import figures
-from beit.evaluation.calibration import BINS
+from beit.evaluation.calibration import BINS, Calibration
 from beit.evaluation.classification import Evaluation
 from beit.evaluation.gallery import Attended, Shown
 from beit.evaluation.multi_label import LabelScores
@@ -24,6 +25,7 @@ from beit.evaluation.worst import Worst
 REPORT_FILE = "report.html"
 _MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
 _MOST_IN_PLOT = 30
+_MOST_BESIDE = 12  # classes of a matrix that leaves room for a table beside it
 _MOST_PAIRS = 20
 
 # Colours of the attention, from none to most: dark to bright, so that they also differ in grey.
@@ -156,8 +158,9 @@ def _add_classes(page: Report, found: Evaluation) -> None:
         page.table(header, [_class_row(row) for row in shown])
         page.table(header, [_class_row(row) for row in found.per_class], summary=f"All {len(found.classes)} classes")
         return
-    page.table(header, [_class_row(row) for row in found.per_class])
-    _draw(page, lambda: page.figure(_class_plot(found.per_class), "Precision and recall with 95 % intervals."))
+    with page.row():
+        page.table(header, [_class_row(row) for row in found.per_class])
+        _draw(page, lambda: page.figure(_class_plot(found.per_class), "Precision and recall with 95 % intervals."))
 
 
 def _class_row(row: ClassScores) -> list[str]:
@@ -188,16 +191,23 @@ def _class_plot(rows: Sequence[ClassScores]) -> Any:
 def _add_confusion(page: Report, found: Evaluation) -> None:
     page.heading("Confusion")
     count = len(found.classes)
-    if count <= _MOST_IN_MATRIX:
-        _draw(
-            page,
-            lambda: page.figure(
-                figures.confusion(found.confusion, found.classes),
-                "Number of images; shades are fractions of the true class.",
-                least_width=min(90 * count, 1400) if count > 5 else 0,
-            ),
-        )
-    pairs = confused_pairs(found.confusion, _MOST_PAIRS if count > _MOST_IN_MATRIX else 10)
+    with page.row() if count <= _MOST_BESIDE else contextlib.nullcontext():
+        if count <= _MOST_IN_MATRIX:
+            _draw(
+                page,
+                lambda: page.figure(
+                    figures.confusion(found.confusion, found.classes),
+                    "Number of images; shades are fractions of the true class.",
+                    least_width=figures.least_width(count),
+                ),
+            )
+        with page.column():
+            _add_pairs(page, found)
+
+
+def _add_pairs(page: Report, found: Evaluation) -> None:
+    """Add the commonest mistakes."""
+    pairs = confused_pairs(found.confusion, _MOST_PAIRS if len(found.classes) > _MOST_IN_MATRIX else 10)
     if not pairs:
         page.text("Every image got its own class.")
         return
@@ -249,6 +259,21 @@ def _add_calibration(page: Report, found: Evaluation) -> None:
         page.text("Left out: the probabilities of several labels per image do not add up to 1.")
         return
     bins = found.calibration
+    ends = [wilson(int(right), int(count)) for right, count in zip(bins.right, bins.counts, strict=True)]
+    with page.row():
+        _draw(
+            page,
+            lambda: page.figure(
+                figures.reliability(bins.counts, bins.confidence, bins.right, ends),
+                "Reliability: how often answers of a certain probability are right, with 95 % intervals, and how many "
+                "images there are. Dots below the line: the model is too sure.",
+            ),
+        )
+        with page.column():
+            _explain_calibration(page, found, bins)
+
+
+def _explain_calibration(page: Report, found: Evaluation, bins: Calibration) -> None:
     page.text(
         f"Expected calibration error (ECE) {bins.ece:.1%}: answers are sorted by their probability into {BINS} bins of equal width, "
         "and the error is the mean over all images of the difference between mean probability and fraction right of their bin. "
@@ -258,25 +283,12 @@ def _add_calibration(page: Report, found: Evaluation) -> None:
         page.text(
             "No temperature is offered: the cross-entropy has no least value at any, as when every answer is right."
         )
-    else:
-        kind = "less" if found.temperature > 1 else "more"
-        page.text(
-            f"Logits divided by {found.temperature:.2f} (temperature) have the least cross-entropy, which makes the model {kind} "
-            f"sure and the ECE {found.calibrated.ece:.1%}. The temperature was fitted on these same images, so that figure is "
-            "optimistic. It changes no answer, and is not applied anywhere: it is a number in evaluation.json."
-        )
-    ends = [wilson(int(right), int(count)) for right, count in zip(bins.right, bins.counts, strict=True)]
-    _draw(
-        page,
-        lambda: page.figures(
-            [
-                (
-                    figures.reliability(bins.counts, bins.confidence, bins.right, ends),
-                    "Reliability: how often answers of a certain probability are right, with 95 % intervals, and how many "
-                    "images there are. Dots below the line: the model is too sure.",
-                )
-            ]
-        ),
+        return
+    kind = "less" if found.temperature > 1 else "more"
+    page.text(
+        f"Logits divided by {found.temperature:.2f} (temperature) have the least cross-entropy, which makes the model {kind} "
+        f"sure and the ECE {found.calibrated.ece:.1%}. The temperature was fitted on these same images, so that figure is "
+        "optimistic. It changes no answer, and is not applied anywhere: it is a number in evaluation.json."
     )
 
 
@@ -303,7 +315,7 @@ def _add_pictures(page: Report, found: Evaluation) -> None:
             f"Attention of {gallery.attention_of} to each patch in the last layer, mean of its heads: bright is much, dark is little, "
             "in proportion to the largest of the image. It shows where information is taken from, not why the answer is given."
         )
-        page.pictures([card for shown in gallery.attended for card in _attention_cards(shown, names)])
+        page.pictures([_attention_card(shown, names) for shown in gallery.attended], pairs=True)
 
 
 def add_worst(page: Report, worst: Worst | None) -> None:
@@ -329,18 +341,17 @@ def _short(name: str) -> str:
     return printable("/".join(Path(name).parts[-2:]), 80)
 
 
-def _attention_cards(shown: Attended, names: Sequence[str]) -> list[tuple[Image.Image, str, str]]:
+def _attention_card(shown: Attended, names: Sequence[str]) -> tuple[Image.Image, str, str]:
+    """The image, and beside it the same in grey below its attention."""
     grey = shown.picture.mean(2, keepdims=True)
     size = (shown.picture.shape[1], shown.picture.shape[0])
     weights = np.asarray(Image.fromarray(shown.attention.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
     place = np.linspace(0, 1, len(_HEAT))
     heat = np.stack([np.interp(weights, place, _HEAT[:, channel]) for channel in range(3)], 2)
-    pair = [shown.picture, 0.35 * grey + 0.65 * heat]
-    images = [Image.fromarray((255 * part).round().clip(0, 255).astype(np.uint8)) for part in pair]
-    for image in images:
-        image.thumbnail((192, 192))
-    text = _short(shown.name)
-    return [(images[0], _said(shown.truth, shown.answer, names), text), (images[1], "attention", text)]
+    pair = np.concatenate([shown.picture, 0.35 * grey + 0.65 * heat], 1)
+    image = Image.fromarray((255 * pair).round().clip(0, 255).astype(np.uint8))
+    image.thumbnail((480, 240))
+    return image, _said(shown.truth, shown.answer, names), _short(shown.name)
 
 
 # --- regression ------------------------------------------------------------------------------------------------------

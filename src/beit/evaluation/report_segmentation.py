@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from beit.core.text import printable
 from beit.evaluation import figures
@@ -15,7 +16,7 @@ from beit.evaluation.segmentation import Case, SegmentationEvaluation
 from beit.inference.colors import coloured, palette
 
 REPORT_FILE = "report.html"
-_MOST_CLASSES_IN_CONFUSION = 30
+_MOST_CLASSES = 30
 
 
 def percent(value: float | None) -> str:
@@ -36,71 +37,54 @@ def add_evaluation(page: Report, found: SegmentationEvaluation) -> None:
     """Add the sections about an evaluation to a page: classes, examples, worst cases, confusion."""
     colours = palette(len(found.classes))
     page.heading("Classes")
-    page.table(
-        ["class", "IoU", "pixels found", "true pixels"],
-        [
-            [printable(row["name"]), percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}"]
-            for row in found.class_rows()
-        ],
-    )
+    header = ["class", "IoU", "pixels found", "true pixels"]
+    rows = found.class_rows()
+    if len(rows) > _MOST_CLASSES:
+        weakest = sorted((row for row in rows if row["iou"] is not None), key=lambda row: row["iou"])[:_MOST_CLASSES]
+        page.text(f"The {len(weakest)} classes with the lowest IoU:")
+        page.table(header, [_class_row(row) for row in weakest])
+        page.table(header, [_class_row(row) for row in rows], summary=f"All {len(rows)} classes")
+    else:
+        page.table(header, [_class_row(row) for row in rows])
     page.text(
         "IoU: pixels that have the class in both truth and prediction, as a fraction of those that have it in either. A class "
         "that is in neither has no IoU and does not count in the mean."
     )
     page.heading("Examples")
-    page.figure(_legend_figure(found.classes, colours), "The colours of the classes; white: no label.")
+    page.legend(
+        [*((printable(name, 80), colours[i]) for i, name in enumerate(found.classes)), ("no label", (255, 255, 255))]
+    )
     if found.examples:
-        page.figure(
-            _case_figure(found.examples, colours, found.ignore_index),
-            "The prediction has a class everywhere, also where the truth has no label (white); those pixels do not count.",
+        page.text(
+            "The prediction has a class everywhere, also where the truth has no label (white); those pixels do not count."
         )
+        _add_cases(page, found.examples, colours, found.ignore_index)
     if found.worst_cases:
         page.heading("Worst cases")
-        page.figure(_case_figure(found.worst_cases, colours, found.ignore_index), "The images with the lowest mIoU.")
+        page.text("The images with the lowest mIoU.")
+        _add_cases(page, found.worst_cases, colours, found.ignore_index)
     page.heading("Confusion")
-    most = np.sort(np.argsort(-found.confusion.sum(1), kind="stable")[:_MOST_CLASSES_IN_CONFUSION])
+    most = np.sort(np.argsort(-found.confusion.sum(1), kind="stable")[:_MOST_CLASSES])
     percents = 100 * found.confusion / np.maximum(found.confusion.sum(1, keepdims=True), 1)
     page.figure(
         figures.confusion(np.round(percents[np.ix_(most, most)]), [found.classes[i] for i in most]),
         "Percent of the pixels of each true class"
         + (f", for the {len(most)} commonest classes." if len(most) < len(found.classes) else "."),
+        least_width=figures.least_width(len(most)),
     )
     if found.skipped:
         page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
 
 
-def _legend_figure(classes: Sequence[str], colours: np.ndarray) -> Any:
-    pyplot = figures.load_pyplot()
-    handles = [
-        pyplot.Rectangle((0, 0), 1, 1, color=colour / 255, label=printable(name, 80))
-        for name, colour in zip(classes, colours, strict=True)
-    ]
-    columns = min(6, len(classes))
-    figure = pyplot.figure(figsize=(9, 0.3 * -(-len(classes) // columns) + 0.1))
-    figure.legend(handles=handles, loc="center", ncol=columns, frameon=False, fontsize=8, mode="expand")
-    return figure
+def _class_row(row: dict[str, Any]) -> list[str]:
+    return [printable(row["name"]), percent(row["iou"]), percent(row["accuracy"]), f"{row['pixels']:,}"]
 
 
-def _case_figure(cases: Sequence[Case], colours: np.ndarray, ignore_index: int) -> Any:
-    """A row per case: image, truth, prediction. Pixels without a label are white in the truth; the prediction is whole."""
-    pyplot = figures.load_pyplot()
-    # A row is as high as its image at a width of 3 inches, within limits.
-    heights = [3.0 * min(max(case.image.shape[0] / case.image.shape[1], 0.1), 2.0) + 0.3 for case in cases]
-    figure, axes = pyplot.subplots(
-        len(cases),
-        3,
-        figsize=(9, sum(heights)),
-        squeeze=False,
-        layout="constrained",
-        gridspec_kw={"height_ratios": heights},
-    )
-    for axis, heading in zip(axes[0], ("image", "truth", "prediction"), strict=True):
-        axis.annotate(heading, (0.5, 1), (0, 14), "axes fraction", "offset points", ha="center", fontweight="bold")
-    for line, case in zip(axes, cases, strict=True):
+def _add_cases(page: Report, cases: Sequence[Case], colours: np.ndarray, ignore_index: int) -> None:
+    """A line per case: image, truth, prediction. Pixels without a label are white in the truth; the prediction is whole."""
+    lines = []
+    for case in cases:
         maps = [np.where(case.truth == ignore_index, -1, case.truth), case.prediction]
-        for axis, picture in zip(line, (case.image, *(coloured(labels, colours) for labels in maps)), strict=True):
-            axis.imshow(picture, interpolation="nearest")
-            axis.axis("off")
-        line[0].set_title(printable(Path(case.name).name, 80), fontsize=7, loc="left")
-        line[2].set_title(f"mIoU {percent(case.miou)}", fontsize=7, loc="right")
-    return figure
+        pictures = [Image.fromarray(array) for array in (case.image, *(coloured(labels, colours) for labels in maps))]
+        lines.append((f"{printable(Path(case.name).name, 80)} · mIoU {percent(case.miou)}", pictures))
+    page.picture_lines(("image", "truth", "prediction"), lines)

@@ -16,8 +16,8 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.class_names import read_classes
 from beit.data.sources.label_map_scan import check_maps, numbered_classes
-from beit.data.sources.labelled_folders import LabelledFolders
-from beit.data.sources.opening import open_segmented
+from beit.data.sources.open_segmented import open_segmented
+from beit.data.sources.segmented import SegmentedImages
 from beit.data.transforms.segmentation import SegmentViews
 from beit.evaluation.report_segmentation import write_report
 from beit.train.framework import segmenting
@@ -61,7 +61,7 @@ def segment(
     source, validation, classes = _images_and_classes(run, start, images, validation)
     config = segmenter_config(settings, start, classes)
     processor = _processor(settings, start, config)
-    if isinstance(source, LabelledFolders):
+    if isinstance(source, SegmentedImages):
         source.smallest_side = max(geometry.pair(config.patch_size))
 
     size = geometry.pair(config.image_size)
@@ -115,11 +115,12 @@ def _images_and_classes(
 ) -> tuple[Any, Any, list[str]]:
     """(images to learn from, images to measure on or None, names of the classes); label maps in folders are checked."""
     settings = run.settings
-    rules = settings.label_rules()
+    form = settings.label_form()
     if images is None:
-        images = open_segmented(Path(settings.images), settings.maps, None, rules, test=False)
+        images = open_segmented(settings.images, settings.maps, settings.annotations, None, form, test=False)
     if validation is None and settings.validation_images is not None:
-        validation = open_segmented(settings.validation_images, settings.validation_maps, None, rules, test=True)
+        beside = settings.validation_maps, settings.annotations_to_measure()
+        validation = open_segmented(settings.validation_images, *beside, None, form, test=True)
     if len(images) < 2:
         raise DataError("There is only one image; batch norm needs at least two in a step.")
     named = _named_classes(settings, start, images)
@@ -128,9 +129,9 @@ def _images_and_classes(
     if not start.resumed and run.main:
         # Before the first step, so that a wrong number costs seconds and not hours. If classes are numbered, the maps to learn
         # from were looked at already, to find out how many classes there are.
-        if named is not None and isinstance(images, LabelledFolders):
+        if named is not None and isinstance(images, SegmentedImages):
             check_maps(images)
-        if isinstance(validation, LabelledFolders):
+        if isinstance(validation, SegmentedImages):
             check_maps(validation, refuse=False)
         if _segments(start.config):
             warn_of_other_classes(start.config, classes, settings.model)
@@ -140,10 +141,13 @@ def _images_and_classes(
 def _named_classes(settings: SegmentSettings, start: Start, images: Any) -> list[str] | None:
     """Names of the classes: a resumed run's, the images' own, a file's or the model's; None where only the maps tell."""
     if not start.resumed:
+        named = isinstance(images, SegmentedImages) and bool(images.names)  # by the labels, so that any order will do
+        if settings.classes is not None and (named or not images.classes):
+            return read_classes(settings.classes)
+        if named and _segments(start.config) and sorted(images.names) == sorted(start.config.class_names):
+            return start.config.class_names  # the order that the head has learned
         if images.classes:
             return list(images.classes)
-        if settings.classes is not None:
-            return read_classes(settings.classes)
         if not _segments(start.config):
             return None
     return start.config.class_names
@@ -151,7 +155,7 @@ def _named_classes(settings: SegmentSettings, start: Start, images: Any) -> list
 
 def _with_classes(images: Any, classes: list[str]) -> Any:
     """The images with these classes. Raises DataError when they have others."""
-    if isinstance(images, LabelledFolders):
+    if isinstance(images, SegmentedImages):
         return images.with_classes(classes)
     if images is not None and list(images.classes) != classes:
         raise DataError(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
-
 from beit.core.errors import DataError
 from beit.core.progress import progress_bar
-from beit.data.decode import opened, pillow_warnings
-from beit.data.label_maps import LabelRules, read_label_map
-from beit.data.sources.labelled_folders import LabelledFolders, without_metadata
+from beit.data.decode import pillow_warnings
+from beit.data.sources.segmented import Look, SegmentedImages
 
 logger = logging.getLogger("beit")
 
@@ -23,7 +19,7 @@ logger = logging.getLogger("beit")
 _MOST_CLASSES = 1000
 
 
-def numbered_classes(images: LabelledFolders) -> list[str]:
+def numbered_classes(images: SegmentedImages) -> list[str]:
     """The names `0`, `1`, … up to the largest number in any map.
 
     Raises:
@@ -32,13 +28,13 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
         InputError: a map is neither a grey nor a palette image, or has another size than its image.
     """
     found = _scan(images)
-    if found.damaged == len(images.maps):
-        raise DataError(f"None of the label maps in {images.map_folder} can be read.")
+    if found.damaged == len(images):
+        raise DataError(f"None of the {images.place} can be read.")
     numbers = sorted(number for number in found.where if number != images.rules.ignore_index)
     largest = numbers[-1] if numbers else -1
     if largest < 1:
         raise DataError(
-            f"The label maps in {images.map_folder} have {'no label' if largest < 0 else 'class 0 alone'}; wanted at least two "
+            f"The {images.place} have {'no label' if largest < 0 else 'class 0 alone'}; wanted at least two "
             f"classes. {images.rules.ignore_index} counts as no label: see --ignore-index.{found.remedy(images, 1)}"
         )
     if largest >= _MOST_CLASSES:
@@ -51,7 +47,7 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
         shift = int(images.rules.reduce_labels)
         shown = ", ".join(str(number + shift) for number in numbers[:8])
         raise DataError(
-            f"The label maps in {images.map_folder} have the values {shown} alone: {largest + 1 - len(numbers)} of the "
+            f"The {images.place} have the values {shown} alone: {largest + 1 - len(numbers)} of the "
             f"{largest + 1} numbers up to the largest are in no map. Say which classes the values mean, with --map-value "
             f"{largest + shift}={len(numbers) - 1 + shift}, or name all classes with --classes."
         )
@@ -60,7 +56,7 @@ def numbered_classes(images: LabelledFolders) -> list[str]:
     return names
 
 
-def check_maps(images: LabelledFolders, refuse: bool = True) -> None:
+def check_maps(images: SegmentedImages, refuse: bool = True) -> None:
     """Check that the numbers of all label maps are classes: before hours of training rather than in their middle.
 
     Maps that cannot be read are ignored here: training skips a few of them. Classes that are in no map are logged.
@@ -70,7 +66,7 @@ def check_maps(images: LabelledFolders, refuse: bool = True) -> None:
         refuse: whether maps with a single class are an error, as where a model is to learn from them.
 
     Raises:
-        InputError: as `LabelledFolders.target`.
+        InputError: as `SegmentedImages.target`.
         DataError: with `refuse`, all maps together have fewer than two classes.
     """
     found = _scan(images)
@@ -88,66 +84,60 @@ class _Found(NamedTuple):
     where: dict[int, str]
     damaged: int
 
-    def remedy(self, images: LabelledFolders, number: int) -> str:
+    def remedy(self, images: SegmentedImages, number: int) -> str:
         """What to do if the number for "no label" was meant as class `number`; "" if it is in no map."""
         ignore = images.rules.ignore_index
-        if ignore not in self.where or images.rules.reduce_labels:
+        if ignore not in self.where or images.rules.reduce_labels or images.names:  # names say which class is which
             return ""
         return f" If {ignore}, which is in {self.where[ignore]}, means class {number}, say so with --map-value {ignore}={number}."
 
 
-def _check_absent(images: LabelledFolders, classes: Sequence[str], found: _Found, refuse: bool) -> None:
+def _check_absent(images: SegmentedImages, classes: Sequence[str], found: _Found, refuse: bool) -> None:
     """What is absent is as wrong as what is strange: nothing can be learned of it, and no score would show it."""
     absent = [
         number for number in range(len(classes)) if number not in found.where and number != images.rules.ignore_index
     ]
-    if not absent or found.damaged == len(images.maps):
+    if not absent or found.damaged == len(images):
         return
     names = ", ".join(classes[number] for number in absent[:5]) + ", …" * (len(absent) > 5)
-    says = f"{len(absent)} of the {len(classes)} classes are in no label map in {images.map_folder}: {names}."
+    says = f"{len(absent)} of the {len(classes)} classes are in none of the {images.place}: {names}."
     says += found.remedy(images, absent[0])
     if refuse and len(absent) >= len(classes) - 1:
         raise DataError(f"{says} There is nothing to tell apart; a model would learn one answer for every pixel.")
     logger.warning("%s", says)
 
 
-def _scan(images: LabelledFolders) -> _Found:
-    """Look at every label map, with a progress bar."""
+def _scan(images: SegmentedImages) -> _Found:
+    """Look at every label map, with a progress bar; say how many pixels have unknown colours."""
     where: dict[int, str] = {}
-    damaged = 0
+    damaged = unknown = strange = 0
     with pillow_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow unpacks PNG files without the GIL
         found = pool.map(lambda index: _looked_at(images, index), range(len(images)))
         bar = progress_bar(
             found, purpose="a look at all label maps", total=len(images), desc="looking at label maps", unit="map"
         )
-        for path, labels in zip(images.maps, bar, strict=True):
-            damaged += labels is None
-            for number in [] if labels is None else labels.tolist():
-                where.setdefault(number, path)
+        for index, look in enumerate(bar):
+            if look is None:
+                damaged += 1
+                continue
+            unknown += look.unknown
+            strange += look.unknown > 0
+            for number in look.numbers.tolist():
+                where.setdefault(number, images.label_name(index))
+    if unknown:
+        logger.warning(
+            "%s pixels in %s of %s label maps have colours that %s does not have; they count as no label.",
+            f"{unknown:,}",
+            f"{strange:,}",
+            f"{len(images):,}",
+            images.naming,
+        )
     return _Found(where, damaged)
 
 
-def _looked_at(images: LabelledFolders, index: int) -> np.ndarray | None:
-    """The distinct class numbers of a map whose size and numbers are right; None for one that cannot be read."""
-    labels = _distinct(images.maps[index], images.rules)
-    if labels is None:
-        return None
-    if images.classes:
-        images.rules.check(labels, len(images.classes), images.maps[index])
-    with contextlib.suppress(DataError):  # of a damaged image; training skips a few of them
-        images.check_size(index)
-    return labels
-
-
-def _distinct(path: str, rules: LabelRules) -> np.ndarray | None:
-    """The distinct class numbers of a map, the ignore index among them; None if it cannot be read."""
+def _looked_at(images: SegmentedImages, index: int) -> Look | None:
+    """The look at a map whose size and numbers are right; None for one that cannot be read."""
     try:
-        with opened(path, in_thread=True) as file:
-            if file.mode in ("L", "P"):
-                numbers = np.flatnonzero(file.histogram()[:256])  # much faster than np.unique of all pixels
-            else:
-                file.load()
-                numbers = np.unique(read_label_map(without_metadata(file), (file.height, file.width), path))
+        return images.look(index)
     except DataError:
         return None
-    return rules.apply(numbers)

@@ -1,4 +1,4 @@
-"""From what a user wrote to images: a folder, a table, tar shards, a data set of the Hub, or folders with label maps."""
+"""From what a user wrote to images: a folder, a table, tar shards, or a data set of the Hub."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from beit.core.errors import DataError
-from beit.data.embedded.pasted_garments import PastedGarments
-from beit.data.label_maps import LabelRules
 from beit.data.sources.hub import HubShards
 from beit.data.sources.images import EmptyFolderError, FolderImages, Images
-from beit.data.sources.labelled_folders import LabelledFolders
 from beit.data.sources.patterns import ENDINGS, FORMS, names_tar_files, restore_slashes, tar_files
 from beit.data.sources.shards import Shards
 from beit.data.sources.spooled import SpooledImages
@@ -121,29 +117,3 @@ def _hub_shards(text: str) -> Shards:
     if not re.fullmatch(r"[\w.-]*", split):
         raise DataError(f"{text}: {split!r} is no name of a split, such as train or validation.")
     return HubShards(name, split or "train")
-
-
-def open_segmented(
-    images: Path, maps: Path | None, classes: Sequence[str] | None, rules: LabelRules, test: bool
-) -> Any:
-    """Images with label maps: those of two folders, or the embedded task.
-
-    Args:
-        images: a folder, or `embedded:pasted_garments`.
-        maps: the folder of the label maps.
-        classes: names of the classes; None to leave them open.
-        rules: what the numbers in the maps mean.
-        test: of the embedded task, its test part.
-
-    Raises:
-        DataError: as `LabelledFolders`; or a folder of images without one of maps.
-    """
-    if str(images).startswith("embedded:"):
-        if str(images) != "embedded:pasted_garments":
-            raise DataError(f"There are no embedded images {str(images)[9:]!r}; wanted embedded:pasted_garments.")
-        return PastedGarments(test=test)
-    if maps is None:
-        raise DataError(
-            f"Got no label maps for {images}. Give their folder: --maps, or --validation-maps for validation."
-        )
-    return LabelledFolders(images, maps, classes, rules)
