@@ -24,6 +24,7 @@ from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
 from beit.evaluation.report_classification import report_on_run
 from beit.models.parameters import shapes_of
+from beit.train.card import Card
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
 from beit.train.parts import Parts, parts_of
@@ -114,6 +115,14 @@ def finetune(
     if evaluation is not None:
         evaluation.save(settings.output)
     report_on_run(settings.output, evaluation, history)
+    Card(
+        settings=settings,
+        data=str(parts),
+        history=history,
+        classes=source.classes,
+        result=evaluation,
+        remark=job.selection.remark() if job.selection is not None else "",
+    ).save()
     return history, evaluation
 
 
