@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
@@ -345,15 +346,16 @@ def _has_own_page(repo_id: str, token: str | bool | None, revision: str | None) 
     import huggingface_hub
     from huggingface_hub import errors
 
-    try:
-        path = huggingface_hub.hf_hub_download(
-            repo_id, model_card.CARD_FILE, revision=revision, token=token, force_download=True
-        )
-    except errors.LocalEntryNotFoundError:  # an EntryNotFoundError too, but nobody answered
-        raise
-    except errors.EntryNotFoundError:
-        return False
-    return not model_card.is_untouched(model_card.read_page(Path(path)))
+    with tempfile.TemporaryDirectory() as folder:  # not the cache, which may hold an older one
+        try:
+            path = huggingface_hub.hf_hub_download(
+                repo_id, model_card.CARD_FILE, revision=revision, token=token, local_dir=folder
+            )
+        except errors.LocalEntryNotFoundError:  # an EntryNotFoundError too, but nobody answered
+            raise
+        except errors.EntryNotFoundError:
+            return False
+        return not model_card.is_untouched(model_card.read_page(Path(path)))
 
 
 _UPLOAD = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")
