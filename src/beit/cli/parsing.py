@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -41,7 +42,8 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
 # `_default` takes these flags before tyro sees the arguments, so they are not among the fields that --help lists.
 _STARTS = {
     "run": """
---settings FILE  start from the settings.json of an earlier run; flags override it
+--settings FILE  start from the settings in a file: settings.json of an earlier run, or JSON, YAML or TOML of your own;
+                 flags override it
 --resume         go on with the run in the folder --output; no other flag is needed
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
     "probe": """
@@ -59,20 +61,18 @@ def _start_of(kind: Any) -> str:
 
 def _default(kind: Any, name: str, arguments: list[str], devices: int | None) -> tuple[list[str], Any]:
     """(the other arguments, the settings that they override): those of `--settings FILE` or `--recipe NAME`, else None."""
-    arguments, file = _taken(arguments, "--settings", "the settings.json of an earlier run")
+    arguments, file = _taken(
+        arguments, "--settings", "a file: the settings.json of an earlier run, or one of your own in JSON, YAML or TOML"
+    )
     arguments, recipe = _taken(arguments, "--recipe", "a name; beit recipes lists them")
     if file is not None and recipe is not None:
         raise ConfigError("--settings and --recipe both say what to start from; give one of them.")
     if file is not None:
-        from beit.core.files import read_json
-        from beit.train.settings import RunSettings, from_dict
+        from beit.train.settings import RunSettings, from_file
 
         if not issubclass(kind, RunSettings):
             raise ConfigError(f"beit {name} does not take --settings; training commands do.")
-        values = read_json(file)
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds no settings (a JSON object).")
-        return arguments, from_dict(kind, values)
+        return arguments, from_file(kind, file, _texts(kind, arguments))
     if recipe is not None:
         from beit.train.recipes import default_of
 
@@ -82,6 +82,18 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
         world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
         return arguments, default_of(recipe, kind, name, size, int(world) if world.isdecimal() else 1)
     return arguments, _of_the_run(kind, arguments) if _start_of(kind) == "run" else None
+
+
+def _texts(kind: Any, arguments: list[str]) -> dict[str, str]:
+    """What the arguments give of the fields that have no default, as text: a file of settings may leave them out."""
+    found = {}
+    for item in dataclasses.fields(kind):
+        if item.default is dataclasses.MISSING:
+            for flag in {f"--{item.name}", f"--{item.name.replace('_', '-')}"}:
+                _, text = _taken(arguments, flag, "a value")
+                if text is not None:
+                    found[item.name] = text
+    return found
 
 
 def _of_the_run(kind: Any, arguments: list[str]) -> Any:
