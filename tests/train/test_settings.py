@@ -138,6 +138,12 @@ def test_settings_of_another_command_name_it(tmp_path):
         from_file(FinetuneSettings, tmp_path / "settings.json", {})
 
 
+def test_the_device_is_no_property_of_a_run():
+    here, there = make(PretrainSettings).to_dict(), make(PretrainSettings, device="cuda:1").to_dict()
+    assert "device" not in here  # runs of earlier versions have none
+    assert differences(here, there, PretrainSettings.ADDED) == []
+
+
 def test_a_learning_rate_of_auto_is_the_papers_and_0_the_old_word_for_it(caplog):
     left_out = make(PretrainSettings).learning_rate
     assert make(PretrainSettings, learning_rate="auto").learning_rate == left_out

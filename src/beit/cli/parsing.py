@@ -227,10 +227,20 @@ def require_framework(framework: str, purpose: str) -> None:
     require(framework, framework, purpose)
 
 
-def default_device_of(framework: str) -> str | None:
-    """A GPU for PyTorch where there is one; JAX chooses by itself."""
-    if framework == "flax":
-        return None
-    from beit.inference.torch.device import default_device
+def device_of(framework: str, name: str | None) -> str | None:
+    """The device of `--device`, which is checked before the work; if it is None, a GPU for PyTorch where there is one.
 
-    return default_device()
+    Returns:
+        What PyTorch's functions take; None for JAX, whose default device is set, so that models are loaded there.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if framework == "flax":
+        from beit.cli.flax import choose_device
+
+        choose_device(name)
+        return None
+    from beit.inference.torch.device import chosen_device
+
+    return str(chosen_device(name))

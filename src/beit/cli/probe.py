@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beit.cli.parsing import at_least_one, parse, say_skipped, show
+from beit.cli.parsing import at_least_one, device_of, parse, say_skipped, show
 from beit.core.errors import ConfigError, require
 from beit.core.files import check_folder
 
@@ -47,9 +47,9 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
     from beit.evaluation.hold_out import hold_out
     from beit.evaluation.probe import probe
     from beit.evaluation.report_probe import write_plot
-    from beit.inference.torch.device import default_device
     from beit.inference.trained import open_trained_layers
 
+    device = device_of("torch", settings.device)
     images: Images = FolderImages(settings.images, labelled=True)
     validation: Images
     if settings.validation is not None:
@@ -70,7 +70,7 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
         temperature=settings.temperature,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        device=default_device(),
+        device=device,
         **keywords,
     )
     show(result)

@@ -23,7 +23,18 @@ from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
 
 _PATHS = "images validation tokenizer model maps validation_images validation_maps classes".split()
 # How a run is kept and not what it computes; and how long it is, of which `beit.train.resume` says what a change means.
-FREE = {"output", "resume", "allow_inexact_resume", "workers", "log_every", "save_every", "keep", "steps", "epochs"}
+FREE = {
+    "output",
+    "resume",
+    "allow_inexact_resume",
+    "workers",
+    "log_every",
+    "save_every",
+    "keep",
+    "steps",
+    "epochs",
+    "device",
+}
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
 
