@@ -28,6 +28,7 @@ from beit.train.card import Card
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
 from beit.train.parts import Parts, parts_of
+from beit.train.pictures import of_views
 from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import (
@@ -101,6 +102,7 @@ def finetune(
         prepare=lambda batch, step: mix(batch, step, run, config.num_labels),
         averaged=settings.result == "ema",
         begin=parts.save,
+        pictures=of_views(settings.mean, settings.std),
         header=_header(run, parts, start, config, loader),
     )
     if validation is not None and run.main:

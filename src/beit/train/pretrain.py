@@ -18,6 +18,7 @@ from beit.data.transforms.pretrain import PretrainViews
 from beit.train.card import Card
 from beit.train.framework import pretraining
 from beit.train.loop import Job, train
+from beit.train.pictures import of_pretraining
 from beit.train.run import from_last_good, open_run
 from beit.train.settings import PretrainSettings
 from beit.train.start import Start, make_processor, open_start, smallest_view, with_normalisation
@@ -84,6 +85,7 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
         log_metrics=lambda: target.log_metrics(run.processes),
         probe=None if labelled is None else framework.probe(run, processor, labelled),
         probe_every=settings.probe_every,
+        pictures=of_pretraining(target, config, settings.mean, settings.std),
     )
     history = train(run, job)
     if run.main:

@@ -22,6 +22,7 @@ from beit.train import checkpoint
 from beit.train.distributed import Processes
 from beit.train.settings import FREE, SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
+from beit.train.trackers import check_tracker
 
 logger = logging.getLogger("beit")
 Params = ParamSpec("Params")
@@ -146,6 +147,8 @@ def open_run(
         TrainingError: the run to continue has other settings (the message says which), or no readable checkpoint; or
             `resume` is "must" and there is none.
     """
+    if processes.main:
+        check_tracker(settings)
     fill_paper_rate(settings)
     run = Run(processes, settings)
     output = settings.output

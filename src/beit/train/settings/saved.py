@@ -34,6 +34,7 @@ FREE = {
     "steps",
     "epochs",
     "device",
+    "tracker",
 }
 SettingsT = TypeVar("SettingsT", bound=RunSettings)
 
