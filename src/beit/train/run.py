@@ -20,6 +20,7 @@ from beit.core.files import atomic_path, check_folder, read_json
 from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
+from beit.train.history import History
 from beit.train.settings import FREE, SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
 from beit.train.trackers import check_tracker
@@ -91,7 +92,7 @@ class Run(Generic[SettingsT_co]):
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
     opened: Any = None
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=History)
 
     def __post_init__(self) -> None:
         self.requested = self.settings
