@@ -10,12 +10,51 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
+
+Action = tuple[Callable[[list[str]], None], str]  # what an action calls, and what it does
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
+
+
+class Offered(Exception):
+    """What can be typed after a command; it is raised in place of the command's work (see `asked`).
+
+    Attributes:
+        kinds: dataclasses whose fields are its options.
+        actions: name → action, for a command such as `beit segment`.
+    """
+
+    def __init__(self, kinds: tuple[Any, ...] = (), actions: Mapping[str, Action] | None = None) -> None:
+        super().__init__()
+        self.kinds, self.actions = kinds, dict(actions or {})
+
+
+def offer(*kinds: Any, actions: Mapping[str, Action] | None = None) -> None:
+    """Say what can be typed after a command, where that is asked for; else nothing happens. Every command begins so.
+
+    Raises:
+        Offered: it is asked for.
+    """
+    if _asking.get():
+        raise Offered(kinds, actions)
+
+
+def asked(command: Callable[[list[str]], None]) -> Offered:
+    """What can be typed after a command, which does nothing else."""
+    token = _asking.set(True)
+    try:
+        command([])
+    except Offered as found:
+        return found
+    finally:
+        _asking.reset(token)
+    return Offered()
 
 
 def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None) -> Any:
@@ -31,6 +70,7 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
         SystemExit: after `--help`, or after a mistake has been explained.
         ConfigError: `--settings` or `--recipe` cannot be used.
     """
+    offer(kind)
     import tyro
 
     rest, default = _default(kind, name, _with_resume(arguments), devices)
@@ -49,6 +89,15 @@ _STARTS = {
     "probe": """
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
 }
+
+
+def flags_of_start(kind: Any) -> dict[str, tuple[str, ...] | None]:
+    """The flags of `_STARTS` for a dataclass: name → the words that it takes, None for any value."""
+    from beit.train.recipes import RECIPES
+
+    text = _STARTS.get(_start_of(kind), "")
+    known = {"--settings": None, "--recipe": tuple(RECIPES)}
+    return {flag: words for flag, words in known.items() if flag in text}
 
 
 def _start_of(kind: Any) -> str:
@@ -153,9 +202,7 @@ def _with_resume(arguments: list[str]) -> list[str]:
     return filled
 
 
-def run_action(
-    command: str, actions: Mapping[str, tuple[Callable[[list[str]], None], str]], arguments: list[str]
-) -> None:
+def run_action(command: str, actions: Mapping[str, Action], arguments: list[str]) -> None:
     """Run one of the actions of a command such as `beit segment`; without one, print which there are.
 
     Args:
@@ -166,6 +213,7 @@ def run_action(
     Raises:
         ConfigError: it has no such action.
     """
+    offer(actions=actions)
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, actions))
         print(f"usage: beit {command} {{{','.join(actions)}}} …\n")
