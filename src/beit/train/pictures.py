@@ -14,7 +14,7 @@ from beit.train.targets.base import Target
 
 _MOST = 6  # images
 _GREY = 0.5
-_LONGEST = 224  # pixels of a side; larger images are thinned out
+_LONGEST = 128  # pixels of a side; larger images are thinned out, since there is a picture for each checkpoint
 
 logger = logging.getLogger("beit")
 
