@@ -118,7 +118,8 @@ def test_the_command_line_gives_what_a_file_leaves_out(tmp_path):
         ("more: {a: 1}", "line 4: more is a table.*at the top"),
         ("steps: .nan", "line 4: steps is nan"),
         ("learning_rate: fast", "learning_rate is 'fast'; wanted"),
-        ("batch_size: -1", "mine.yaml: batch_size is -1"),
+        ("seed: 3\nbatch_size: -1", "mine.yaml, line 5: batch_size is -1"),
+        ("compile: true\nframework: flax", "mine.yaml: Flax runs are always compiled"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path, text, message):

@@ -112,10 +112,22 @@ def from_file(kind: type[SettingsT], path: str | os.PathLike[str], given: Mappin
             f"{printable(file.path)} does not say {', '.join(lacking)}. Add it to the file, or give --"
             f"{lacking[0].replace('_', '-')}."
         )
+    values |= {name: given[name] for name in needed}
     try:
-        return kind(**{**values, **{name: given[name] for name in needed}})
+        return kind(**values)
     except ConfigError as error:
-        raise ConfigError(f"{printable(file.path)}: {error}") from error
+        alone = next((name for name in file.values if _is_refused(kind, values, name)), "")
+        raise ConfigError(f"{file.where(alone)}: {error}") from error
+
+
+def _is_refused(kind: type[RunSettings], values: Mapping[str, Any], name: str) -> bool:
+    """Whether one of the values is impossible by itself, with defaults for the others."""
+    needed = {item.name for item in dataclasses.fields(kind) if _has_no_default(item)}
+    try:
+        kind(**{other: values[other] for other in {*needed, name}})
+    except ConfigError:
+        return True
+    return False
 
 
 def _ready(values: Mapping[str, Any]) -> dict[str, Any]:
