@@ -370,9 +370,11 @@ def test_the_model_card_goes_with_the_model_and_spares_a_page_of_a_person(
     pytest.importorskip("torch")
     beit.BeitForMaskedImageModeling(tiny()).save_pretrained(tmp_path)
     model_card.write_card(tmp_path, "# Written by beit")
+    beit.BeitImageProcessor().save_pretrained(tmp_path)
     model = beit.load(tmp_path)
     model.push_to_hub("me/card", token="writer")
     on_hub = fake.repos["me/card"]["main"]
+    assert set(on_hub) == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
     assert on_hub["README.md"] == (tmp_path / "README.md").read_bytes()
 
     model_card.write_card(tmp_path, "# A later one")

@@ -17,6 +17,7 @@ from pathlib import Path
 from beit.core.files import atomic_path
 
 CARD_FILE = "README.md"
+_PROCESSOR_FILE = "preprocessor_config.json"
 _SEAL = re.compile(r"<!-- beit card ([0-9a-f]{64})\b[^\n]*-->\n?\Z")
 
 logger = logging.getLogger("beit")
@@ -72,7 +73,7 @@ def folder_of(source: object) -> str | None:
 
 
 def add_card(folder: Path, origin: str | None) -> None:
-    """Put the card of the folder that a model was loaded from beside the weights that are to be uploaded.
+    """Put the card of the folder that a model was loaded from, and its image processor, beside weights that are to be uploaded.
 
     Nothing is added, which is said, where the weights have changed since, because the card's figures are of others; or where the
     README.md is not a card of `beit`, because nobody said that it is to be published.
@@ -95,7 +96,9 @@ def add_card(folder: Path, origin: str | None) -> None:
             "%s is not uploaded: it describes the weights in that folder, and these are different ones.", path
         )
     else:
-        shutil.copyfile(path, folder / CARD_FILE)
+        for name in (CARD_FILE, _PROCESSOR_FILE):  # the card says how the image processor is loaded
+            if (path.parent / name).is_file():
+                shutil.copyfile(path.parent / name, folder / name)
 
 
 def read_page(path: Path) -> str:

@@ -350,8 +350,8 @@ class PretrainedModule(Conventions):
     def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
         """Upload the model to the Hub: `model.push_to_hub("owner/name")`.
 
-        The model card (README.md) that `beit` wrote into the folder that the model was loaded from goes with it, if the weights
-        are still the same. A README.md on the Hub that somebody wrote or edited is kept.
+        The model card (README.md) that `beit` wrote into the folder that the model was loaded from goes with it, and so does its
+        preprocessor_config.json, if the weights are still the same. A README.md on the Hub that somebody wrote or edited is kept.
 
         Args:
             repo_id: `owner/name`; created if it does not exist.
