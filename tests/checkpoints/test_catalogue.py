@@ -159,3 +159,41 @@ def test_table_and_pages_show_the_facts():
     for part in ("163 million", "150 classes", "mIoU 53.6", "54.2", "ImageNet's mean", "ade-640-640", "Apache-2.0"):
         assert part in text
     json.dumps([asdict(entry) for entry in PUBLISHED])  # as `beit models --json` prints it
+
+
+@pytest.mark.parametrize(
+    ("name", "commands"),
+    [
+        ("beit-base-patch16-224-pt22k", ["finetune --images FOLDER --model {} --output NEW"]),
+        (
+            "microsoft/beit-base-patch16-224",
+            ["predict IMAGES --model {}", "finetune --images FOLDER --model {} --output NEW"],
+        ),
+        (
+            "microsoft/beit-base-finetuned-ade-640-640",
+            [
+                "segment predict IMAGES --model {} --output NEW",
+                "segment train --images FOLDER --maps MAPS --model {} --output NEW",
+            ],
+        ),
+    ],
+)
+def test_the_page_of_a_checkpoint_ends_with_the_next_command(name, commands, capsys):
+    from beit.cli import main
+
+    assert main(["models", name]) == 0
+    entry = catalogue.find(name)
+    assert entry is not None
+    wanted = ["Next:", *(f"  beit {command.format(entry.name)}" for command in commands)]
+    assert capsys.readouterr().out.splitlines()[-len(wanted) :] == wanted
+    assert main(["models", name, "--json"]) == 0
+    assert "Next:" not in capsys.readouterr().out
+
+
+def test_the_table_says_what_to_start_with(capsys):
+    from beit.cli import main
+
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert f"start with {catalogue.RECOMMENDED}" in printed
+    assert printed.splitlines()[-1] == f"  beit models {catalogue.RECOMMENDED}"

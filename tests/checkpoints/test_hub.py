@@ -17,7 +17,7 @@ import pytest
 
 import beit
 from beit import BeitConfig, CheckpointError
-from beit.checkpoints import hub
+from beit.checkpoints import hub, model_card
 from beit.core.files import write_json
 
 # --- names that are neither folder nor id ------------------------------------------------------------------------
@@ -362,6 +362,46 @@ def test_upload(fake: FakeHub, tiny: Any) -> None:
     fake.read_only = True
     with pytest.raises(CheckpointError, match=r"(?s)Upload to me/new failed.*token"):
         model.push_to_hub("me/new", token="reader")
+
+
+def test_the_model_card_goes_with_the_model_and_spares_a_page_of_a_person(
+    fake: FakeHub, tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("torch")
+    beit.BeitForMaskedImageModeling(tiny()).save_pretrained(tmp_path)
+    model_card.write_card(tmp_path, "# Written by beit")
+    beit.BeitImageProcessor().save_pretrained(tmp_path)
+    model = beit.load(tmp_path)
+    model.push_to_hub("me/card", token="writer")
+    on_hub = fake.repos["me/card"]["main"]
+    assert set(on_hub) == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert on_hub["README.md"] == (tmp_path / "README.md").read_bytes()
+
+    model_card.write_card(tmp_path, "# A later one")
+    model.push_to_hub("me/card", token="writer")
+    assert b"A later one" in on_hub["README.md"]
+
+    on_hub["README.md"] = b"# By hand"
+    model.push_to_hub("me/card", token="writer")
+    assert on_hub["README.md"] == b"# By hand"
+    assert "README.md that somebody wrote or edited" in caplog.text
+
+
+def test_a_model_card_of_other_weights_is_not_uploaded(
+    fake: FakeHub, tmp_path: Path, tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch = pytest.importorskip("torch")
+    beit.BeitForMaskedImageModeling(tiny()).save_pretrained(tmp_path)
+    model_card.write_card(tmp_path, "# Written by beit")
+    model = beit.load(tmp_path)
+    torch.nn.init.ones_(model.lm_head.bias)
+    model.push_to_hub("me/other", token="writer")
+    assert "README.md" not in fake.repos["me/other"]["main"]
+    assert "describes the weights in that folder" in caplog.text
+    (tmp_path / "README.md").write_text("My notes")
+    beit.load(tmp_path).push_to_hub("me/notes", token="writer")
+    assert "README.md" not in fake.repos["me/notes"]["main"]
+    assert "no model card of beit" in caplog.text
 
 
 def test_a_file_of_the_hub_has_a_largest_size(fake: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -447,3 +447,12 @@ def test_output_that_cannot_be_written_is_said(arguments):
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_settings_of_another_command_are_called_by_its_name(tmp_path, photos, capsys):
+    file = tmp_path / "mine.yaml"
+    file.write_text("mask_ratio: 0.4\ntokenizer: runs/tokenizer\n")
+    flags = ["--images", photos, "--output", tmp_path / "run"]
+    refused(capsys, ["finetune", "--settings", file, *flags], "mine.yaml, line 1: these are settings of beit pretrain")
+    refused(capsys, ["predict", "--settings", file, "a.png", "--model", "m"], "does not take --settings")
+    refused(capsys, ["finetune", "--settings"], "--settings needs a file")

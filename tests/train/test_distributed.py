@@ -204,3 +204,35 @@ def test_a_launcher_whose_other_processes_cannot_be_reached_is_refused(monkeypat
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ConfigError, match="WORLD_SIZE is 'two'"):
         Accelerated()
+
+
+# --- a device that is named ---------------------------------------------------------------------------------------
+
+
+def test_a_named_device_is_of_this_run_alone():
+    from beit.train.torch.distributed import Accelerated
+
+    assert Accelerated("cpu").device == torch.device("cpu")
+    assert Accelerated._placed
+    Accelerated()
+    assert not Accelerated._placed
+
+
+def test_an_earlier_run_on_another_device_does_not_decide(monkeypatch):
+    from accelerate.state import PartialState
+
+    from beit.train.torch.distributed import Accelerated
+
+    Accelerated("cpu")
+    PartialState().device = torch.device("meta")  # as if it had been on another one
+    assert Accelerated("cpu").device == torch.device("cpu")
+
+
+def test_processes_are_not_told_one_gpu_together(monkeypatch):
+    from beit.train.torch.distributed import Accelerated
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"device is cuda:1, but 2 processes were launched.*--device cuda"):
+        Accelerated("cuda:1")

@@ -82,7 +82,7 @@ for job in (pretraining, finetuning):
     first = None
     for name, (data, model) in meshes.items():
         devices = np.array(jax.devices()[: data * model]).reshape(data, model)
-        flax_mesh.make_mesh = lambda _, devices=devices: Mesh(devices, ("data", "model"))
+        flax_mesh.make_mesh = lambda _, __, devices=devices: Mesh(devices, ("data", "model"))
         rng = np.random.default_rng(1)
         engine, batch = job()
         start = arrays(engine.state["params"])

@@ -326,3 +326,21 @@ def test_several_processes_are_refused(parts, tmp_path, capsys, monkeypatch):
     arguments = ["--images", str(parts["images"]), "--output", str(tmp_path / "o"), "--tokenizer", "t"]
     assert main(["plan", "pretrain", *arguments]) == 1
     assert "without torchrun" in capsys.readouterr().err
+
+
+def test_a_plan_tells_no_service(tmp_path, monkeypatch):
+    from beit.train import trackers
+    from beit.train.plan.measurement import measure
+    from beit.train.settings import FinetuneSettings
+    from fixtures_runs import save_small_model, write_images
+
+    def started(*_):
+        raise AssertionError("a service was started")
+
+    monkeypatch.setattr(trackers, "Service", started)
+    images = write_images(tmp_path / "images", 8, labelled=True)
+    model = str(save_small_model(tmp_path / "model"))
+    settings = FinetuneSettings(
+        images=images, output=tmp_path / "run", model=model, batch_size=4, workers=0, tracker="wandb"
+    )
+    assert len(measure(settings, 1).seconds) == 1

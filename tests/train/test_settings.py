@@ -20,11 +20,13 @@ from beit.evaluation import settings as evaluation_settings
 from beit.train import recipes
 from beit.train.settings import (
     FinetuneSettings,
+    PaperRate,
     PretrainSettings,
     RunSettings,
     TokenizerSettings,
     differences,
     from_dict,
+    from_file,
 )
 from beit.train.settings import base as base_settings
 from beit.train.settings import finetune as finetune_settings
@@ -78,6 +80,90 @@ def test_saved_settings_are_checked():
     values.pop("output")
     with pytest.raises(CheckpointError, match=r"incomplete: .*output"):
         from_dict(PretrainSettings, values)
+
+
+SOME = "images: photos\noutput: run\nmodel: tiny\n"
+
+
+def test_a_file_of_some_settings_leaves_the_others_at_their_defaults(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(SOME + "batch-size: 8\nlearning-rate: 1e-3\ncrop_scale: [0.5, 1]\n")
+    wanted = FinetuneSettings(
+        images="photos", output="run", model="tiny", batch_size=8, learning_rate=1e-3, crop_scale=(0.5, 1)
+    )
+    assert from_file(FinetuneSettings, file, {}) == wanted
+    assert wanted.hold_out == 0.2
+    # A run's own file is complete. What it leaves out is what runs without the setting did.
+    saved = {name: value for name, value in wanted.to_dict().items() if name not in FinetuneSettings.ADDED}
+    (tmp_path / "settings.json").write_text(json.dumps(saved))
+    assert from_file(FinetuneSettings, tmp_path / "settings.json", {}).hold_out == 0.0
+
+
+def test_the_command_line_gives_what_a_file_leaves_out(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text("steps = 3\n")
+    assert from_file(FinetuneSettings, file, {"images": "a", "output": "b"}).images == Path("a")
+    with pytest.raises(ConfigError, match=r"mine.toml does not say output.*--output"):
+        from_file(FinetuneSettings, file, {"images": "a"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 8", "line 4: beit finetune does not know: batchsize. Did you mean batch_size"),
+        ("steps: many", "line 4: steps is 'many'; wanted a whole number or null"),
+        ("steps: 2026-01-02", "line 4: steps is a date here"),
+        ("flip: yes", "line 4: flip is true here"),
+        ("steps: {a: 1}", "line 4: steps is a table"),
+        ("more: {a: 1}", "line 4: more is a table.*at the top"),
+        ("steps: .nan", "line 4: steps is nan"),
+        ("learning_rate: fast", "learning_rate is 'fast'; wanted"),
+        ("seed: 3\nbatch_size: -1", "mine.yaml, line 5: batch_size is -1"),
+        ("compile: true\nframework: flax", "mine.yaml: Flax runs are always compiled"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_line(tmp_path, text, message):
+    file = tmp_path / "mine.yaml"
+    file.write_text(SOME + text)
+    with pytest.raises(ConfigError, match=message):
+        from_file(FinetuneSettings, file, {})
+
+
+def test_settings_of_another_command_name_it(tmp_path):
+    values = make(PretrainSettings).to_dict()
+    message = "these are settings of beit pretrain, and not of beit finetune.*Use them with beit pretrain"
+    with pytest.raises(CheckpointError, match=message):
+        from_dict(FinetuneSettings, values)
+    (tmp_path / "settings.json").write_text(json.dumps(values))
+    with pytest.raises(ConfigError, match=message):
+        from_file(FinetuneSettings, tmp_path / "settings.json", {})
+
+
+def test_the_device_is_no_property_of_a_run():
+    here, there = make(PretrainSettings).to_dict(), make(PretrainSettings, device="cuda:1").to_dict()
+    assert "device" not in here  # runs of earlier versions have none
+    assert differences(here, there, PretrainSettings.ADDED) == []
+
+
+def test_a_learning_rate_of_auto_is_the_papers_and_0_the_old_word_for_it(caplog):
+    left_out = make(PretrainSettings).learning_rate
+    assert make(PretrainSettings, learning_rate="auto").learning_rate == left_out
+    assert isinstance(make(PretrainSettings, learning_rate="auto").learning_rate, PaperRate)
+    assert not caplog.records
+    assert make(PretrainSettings, learning_rate=0).learning_rate == left_out
+    assert "write auto instead" in caplog.text
+    with pytest.raises(ConfigError, match="wanted a number above 0, or auto"):
+        make(PretrainSettings, learning_rate="fast")
+    with pytest.raises(ConfigError, match="learning_rate is -1"):
+        make(PretrainSettings, learning_rate=-1)
+
+
+@pytest.mark.parametrize("value", ["auto", "0"])
+def test_learning_rate_auto_on_the_command_line(value):
+    from beit.cli.parsing import parse
+
+    flags = ["--images", "a", "--output", "b", "--learning-rate", value]
+    assert isinstance(parse(FinetuneSettings, "finetune", flags).learning_rate, PaperRate)
 
 
 def test_differences_name_what_a_resume_must_keep():

@@ -17,6 +17,7 @@ from beit.checkpoints.infer import Guess
 from beit.checkpoints.read_weights import read_files
 from beit.core.errors import CheckpointError
 from beit.core.files import read_json
+from beit.core.notebook import Shown
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -24,7 +25,7 @@ Tensors = dict[str, np.ndarray]
 _IMAGE_SIZE = 224  # of a config.json that states none
 
 
-class Checkpoint:
+class Checkpoint(Shown):
     """An open checkpoint in any layout. Each file is read when it is first needed, and kept.
 
     `BeitConfig`, `BeitImageProcessor` and the models take a `Checkpoint` wherever they take an id or a folder:
@@ -77,6 +78,18 @@ class Checkpoint:
         other.source, other.where, other._files = self.source, self.where, self._files
         other.given = {**self.given, **given}
         return other
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`: what is known so far; looking at a checkpoint opens no file and asks no server."""
+        rows: list[tuple[str, ...]] = [("source", str(self.source))]
+        if self.published is not None:
+            rows.append(("published", self.published.name))
+        stated = self._files.__dict__.get("stated") or {}
+        names = ("architectures", "image_size", "patch_size", "hidden_size", "num_hidden_layers")
+        rows += [(name, str(stated[name])) for name in names if name in stated]
+        if "weights" in self._files.__dict__:
+            rows.append(("files", ", ".join(path.name for path in self.files)))
+        return "Checkpoint", [*rows, *((f"given {name}", str(value)) for name, value in self.given.items())]
 
     # --- files -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 from beit.checkpoints import hub, keywords
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import atomic_path, read_json
+from beit.core.notebook import html_table
 
 # Attributes that every config of transformers 4.37.2 has, with their defaults. Scripts and libraries read them. They are not
 # written unless a file or a user sets them.
@@ -239,6 +240,16 @@ class ConfigJson(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} {json.dumps(self.to_diff_dict(), indent=2, sort_keys=True, default=str)}\n"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what is not the default, in short; `repr` has all of it, as in transformers."""
+        values = json.loads(json.dumps(self.to_diff_dict(), default=str))
+        names = values.pop("id2label", None)
+        values.pop("label2id", None)
+        rows = [(name, json.dumps(value, ensure_ascii=False)) for name, value in sorted(values.items())]
+        if isinstance(names, dict):
+            rows.append((f"classes ({len(names)})", ", ".join(map(str, list(names.values())[:10]))))
+        return html_table(type(self).__name__, rows)
 
 
 def settings_in(path: str | os.PathLike[str]) -> dict[str, Any]:

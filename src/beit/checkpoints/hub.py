@@ -7,19 +7,23 @@ A *model folder* holds `config.json`, weights (`model.safetensors`, its shards, 
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from beit.checkpoints import missing, strangers
+from beit.checkpoints import missing, model_card, strangers
 from beit.checkpoints.keywords import with_token
 from beit.core.download_limits import LARGEST_WEIGHTS, MAX_BYTES, largest_file
 from beit.core.errors import CheckpointError
 from beit.core.files import read_json
+
+logger = logging.getLogger("beit")
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -307,7 +311,8 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
 
     Args:
         folder: what to upload, with everything in it.
-        repo_id: `owner/name`; created if it does not exist (`private=True` to keep it to yourself).
+        repo_id: `owner/name`; created if it does not exist (`private=True` to keep it to yourself). A README.md there that
+            somebody wrote or edited is kept.
         **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
 
     Raises:
@@ -320,6 +325,12 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
     message = keywords.pop("commit_message", "Upload a BEiT model")
     try:
         repo_id = huggingface_hub.create_repo(repo_id, token=token, private=private, exist_ok=True).repo_id
+        if (Path(folder) / model_card.CARD_FILE).is_file() and _has_own_page(repo_id, token, keywords.get("revision")):
+            logger.warning(
+                "%s on the Hub has a README.md that somebody wrote or edited; it is kept, and the model card stays here.",
+                repo_id,
+            )
+            keywords["ignore_patterns"] = [model_card.CARD_FILE]
         info = huggingface_hub.upload_folder(
             folder_path=os.fspath(folder), repo_id=repo_id, token=token, commit_message=message, **keywords
         )
@@ -328,6 +339,23 @@ def upload_folder(folder: str | os.PathLike[str], repo_id: str, **keywords: Any)
             f"Upload to {repo_id} failed: {error}. Log in with `hf auth login` or pass token=…."
         ) from error
     return str(info.commit_url)
+
+
+def _has_own_page(repo_id: str, token: str | bool | None, revision: str | None) -> bool:
+    """Whether a repository has a README.md that `beit` did not write, or that somebody has edited since."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    with tempfile.TemporaryDirectory() as folder:  # not the cache, which may hold an older one
+        try:
+            path = huggingface_hub.hf_hub_download(
+                repo_id, model_card.CARD_FILE, revision=revision, token=token, local_dir=folder
+            )
+        except errors.LocalEntryNotFoundError:  # an EntryNotFoundError too, but nobody answered
+            raise
+        except errors.EntryNotFoundError:
+            return False
+        return not model_card.is_untouched(model_card.read_page(Path(path)))
 
 
 _UPLOAD = ("token", "private", "commit_message", "commit_description", "revision", "create_pr")

@@ -44,10 +44,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resize": ("checkpoints", "write a model for images of another size"),
     "recipes": ("recipes", "list the published runs and small ones: settings and command lines"),
     "plan": ("plan", "forecast time, memory and disk space of a run"),
+    "completion": ("completion", "print a script with which bash, zsh or fish completes commands and options"),
 }
 
 
-def _function(name: str) -> Callable[[list[str]], None]:
+def function_of(name: str) -> Callable[[list[str]], None]:
+    """The function of a command; its module is imported."""
     return getattr(importlib.import_module(f"beit.cli.{COMMANDS[name][0]}"), f"{name}_command")
 
 
@@ -174,7 +176,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         print(harmless(f"beit: there is no command {name!r}.{hint}"), file=sys.stderr)
         return 2
     _set_up_output(logging.INFO if debug else logging.WARNING)
-    _function(name)(_with_limit(rest))
+    function_of(name)(_with_limit(rest))
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from beit.cli.parsing import parse, show, show_json
+from beit.cli.parsing import parse, say_next, show, show_json
 from beit.core.errors import CheckpointError, ConfigError
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -20,6 +20,7 @@ from beit.core.text import printable
 
 if TYPE_CHECKING:
     from beit.checkpoints import Checkpoint
+    from beit.checkpoints.catalogue import Published
     from beit.config import BeitConfig
     from beit.export.layouts import Layout
 
@@ -49,7 +50,11 @@ def models_command(arguments: list[str]) -> None:
             raise ConfigError(
                 f"No published checkpoint is called {settings.name!r}.{hint} beit models lists them, and what was never published."
             )
-        print(json.dumps(asdict(entry), indent=2) if settings.json else catalogue.page(entry))
+        if settings.json:
+            print(json.dumps(asdict(entry), indent=2))
+        else:
+            print(catalogue.page(entry))
+            say_next(*_next_commands(entry))
         return
     entries = [entry for entry in catalogue.PUBLISHED if settings.task in (None, entry.task)]
     if settings.json:
@@ -64,6 +69,19 @@ def models_command(arguments: list[str]) -> None:
                     for what, why in catalogue.NOT_PUBLISHED
                 )
             )
+            print(f"\nFor images of your own, start with {catalogue.RECOMMENDED}; beit finetune takes it by itself.")
+            say_next(["finetune", "--images", "FOLDER", "--output", "NEW"], ["models", catalogue.RECOMMENDED])
+
+
+def _next_commands(entry: Published) -> list[list[str]]:
+    """What is done with a checkpoint, by what it was trained for; its own answers first."""
+    tune = ["finetune", "--images", "FOLDER", "--model", entry.name, "--output", "NEW"]
+    if entry.task == "segment":
+        return [
+            ["segment", "predict", "IMAGES", "--model", entry.name, "--output", "NEW"],
+            ["segment", "train", "--images", "FOLDER", "--maps", "MAPS", "--model", entry.name, "--output", "NEW"],
+        ]
+    return [["predict", "IMAGES", "--model", entry.name], tune] if entry.task == "classify" else [tune]
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, say_skipped, show
+from beit.cli.parsing import at_least_one, device_of, parse, require_framework, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -31,6 +31,8 @@ class Evaluate(TableSettings):
     finetune, of which a temporary copy is made."""
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     batch_size: int = 64
     """Images per forward pass."""
     output: Path | None = None
@@ -44,6 +46,7 @@ def evaluate_command(arguments: list[str]) -> None:
     if settings.output is not None:
         check_folder(settings.output)
     require_framework(settings.framework, "beit evaluate")
+    device = device_of(settings.framework, settings.device)
     from beit.data.sources import open_to_measure
     from beit.data.sources.class_checks import check_class_folders, warn_of_absent_classes
     from beit.evaluation.evaluate import evaluate
@@ -57,7 +60,7 @@ def evaluate_command(arguments: list[str]) -> None:
     check_class_folders(images)
     warn_of_absent_classes(images, classes)
     pictures = 0 if settings.output is None else 12
-    result = evaluate(model, processor, images, settings.batch_size, default_device_of(settings.framework), pictures)
+    result = evaluate(model, processor, images, settings.batch_size, device, pictures)
     show(result.summary())
     say_skipped(result.skipped)
     command = ["beit", "predict", "IMAGES", "--model", settings.model]
@@ -90,6 +93,8 @@ class Embed(Settings):
     """File to write: features.npy (with features.txt, the paths) or features.parquet (paths and features)."""
     overwrite: bool = False
     """Replace the file where it exists."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     layer: int | None = None
     """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
     batch_size: int = 64
@@ -113,12 +118,12 @@ def embed_command(arguments: list[str]) -> None:
     check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
     from beit.inference.features import embed
-    from beit.inference.torch.device import default_device
     from beit.inference.trained import open_encoder
 
+    device = device_of("torch", settings.device)
     images = FolderImages(settings.images)
     model, processor = open_encoder(settings.model)
-    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, default_device())
+    kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, device)
     _write_features(settings.output, features, [images.name(index) for index in kept])
     show(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     say_skipped(skipped)

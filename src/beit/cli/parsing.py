@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -9,12 +10,51 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import harmless
+
+Action = tuple[Callable[[list[str]], None], str]  # what an action calls, and what it does
+_asking: ContextVar[bool] = ContextVar("asking", default=False)
+
+
+class Offered(Exception):
+    """What can be typed after a command; it is raised in place of the command's work (see `asked`).
+
+    Attributes:
+        kinds: dataclasses whose fields are its options.
+        actions: name → action, for a command such as `beit segment`.
+    """
+
+    def __init__(self, kinds: tuple[Any, ...] = (), actions: Mapping[str, Action] | None = None) -> None:
+        super().__init__()
+        self.kinds, self.actions = kinds, dict(actions or {})
+
+
+def offer(*kinds: Any, actions: Mapping[str, Action] | None = None) -> None:
+    """Say what can be typed after a command, where that is asked for; else nothing happens. Every command begins so.
+
+    Raises:
+        Offered: it is asked for.
+    """
+    if _asking.get():
+        raise Offered(kinds, actions)
+
+
+def asked(command: Callable[[list[str]], None]) -> Offered:
+    """What can be typed after a command, which does nothing else."""
+    token = _asking.set(True)
+    try:
+        command([])
+    except Offered as found:
+        return found
+    finally:
+        _asking.reset(token)
+    return Offered()
 
 
 def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None) -> Any:
@@ -30,6 +70,7 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
         SystemExit: after `--help`, or after a mistake has been explained.
         ConfigError: `--settings` or `--recipe` cannot be used.
     """
+    offer(kind)
     import tyro
 
     rest, default = _default(kind, name, _with_resume(arguments), devices)
@@ -41,12 +82,22 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
 # `_default` takes these flags before tyro sees the arguments, so they are not among the fields that --help lists.
 _STARTS = {
     "run": """
---settings FILE  start from the settings.json of an earlier run; flags override it
+--settings FILE  start from the settings in a file: settings.json of an earlier run, or JSON, YAML or TOML of your own;
+                 flags override it
 --resume         go on with the run in the folder --output; no other flag is needed
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
     "probe": """
 --recipe NAME    start from a recipe (see beit recipes); flags override it""",
 }
+
+
+def flags_of_start(kind: Any) -> dict[str, tuple[str, ...] | None]:
+    """The flags of `_STARTS` for a dataclass: name → the words that it takes, None for any value."""
+    from beit.train.recipes import RECIPES
+
+    text = _STARTS.get(_start_of(kind), "")
+    known = {"--settings": None, "--recipe": tuple(RECIPES)}
+    return {flag: words for flag, words in known.items() if flag in text}
 
 
 def _start_of(kind: Any) -> str:
@@ -59,20 +110,18 @@ def _start_of(kind: Any) -> str:
 
 def _default(kind: Any, name: str, arguments: list[str], devices: int | None) -> tuple[list[str], Any]:
     """(the other arguments, the settings that they override): those of `--settings FILE` or `--recipe NAME`, else None."""
-    arguments, file = _taken(arguments, "--settings", "the settings.json of an earlier run")
+    arguments, file = _taken(
+        arguments, "--settings", "a file: the settings.json of an earlier run, or one of your own in JSON, YAML or TOML"
+    )
     arguments, recipe = _taken(arguments, "--recipe", "a name; beit recipes lists them")
     if file is not None and recipe is not None:
         raise ConfigError("--settings and --recipe both say what to start from; give one of them.")
     if file is not None:
-        from beit.core.files import read_json
-        from beit.train.settings import RunSettings, from_dict
+        from beit.train.settings import RunSettings, from_file
 
         if not issubclass(kind, RunSettings):
             raise ConfigError(f"beit {name} does not take --settings; training commands do.")
-        values = read_json(file)
-        if not isinstance(values, dict):
-            raise ConfigError(f"{file} holds no settings (a JSON object).")
-        return arguments, from_dict(kind, values)
+        return arguments, from_file(kind, file, _texts(kind, arguments))
     if recipe is not None:
         from beit.train.recipes import default_of
 
@@ -82,6 +131,18 @@ def _default(kind: Any, name: str, arguments: list[str], devices: int | None) ->
         world = os.environ.get("WORLD_SIZE", "1") if devices is None else str(devices)
         return arguments, default_of(recipe, kind, name, size, int(world) if world.isdecimal() else 1)
     return arguments, _of_the_run(kind, arguments) if _start_of(kind) == "run" else None
+
+
+def _texts(kind: Any, arguments: list[str]) -> dict[str, str]:
+    """What the arguments give of the fields that have no default, as text: a file of settings may leave them out."""
+    found = {}
+    for item in dataclasses.fields(kind):
+        if item.default is dataclasses.MISSING:
+            for flag in {f"--{item.name}", f"--{item.name.replace('_', '-')}"}:
+                _, text = _taken(arguments, flag, "a value")
+                if text is not None:
+                    found[item.name] = text
+    return found
 
 
 def _of_the_run(kind: Any, arguments: list[str]) -> Any:
@@ -141,9 +202,7 @@ def _with_resume(arguments: list[str]) -> list[str]:
     return filled
 
 
-def run_action(
-    command: str, actions: Mapping[str, tuple[Callable[[list[str]], None], str]], arguments: list[str]
-) -> None:
+def run_action(command: str, actions: Mapping[str, Action], arguments: list[str]) -> None:
     """Run one of the actions of a command such as `beit segment`; without one, print which there are.
 
     Args:
@@ -154,6 +213,7 @@ def run_action(
     Raises:
         ConfigError: it has no such action.
     """
+    offer(actions=actions)
     if not arguments or arguments[0] in ("-h", "--help"):
         width = max(map(len, actions))
         print(f"usage: beit {command} {{{','.join(actions)}}} …\n")
@@ -215,10 +275,20 @@ def require_framework(framework: str, purpose: str) -> None:
     require(framework, framework, purpose)
 
 
-def default_device_of(framework: str) -> str | None:
-    """A GPU for PyTorch where there is one; JAX chooses by itself."""
-    if framework == "flax":
-        return None
-    from beit.inference.torch.device import default_device
+def device_of(framework: str, name: str | None) -> str | None:
+    """The device of `--device`, which is checked before the work; if it is None, a GPU for PyTorch where there is one.
 
-    return default_device()
+    Returns:
+        What PyTorch's functions take; None for JAX, whose default device is set, so that models are loaded there.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if framework == "flax":
+        from beit.cli.flax import choose_device
+
+        choose_device(name)
+        return None
+    from beit.inference.torch.device import chosen_device
+
+    return str(chosen_device(name))

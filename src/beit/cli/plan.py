@@ -6,9 +6,11 @@ import json
 import math
 import os
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from beit.cli.parsing import at_least_one, parse
+from beit.cli.parsing import at_least_one, offer, parse
 from beit.core.errors import ConfigError, require
 from beit.core.suggest import did_you_mean, similar
 
@@ -29,11 +31,17 @@ class Plan:
     """Print JSON instead of text."""
 
 
+def _offering(kind: Any) -> Callable[[list[str]], None]:
+    """What offers the options of a run beside those of the plan."""
+    return lambda arguments: offer(kind, Plan)
+
+
 def plan_command(arguments: list[str]) -> None:
     import tyro
 
     from beit.train.settings import RUNS
 
+    offer(actions={run.split()[0]: (_offering(kind), f"of beit {run}") for run, kind in RUNS.items()})
     if not arguments or arguments[0] in ("-h", "--help"):
         prog = f"beit plan {{{','.join(RUNS)}}} [arguments of that run]"
         tyro.cli(Plan, prog=prog, description=textwrap.dedent(Plan.__doc__ or ""), args=["--help"])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, show, show_json
+from beit.cli.parsing import at_least_one, device_of, parse, require_framework, show, show_json
 from beit.core.errors import ConfigError, DataError
 from beit.core.files import check_folder
 from beit.core.progress import progress_bar
@@ -34,6 +34,8 @@ class Predict(Settings):
     """Folder or Hub id of a fine-tuned model."""
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     top: int = 5
     """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
@@ -59,8 +61,8 @@ def predict_command(arguments: list[str]) -> None:
     from beit.inference.files import ImageFiles
     from beit.inference.trained import open_classifier
 
+    device = device_of(settings.framework, settings.device)
     model, processor = open_classifier(settings.model, settings.framework)
-    device = default_device_of(settings.framework)
     several = model.config.problem_type == "multi_label_classification"
     if settings.sort_into is not None and model.config.problem_type == "regression":
         raise ConfigError("The model is a regression and gives numbers; there are no classes to sort into.")

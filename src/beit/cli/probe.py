@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beit.cli.parsing import at_least_one, parse, say_next, say_skipped, show
+from beit.cli.parsing import at_least_one, device_of, parse, say_next, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 
@@ -53,9 +53,9 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
     from beit.evaluation.hold_out import hold_out
     from beit.evaluation.probe import probe
     from beit.evaluation.report_probe import write_plot
-    from beit.inference.torch.device import default_device
     from beit.inference.trained import open_trained_layers
 
+    device = device_of("torch", settings.device)
     images: Images = FolderImages(settings.images, labelled=True)
     validation: Images
     if settings.validation is not None:
@@ -76,7 +76,7 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
         temperature=settings.temperature,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        device=default_device(),
+        device=device,
         **keywords,
     )
     show(result)
@@ -88,9 +88,7 @@ def _measure(settings: Any, command: str, **keywords: Any) -> None:
     if getattr(settings, "save", None) is not None:
         from beit.evaluation.torch.frozen_classifier import frozen_classifier
 
-        made = frozen_classifier(
-            model, processor, images, validation, batch_size=settings.batch_size, device=default_device()
-        )
+        made = frozen_classifier(model, processor, images, validation, batch_size=settings.batch_size, device=device)
         made.model.save_pretrained(settings.save)
         processor.save_pretrained(settings.save)
         show(f"Saved {settings.save}: {made}.")

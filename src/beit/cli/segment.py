@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from beit.cli.parsing import at_least_one, last_line, parse, run_action, say, say_next, say_skipped, show
+from beit.cli.parsing import at_least_one, device_of, last_line, parse, run_action, say, say_next, say_skipped, show
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -63,6 +63,8 @@ class _Inference(Settings):
     """Average with the prediction for the mirrored image."""
     batch_size: int = 8
     """Windows per forward pass."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
 
     def sliding_window(self) -> SlidingWindow:
         """These settings as inference takes them. Raises ConfigError for impossible ones."""
@@ -114,16 +116,16 @@ def _evaluate(arguments: list[str]) -> None:
         require("matplotlib", "train", "the pictures of a report")
     from beit.evaluation.report_segmentation import percent, write_report
     from beit.evaluation.segmentation import evaluate_segmentation
-    from beit.inference.torch.device import default_device
     from beit.inference.trained import open_segmenter
 
+    device = device_of("torch", settings.device)
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
     # What the model was trained on says nothing about labels of another form.
     numbers = settings.maps is not None and settings.colors is None and settings.annotations is None
     reduce_labels = settings.reduce_labels or (processor.do_reduce_labels and numbers)
     images = _labelled(settings, model, reduce_labels)
-    result = evaluate_segmentation(model, processor, images, sliding_window, default_device(), settings.examples)
+    result = evaluate_segmentation(model, processor, images, sliding_window, device, settings.examples)
     if settings.output is not None:
         result.save(settings.output)
         write_report(settings.output, result)
@@ -183,12 +185,12 @@ def _predict(arguments: list[str]) -> None:
     check_folder(settings.output)
     require("torch", "torch", "beit segment predict")
     from beit.inference.segment_files import MAPS, predict_maps
-    from beit.inference.torch.device import default_device
     from beit.inference.trained import open_segmenter
 
+    device = device_of("torch", settings.device)
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
-    written, failed = predict_maps(model, processor, settings.images, settings.output, sliding_window, default_device())
+    written, failed = predict_maps(model, processor, settings.images, settings.output, sliding_window, device)
     if written:
         show(f"Wrote {len(written)} label maps to {settings.output / MAPS}, overlays and legend.png beside it.")
     if failed:

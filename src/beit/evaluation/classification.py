@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from beit.core.files import write_json
+from beit.core.notebook import Shown
 from beit.core.text import printable
 from beit.evaluation.calibration import (
     Calibration,
@@ -31,8 +32,8 @@ __all__ = ["EVALUATION_FILE", "Evaluation", "confusion_of", "evaluation_of", "ra
 EVALUATION_FILE = "evaluation.json"
 
 
-@dataclass
-class Evaluation:
+@dataclass(repr=False)
+class Evaluation(Shown):
     """Scores of a classifier on labelled images.
 
     Attributes:
@@ -128,6 +129,31 @@ class Evaluation:
         if self.exact is not None:
             text += f"; exactly the true class above one half {self.exact:.1%} (a model of several labels per image)"
         return text + f"; {self.images_per_second:.0f} images/s"
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`: scores with their 95 % intervals, and the weakest classes."""
+        low, high = self.interval
+        rows: list[tuple[str, ...]] = [("top-1", f"{self.top1:.1%}", f"95 % interval {low:.1%} to {high:.1%}")]
+        known = {
+            "top-5": self.top5,
+            "macro-F1": self.macro_f1,
+            "exact": self.exact,
+            "mAP": self.mean_average_precision,
+            "ECE": self.ece,
+        }
+        rows += [(name, f"{value:.1%}") for name, value in known.items() if value is not None]
+        rows += [
+            ("cross-entropy", f"{self.loss:.4g}"),
+            ("images", f"{self.count:,}"),
+            ("classes", str(len(self.classes))),
+        ]
+        if self.skipped:
+            rows.append(("skipped", str(len(self.skipped))))
+        if len(self.classes) > 1:
+            rows += [
+                (f"F1 of {row.name}", f"{row.f1 or 0:.1%}", "among the weakest") for row in weakest(self.per_class, 3)
+            ]
+        return "Evaluation", rows
 
     def summary(self) -> str:
         """The short form of a report: a few lines with the scores, the calibration and the weakest classes."""

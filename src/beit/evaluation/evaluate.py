@@ -7,9 +7,8 @@ Importing this loads neither framework.
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +17,10 @@ from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.data.sources.table_labels import MULTI, REGRESSION, SINGLE, problem_of
-from beit.evaluation.classification import evaluation_of
+from beit.evaluation.classification import Evaluation, evaluation_of
 from beit.evaluation.gallery import Gallery
-from beit.evaluation.multi_label import multi_label_evaluation
-from beit.evaluation.regression import regression_scores
+from beit.evaluation.multi_label import MultiLabelEvaluation, multi_label_evaluation
+from beit.evaluation.regression import RegressionScores, regression_scores
 from beit.evaluation.worst import Worst, label_errors, number_errors
 from beit.inference.batches import batches_of
 from beit.inference.classification import batch_logits
@@ -37,26 +36,8 @@ _WANTED = {
 }
 
 
-class Measured(Protocol):
-    """What an evaluation says, whatever the labels are: `Evaluation`, `MultiLabelEvaluation` or `RegressionScores`."""
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        ...
-
-    @property
-    def skipped(self) -> list[str]:
-        """Why other images were skipped, one line per image."""
-        ...
-
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write evaluation.json."""
-        ...
-
-    def summary(self) -> str:
-        """The short form of a report, a few lines."""
-        ...
+Measured = Evaluation | MultiLabelEvaluation | RegressionScores
+"""What an evaluation says: each has `count`, `skipped`, `save(folder)` and `summary()`."""
 
 
 def evaluate(
@@ -66,7 +47,7 @@ def evaluate(
     batch_size: int = 64,
     device: torch.device | str | None = None,
     pictures: int = 12,
-) -> Any:
+) -> Measured:
     """Measure a model on labelled images.
 
     Args:
@@ -79,7 +60,7 @@ def evaluate(
         pictures: how many mistakes and how many unsure answers to keep for a report; with 0, no pictures at all.
 
     Returns:
-        An `Evaluation`, a `MultiLabelEvaluation` or a `RegressionScores`: see `Measured`.
+        An `Evaluation`, a `MultiLabelEvaluation` or a `RegressionScores`, as the labels are.
 
     Raises:
         DataError: the images have no labels, or labels of other classes; or more than a tenth of them cannot be read.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from beit.core.files import write_json
+from beit.core.notebook import Shown
 from beit.core.text import printable
 from beit.evaluation.calibration import binary_cross_entropy
 from beit.evaluation.scores import wilson
@@ -23,8 +24,8 @@ EVALUATION_FILE = "evaluation.json"
 _MOST_BOOTSTRAPPED = 5_000_000  # logits: beyond them an interval would take longer than the scores are worth
 
 
-@dataclass
-class MultiLabelEvaluation:
+@dataclass(repr=False)
+class MultiLabelEvaluation(Shown):
     """Scores of a model that gives several labels, on images whose labels are known.
 
     Attributes:
@@ -76,6 +77,13 @@ class MultiLabelEvaluation:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write evaluation.json."""
         write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`."""
+        between = "" if self.interval is None else f" ({self.interval[0]:.1%} to {self.interval[1]:.1%})"
+        rows = [("mAP", f"{self.mean_average_precision:.1%}{between}"), ("exactly right", f"{self.exact:.1%}")]
+        rows += [("macro-F1", f"{self.macro_f1:.1%}"), ("images", str(self.count)), ("labels", str(len(self.classes)))]
+        return "MultiLabelEvaluation", list(rows)
 
     def __str__(self) -> str:
         text = f"mAP {self.mean_average_precision:.1%}"

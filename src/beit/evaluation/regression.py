@@ -12,6 +12,7 @@ import numpy as np
 
 from beit.core.errors import InputError
 from beit.core.files import write_json
+from beit.core.notebook import Shown
 from beit.core.text import printable
 from beit.evaluation.multi_label import bootstrap
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 EVALUATION_FILE = "evaluation.json"
 
 
-@dataclass(frozen=True)
-class RegressionScores:
+@dataclass(frozen=True, repr=False)
+class RegressionScores(Shown):
     """Scores of a regression on images with known numbers.
 
     Attributes:
@@ -68,6 +69,12 @@ class RegressionScores:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write evaluation.json."""
         write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`."""
+        rows = zip(self.names[:10], self.mse, self.mae, self.r2, strict=False)
+        found = [(name, f"MSE {mse:.4g}", f"MAE {mae:.4g}", f"R² {_r2(r2)}") for name, mse, mae, r2 in rows]
+        return "RegressionScores", [*found, ("images", str(self.count))]
 
     def __str__(self) -> str:
         rows = zip(self.names, self.mse, self.mae, self.r2, self.r2_interval, strict=True)

@@ -32,7 +32,7 @@ def write_report(folder: Path, found: Measured | None, history: History = ()) ->
         return report_classification.write_regression_report(folder, found, history)
     if isinstance(found, MultiLabelEvaluation):
         return report_multi_label.write_report(folder, found, history)
-    return report_classification.write_report(folder, found, history)  # type: ignore[arg-type]  # an Evaluation, or None
+    return report_classification.write_report(folder, found, history)
 
 
 def report_on_run(folder: Path, found: Measured | None, history: History) -> None:

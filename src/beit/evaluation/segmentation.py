@@ -18,6 +18,7 @@ from PIL import Image
 
 from beit.core.errors import DataError, require
 from beit.core.files import write_json
+from beit.core.notebook import Shown
 from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.bad_images import BadImages
@@ -52,8 +53,8 @@ class Case:
     prediction: np.ndarray
 
 
-@dataclass
-class SegmentationEvaluation:
+@dataclass(repr=False)
+class SegmentationEvaluation(Shown):
     """Scores of a segmentation model on labelled images, all in [0, 1]. Pixels without a label do not count.
 
     Attributes:
@@ -116,6 +117,18 @@ class SegmentationEvaluation:
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write evaluation.json."""
         write_json(Path(folder) / EVALUATION_FILE, self.to_dict())
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`: the scores, and the IoU of up to ten classes."""
+        rows: list[tuple[str, ...]] = [
+            ("mIoU", f"{self.miou:.1%}"),
+            ("pixel accuracy", f"{self.pixel_accuracy:.1%}"),
+            ("mean accuracy", f"{self.mean_accuracy:.1%}"),
+            ("images", f"{self.count:,}"),
+        ]
+        named = [(name, iou) for name, iou in zip(self.classes, self.iou, strict=True) if iou is not None]
+        rows += [(f"IoU of {name}", f"{iou:.1%}") for name, iou in sorted(named, key=lambda row: row[1])[:10]]
+        return "SegmentationEvaluation", rows
 
     def __str__(self) -> str:
         absent = [name for name, value in zip(self.classes, self.accuracy, strict=True) if value is None]

@@ -28,6 +28,8 @@ class _FrozenFeatures(Settings):
     """Images per forward pass."""
     seed: int = 0
     """Random seed."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     output: Path | None = None
     """Folder for probe.json and probe.png."""
 

@@ -10,6 +10,7 @@ from beit.checkpoints import Checkpoint, dialects, locate
 from beit.checkpoints.read_pickle import AVERAGES
 from beit.config import BeitConfig
 from beit.core.errors import CheckpointError
+from beit.core.notebook import html_table, one_line
 from beit.models.parameters import shapes_of
 
 _SHOWN = (
@@ -26,7 +27,30 @@ _TASKS = {
 }
 
 
-def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+class Description(dict[str, Any]):
+    """What a checkpoint holds: a dictionary that a prompt or a notebook shows in short."""
+
+    def _rows(self) -> list[tuple[str, str]]:
+        rows = [
+            ("source", self["source"]),
+            ("what", f"{self['class']}: {self['task']}"),
+            ("parameters", f"{self['parameters'] / 1e6:.1f} million"),
+            ("names of", self["names_of"]),
+            ("format", self["format"]),
+            ("published", self["published"] or "not in the catalogue"),
+        ]
+        rows += [(name, _value(value)) for name, value in self["settings"].items()]
+        rows += [(f"guessed {guess['name']}", f"{_value(guess['value'])}: {guess['why']}") for guess in self["guessed"]]
+        return rows
+
+    def __repr__(self) -> str:
+        return one_line("Description", self._rows())
+
+    def _repr_html_(self) -> str:
+        return html_table("Checkpoint", self._rows())
+
+
+def describe(checkpoint: Checkpoint) -> Description:
     """Everything that `beit inspect` shows, as values that JSON can hold.
 
     Raises:
@@ -46,27 +70,31 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     pixels = checkpoint.pixels
     entry = checkpoint.published
     names = config.class_names
-    return {
-        "source": str(checkpoint.source),
-        "files": [_about_file(path) for path in checkpoint.files],
-        "format": checkpoint.format + (f", weights under {checkpoint.container!r}" if checkpoint.container else ""),
-        "names_of": dialects.DIALECTS[checkpoint.dialect].project,
-        "class": checkpoint.architecture,
-        "task": _TASKS.get(checkpoint.architecture, "unknown"),
-        "parameters": sum(array.size for array in state_dict.values()),
-        "types": sorted({str(array.dtype) for array in state_dict.values()}),
-        "grid": list(config.grid),
-        "settings": settings,
-        "classes": names if names != [f"LABEL_{i}" for i in range(len(names))] and "num_labels" in settings else None,
-        "image_mean": pixels.get("image_mean"),
-        "image_std": pixels.get("image_std"),
-        "guessed": [{"name": name, "value": value, "why": why} for name, value, why in guesses],
-        "missing": missing,
-        "left_over": extra + checkpoint.left_over,
-        "beside_the_weights": sorted(checkpoint.more),
-        "averaged_weights": checkpoint.more.get(AVERAGES, []),
-        "published": None if entry is None else entry.name,
-    }
+    return Description(
+        {
+            "source": str(checkpoint.source),
+            "files": [_about_file(path) for path in checkpoint.files],
+            "format": checkpoint.format + (f", weights under {checkpoint.container!r}" if checkpoint.container else ""),
+            "names_of": dialects.DIALECTS[checkpoint.dialect].project,
+            "class": checkpoint.architecture,
+            "task": _TASKS.get(checkpoint.architecture, "unknown"),
+            "parameters": sum(array.size for array in state_dict.values()),
+            "types": sorted({str(array.dtype) for array in state_dict.values()}),
+            "grid": list(config.grid),
+            "settings": settings,
+            "classes": names
+            if names != [f"LABEL_{i}" for i in range(len(names))] and "num_labels" in settings
+            else None,
+            "image_mean": pixels.get("image_mean"),
+            "image_std": pixels.get("image_std"),
+            "guessed": [{"name": name, "value": value, "why": why} for name, value, why in guesses],
+            "missing": missing,
+            "left_over": extra + checkpoint.left_over,
+            "beside_the_weights": sorted(checkpoint.more),
+            "averaged_weights": checkpoint.more.get(AVERAGES, []),
+            "published": None if entry is None else entry.name,
+        }
+    )
 
 
 def _about_file(path: Any) -> dict[str, Any]:

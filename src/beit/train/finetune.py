@@ -27,9 +27,11 @@ from beit.data.transforms.mixing import mixup
 from beit.data.transforms.views import Batch
 from beit.evaluation.reports import report_on_run
 from beit.models.parameters import shapes_of
+from beit.train.card import Card
 from beit.train.framework import finetuning
 from beit.train.loop import Job, train
 from beit.train.parts import Parts, parts_of
+from beit.train.pictures import of_views
 from beit.train.run import Run, from_last_good, open_run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import (
@@ -112,6 +114,7 @@ def finetune(
         prepare=lambda batch, step: mix(batch, step, run, task, config.num_labels),
         averaged=settings.result == "ema",
         begin=parts.save,
+        pictures=of_views(settings.mean, settings.std),
         header=_header(run, parts, start, config, loader),
     )
     if validation is not None and run.main:
@@ -129,6 +132,14 @@ def finetune(
     if evaluation is not None:
         evaluation.save(settings.output)
     report_on_run(settings.output, evaluation, history)
+    Card(
+        settings=settings,
+        data=str(parts),
+        history=history,
+        classes=source.classes,
+        result=evaluation,
+        remark=job.selection.remark() if job.selection is not None else "",
+    ).save()
     return history, evaluation
 
 

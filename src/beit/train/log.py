@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from beit.core.errors import CheckpointError
 from beit.core.text import duration
 from beit.train.alarms import Watch
 from beit.train.engine import Metrics
 from beit.train.run import LOG_FILE, Run
 from beit.train.screen import Screen
-from beit.train.tensorboard import Board
+from beit.train.trackers import open_tracker
 
 ALARMS_FILE = "alarms.jsonl"
 _TIMED = 6  # steps, from which the time of a run is foretold
@@ -51,7 +53,11 @@ class Log:
             return
         output = run.settings.output
         self.file = open(output / LOG_FILE, "a", encoding="utf-8")  # noqa: SIM115  (closed in close)
-        self.board = Board.of(output / "tensorboard", run.first)
+        try:
+            self.tracker = open_tracker(run.settings, run.first)
+        except BaseException:
+            self.file.close()
+            raise
         self.screen = Screen(output, run.first, steps)
 
     def say(self, text: str) -> None:
@@ -120,8 +126,8 @@ class Log:
             for alarm in alarms:
                 with open(self.run.settings.output / ALARMS_FILE, "a", encoding="utf-8") as file:
                     file.write(json.dumps({"step": step, "alarm": alarm}) + "\n")
-            if self.board is not None:
-                self.board.add(line, step)
+            if self.tracker is not None:
+                self.tracker.add(line, step)
         except OSError as error:
             raise CheckpointError(
                 f"The log in {self.run.settings.output} could not be written: {error.strerror or error}. Checkpoints are "
@@ -130,6 +136,12 @@ class Log:
         for alarm in alarms:
             self.screen.say(f"Alarm at step {step}: {alarm}")
         self.screen.line(step, line)
+
+    def pictures(self, step: int, make: Callable[[], dict[str, np.ndarray]]) -> None:
+        """Add pictures, in the main process, where there is a tracker that takes them."""
+        if self.run.main and self.tracker is not None and (made := make()):
+            with contextlib.suppress(OSError):  # a full disk, which `write` reports
+                self.tracker.add_pictures(made, step)
 
     def _so_far(self) -> dict[str, float]:
         """Means of this process over the steps since the last line. With an accelerator, this waits for the last step."""
@@ -144,5 +156,5 @@ class Log:
         self.screen.close()
         with contextlib.suppress(OSError):  # a full disk, which `write` has reported already
             self.file.close()
-        if self.board is not None:
-            self.board.close()
+        if self.tracker is not None:
+            self.tracker.close()

@@ -27,6 +27,7 @@ from beit.train import checkpoint
 from beit.train.alarms import Watch
 from beit.train.engine import Engine, Metrics
 from beit.train.log import Log
+from beit.train.pictures import Pictures, drawn
 from beit.train.resume import go_on
 from beit.train.run import LOG_FILE, Run, cut_log, only_run
 from beit.train.schedule import cosine, rate_of
@@ -52,6 +53,7 @@ class Job:
         prepare: (batch in memory, step) → the batch that goes to the engine.
         probe: (model with all its weights, step) → metrics; called in the main process.
         probe_every: steps between probes; the last step has one too.
+        pictures: makes pictures for a tracker, of the first step and at each checkpoint; None for none.
         begin: (output folder): writes into it what belongs to the run, before the first step; in the main process.
         header: what the run is about, in a few lines; shown before the first step.
         selection: chooses the best step by the metrics of the probe; its checkpoint is kept, and its model is the result.
@@ -67,6 +69,7 @@ class Job:
     prepare: Callable[[Batch, int], Batch] | None = None
     probe: Callable[[Any, int], dict[str, float]] | None = None
     probe_every: int = 1
+    pictures: Pictures | None = None
     begin: Callable[[Path], None] | None = None
     header: str = ""
     selection: Selection | None = None
@@ -156,6 +159,8 @@ def _steps(run: Run[Any], job: Job, engine: Engine, log: Log, received: list[int
             if not engine.finite_weights():
                 raise _not_finite(run, done - 1, done, rate, metrics)
             _save_checkpoint(run, job, engine, done)
+        if done == 1 or saves:
+            _show(job, engine, log, batch, done)
         if stop and not last:
             number = received[0] if received else signal.SIGTERM  # another process received it
             name = signal.Signals(number).name
@@ -239,6 +244,16 @@ def _take_best(run: Run[Any], job: Job) -> bool:
         )
         return False
     return True
+
+
+def _show(job: Job, engine: Engine, log: Log, batch: Batch, step: int) -> None:
+    """Pictures of a step, for a tracker. All processes must call it: of a split model each has a part."""
+    pictures = job.pictures
+    if pictures is None:
+        return
+    model = engine.full_model()
+    log.pictures(step, lambda: drawn(pictures, model, batch, step))
+    engine.train_mode()  # predicting has put the model into evaluation mode
 
 
 # --- what may happen in between --------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.stream import Stream, count_of
+from beit.data.sources.stream import Stream, count_in_words, count_of
 from beit.data.transforms.pretrain import PretrainViews
+from beit.train.card import Card
 from beit.train.framework import pretraining
 from beit.train.loop import Job, train
+from beit.train.pictures import of_pretraining
 from beit.train.run import from_last_good, open_run
 from beit.train.settings import PretrainSettings
 from beit.train.start import Start, make_processor, open_start, smallest_view, with_normalisation
@@ -83,8 +85,12 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
         log_metrics=lambda: target.log_metrics(run.processes),
         probe=None if labelled is None else framework.probe(run, processor, labelled),
         probe_every=settings.probe_every,
+        pictures=of_pretraining(target, config, settings.mean, settings.std),
     )
-    return train(run, job)
+    history = train(run, job)
+    if run.main:
+        Card(settings=settings, data=count_in_words(source), history=history).save()
+    return history
 
 
 def model_config(settings: PretrainSettings, start: Start, width: int) -> BeitConfig:

@@ -20,8 +20,10 @@ from beit.core.files import atomic_path, check_folder, read_json
 from beit.data.processor import BeitImageProcessor
 from beit.train import checkpoint
 from beit.train.distributed import Processes
+from beit.train.history import History
 from beit.train.settings import FREE, SETTINGS_FILE, RunSettings, differences
 from beit.train.start import fill_paper_rate, normalisation
+from beit.train.trackers import check_tracker
 
 logger = logging.getLogger("beit")
 Params = ParamSpec("Params")
@@ -90,7 +92,7 @@ class Run(Generic[SettingsT_co]):
     checkpoint: Path | None = None
     state: dict[str, Any] = field(default_factory=dict)
     opened: Any = None
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: list[dict[str, float]] = field(default_factory=History)
 
     def __post_init__(self) -> None:
         self.requested = self.settings
@@ -146,6 +148,8 @@ def open_run(
         TrainingError: the run to continue has other settings (the message says which), or no readable checkpoint; or
             `resume` is "must" and there is none.
     """
+    if processes.main:
+        check_tracker(settings)
     fill_paper_rate(settings)
     run = Run(processes, settings)
     output = settings.output

@@ -20,6 +20,7 @@ from beit.data.sources.open_segmented import open_segmented
 from beit.data.sources.segmented import SegmentedImages
 from beit.data.transforms.segmentation import SegmentViews
 from beit.evaluation.report_segmentation import write_report
+from beit.train.card import Card
 from beit.train.framework import segmenting
 from beit.train.loop import Job, train
 from beit.train.run import Run, from_last_good, open_run
@@ -99,11 +100,16 @@ def segment(
             job, settings, map_validation_of(processor, validation, settings.short_side), metric=MIOU, tie=""
         )
     history = train(run, job)
-    if validation is None or not run.main:
+    if not run.main:
         return history, None
-    evaluation = framework.evaluation(run, processor, validation)
-    evaluation.save(settings.output)
-    write_report(settings.output, evaluation)
+    evaluation = None
+    if validation is not None:
+        evaluation = framework.evaluation(run, processor, validation)
+        evaluation.save(settings.output)
+        write_report(settings.output, evaluation)
+    remark = job.selection.remark() if job.selection is not None else ""
+    data = f"{len(source):,} images with label maps"
+    Card(settings=settings, data=data, history=history, classes=classes, result=evaluation, remark=remark).save()
     return history, evaluation
 
 

@@ -45,6 +45,12 @@ class Selection:
             return False
         return sum(step > self.best for step, _, _ in self.measured) >= self.patience
 
+    def remark(self) -> str:
+        """What is to be known about figures of the chosen model on the same images; "" where nothing was chosen."""
+        if len(self.measured) < 2:
+            return ""
+        return f"The model is the best of {len(self.measured)} by these same images, so the figures are a little optimistic."
+
     def state(self) -> list[list[float | None]]:
         """What `restore` takes, as JSON can hold it."""
         return [[step, _finite(value), _finite(tie)] for step, value, tie in self.measured]

@@ -1,14 +1,18 @@
-"""Curves for TensorBoard, written by TensorBoard's own writer of event files, which needs no training framework."""
+"""Curves and pictures for TensorBoard, written by TensorBoard's own writer of event files, which needs no training framework."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
 
 
 class Board:
@@ -49,6 +53,17 @@ class Board:
     def add(self, line: Mapping[str, float], step: int) -> None:
         """Add a point to each curve. Raises OSError when an earlier one could not be written."""
         values = [self.Summary.Value(tag=name, simple_value=value) for name, value in line.items()]
+        self.writer.add_event(self.Event(step=step, wall_time=time.time(), summary=self.Summary(value=values)))
+
+    def add_pictures(self, pictures: Mapping[str, np.ndarray], step: int) -> None:
+        """Add pictures: name → uint8 `(H, W, 3)`. Raises OSError when an earlier event could not be written."""
+        values = []
+        for name, picture in pictures.items():
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "PNG")
+            height, width = picture.shape[:2]
+            image = self.Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.getvalue())
+            values.append(self.Summary.Value(tag=name, image=image))
         self.writer.add_event(self.Event(step=step, wall_time=time.time(), summary=self.Summary(value=values)))
 
     def close(self) -> None:

@@ -15,10 +15,11 @@ from beit.data.sources import open_images
 from beit.data.sources.bad_images import BadImages
 from beit.data.sources.images import Images
 from beit.data.sources.in_memory import hold_in_memory
-from beit.data.sources.stream import Stream, count_of
+from beit.data.sources.stream import Stream, count_in_words, count_of
 from beit.data.transforms.crops import view
 from beit.data.transforms.tokenizer import TokenizerViews
 from beit.tokenizers import load_tokenizer
+from beit.train.card import Card
 from beit.train.framework import tokenizer_training
 from beit.train.loop import Job, train
 from beit.train.run import from_last_good, open_run
@@ -68,7 +69,10 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
         save=save,
         log_metrics=counts.log_metrics,
     )
-    return train(run, job)
+    history = train(run, job)
+    if run.main:
+        Card(settings=settings, data=count_in_words(source), history=history).save()
+    return history
 
 
 def measure(tokenizer: Any, images: Any, batch_size: int = 256) -> dict[str, float]:

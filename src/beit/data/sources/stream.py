@@ -96,3 +96,9 @@ class Stream:
 def count_of(images: Images | Stream) -> int | None:
     """Number of images; None for a stream."""
     return len(images) if isinstance(images, Sized) else None
+
+
+def count_in_words(images: Images | Stream) -> str:
+    """`1,200 images`; or that a stream's number is unknown."""
+    count = count_of(images)
+    return "a stream of images" if count is None else f"{count:,} images"

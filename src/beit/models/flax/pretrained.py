@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import erfinv
 
-from beit.checkpoints import Checkpoint, Source, flax_layout, hub, keywords, names
+from beit.checkpoints import Checkpoint, Source, flax_layout, hub, keywords, model_card, names
 from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.msgpack import write_msgpack
 from beit.checkpoints.write_weights import as_bytes, remove_other_weights, write_weights
@@ -90,6 +90,7 @@ class FlaxPretrained:
     # Name of a method of the module that returns (outputs, more), where a loss needs more than the outputs.
     loss_method: ClassVar[str | None] = None
     load_report: LoadReport | None = None
+    origin: str | None = None
 
     def __init__(
         self,
@@ -387,6 +388,7 @@ class FlaxPretrained:
             config = config.replace(**overrides)
         arguments |= dict(zip(("input_shape", "seed"), model_args, strict=False))
         model = cls(config, dtype=dtype, _do_init=False, **arguments)
+        model.origin = model_card.folder_of(checkpoint.source)
         params = model.fill(
             checkpoint.take(),
             checkpoint.left_over,
@@ -524,6 +526,7 @@ class FlaxPretrained:
         upload = hub.upload_keywords(keywords)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, params, max_shard_size=max_shard_size, safe_serialization=safe_serialization)
+            model_card.add_card(Path(folder), self.origin)
             return hub.upload_folder(folder, repo_id, **upload)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from beit.checkpoints import Checkpoint, Source, hub
+from beit.checkpoints import Checkpoint, Source, hub, model_card
 from beit.checkpoints.match import LoadReport, match_weights
 from beit.checkpoints.torch import save_bin, save_safetensors
 from beit.checkpoints.write_weights import as_bytes, write_weights
@@ -53,11 +53,13 @@ class PretrainedModule(Conventions):
 
     Attributes:
         load_report: what `from_pretrained` did besides copying tensors; None for a model that was not loaded.
+        origin: the folder of this machine that it was loaded from; None for a model of another origin.
     """
 
     config_class: ClassVar[type[BeitConfig]]
     config: BeitConfig
     load_report: LoadReport | None = None
+    origin: str | None = None
 
     def init_weights(self, scheme: str = "paper", only: set[str] | None = None) -> None:
         """Initialise all parameters, or those named in `only`."""
@@ -138,6 +140,7 @@ class PretrainedModule(Conventions):
                 grid=checkpoint.grid,
                 ignore_mismatched_sizes=ignore_mismatched_sizes,
             )
+        model.origin = model_card.folder_of(checkpoint.source)
         dtype = _as_dtype(torch_dtype, settings)
         report = model.load_report
         if checkpoint.wrapper and report is not None:
@@ -347,6 +350,9 @@ class PretrainedModule(Conventions):
     def push_to_hub(self, repo_id: str, **keywords: Any) -> str:
         """Upload the model to the Hub: `model.push_to_hub("owner/name")`.
 
+        The model card (README.md) that `beit` wrote into the folder that the model was loaded from goes with it, and so does its
+        preprocessor_config.json, if the weights are still the same. A README.md on the Hub that somebody wrote or edited is kept.
+
         Args:
             repo_id: `owner/name`; created if it does not exist.
             **keywords: `token`, `private`, `commit_message`, `revision`, `create_pr`.
@@ -360,6 +366,7 @@ class PretrainedModule(Conventions):
         upload = hub.upload_keywords(keywords)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
+            model_card.add_card(Path(folder), self.origin)
             return hub.upload_folder(folder, repo_id, **upload)
 
 

@@ -26,7 +26,7 @@ def processes(settings: PretrainSettings | FinetuneSettings) -> Alone:
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise ConfigError("A Flax run is one process that uses all devices it sees. Start it without torchrun.")
-    make_mesh(settings.model_parallel)
+    make_mesh(settings.model_parallel, settings.device)
     return Alone()
 
 

@@ -75,7 +75,7 @@ class FlaxEngine:
         self.settings: RunSettings = run.settings
         self.model, self.optimizer, self.loss, self.weight, self.count = model, optimizer, loss, weight, count
         self.immediate = jax.default_backend() == "cpu"
-        self.mesh = mesh.make_mesh(getattr(self.settings, "model_parallel", 1))
+        self.mesh = mesh.make_mesh(getattr(self.settings, "model_parallel", 1), self.settings.device)
         everywhere = mesh.replicated(self.mesh)
         places = mesh.parameter_shardings(self.mesh, model.params)
         # Copies, because the compiled step reuses the memory of its arguments.

@@ -13,6 +13,7 @@ from beit.data.sources.images import Images
 from beit.data.sources.table_labels import MULTI
 from beit.evaluation.evaluate import Measured, evaluate
 from beit.models.flax.beit import FlaxBeitForImageClassification
+from beit.models.flax.device import chosen_devices
 from beit.train.flax.common import check, constructor_arguments, pool, processes
 from beit.train.flax.engine import Batch, FlaxEngine
 from beit.train.flax.optim import AdamW
@@ -64,5 +65,6 @@ def engine(run: Run[FinetuneSettings], model: FlaxBeitForImageClassification, ta
 
 def evaluation(run: Run[FinetuneSettings], processor: BeitImageProcessor, images: Images) -> Measured:
     """Of the classifier as it was saved, in float32."""
-    saved = FlaxBeitForImageClassification.from_pretrained(run.settings.output)
-    return evaluate(saved, processor, images)
+    with jax.default_device(chosen_devices(run.settings.device)[0]):
+        saved = FlaxBeitForImageClassification.from_pretrained(run.settings.output)
+        return evaluate(saved, processor, images)

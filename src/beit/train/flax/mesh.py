@@ -13,19 +13,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from beit.config import BeitConfig
 from beit.core.errors import ConfigError
+from beit.models.flax.device import chosen_devices
 
 # Module → axis of its kernel that is split. The outputs of qkv and fc1 (heads, hidden units) are split in the same way as the
 # inputs of proj and fc2, so that a layer adds up over the devices only twice.
 _SPLIT = {"qkv": -1, "fc1": -1, "lm_head": -1, "proj": 0, "fc2": 0}
 
 
-def make_mesh(model_parallel: int = 1) -> Mesh:
-    """All devices of this process, as `(devices / model_parallel, model_parallel)`.
+def make_mesh(model_parallel: int = 1, device: str | None = None) -> Mesh:
+    """All devices of this process, or those that `device` names, as `(devices / model_parallel, model_parallel)`.
 
     Raises:
-        ConfigError: `model_parallel` does not divide their number.
+        ConfigError: `model_parallel` does not divide their number, or there are none of this name.
     """
-    devices = jax.devices()
+    devices = chosen_devices(device)
     if len(devices) % model_parallel:
         raise ConfigError(f"{len(devices)} devices cannot be divided into groups of {model_parallel} (model_parallel).")
     return Mesh(np.array(devices).reshape(-1, model_parallel), ("data", "model"))

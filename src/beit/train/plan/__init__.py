@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from beit.core.errors import ConfigError, TrainingError
+from beit.core.notebook import Shown
 from beit.core.text import duration
 from beit.data.order import Order
 from beit.train.plan.measurement import Measurement, existing_folder, images_in_epoch, measure
@@ -23,8 +24,8 @@ from beit.train.plan.work import Work
 from beit.train.settings import SETTINGS_FILE, RunSettings
 
 
-@dataclass
-class Forecast:
+@dataclass(repr=False)
+class Forecast(Shown):
     """What a run will take. Times are in seconds, sizes in bytes; None where nothing was measured.
 
     Attributes:
@@ -71,6 +72,10 @@ class Forecast:
     def fits(self) -> bool:
         """Whether the disk is large enough."""
         return self.disk <= self.free
+
+    def shown(self) -> tuple[str, list[tuple[str, ...]]]:
+        """As `Shown.shown`: the lines of `describe`."""
+        return "Forecast", [*_rows(self), *(("note", note) for note in self.notes)]
 
     def to_dict(self) -> dict[str, Any]:
         """All values as JSON can hold them."""
@@ -212,6 +217,10 @@ def _length(settings: RunSettings, images: int | None) -> tuple[int, float | Non
 
 def describe(plan: Forecast, name: str) -> str:
     """The forecast as text. `name`: the command, such as `segment train`."""
+    return "\n".join([f"beit {name}", *(f"  {label:11} {value}" for label, value in _rows(plan)), *plan.notes])
+
+
+def _rows(plan: Forecast) -> list[tuple[str, str]]:
     work, found = plan.work, plan.measured
     of = "" if plan.epochs is None else f": {plan.epochs:,.4g} epochs of {plan.images:,} images"
     giga = 1e-9
@@ -243,8 +252,7 @@ def describe(plan: Forecast, name: str) -> str:
         rows.append(("checkpoint", size(plan.checkpoint)))
     kept = "1 checkpoint" if plan.checkpoints == 1 else f"{plan.checkpoints} checkpoints"
     rows.append(("disk", f"{size(plan.disk)}: {kept} at most, model, log; {size(plan.free)} are free in {plan.where}"))
-    text = [f"beit {name}", *(f"  {label:11} {value}" for label, value in rows), *plan.notes]
-    return "\n".join(text)
+    return rows
 
 
 def size(number: float) -> str:

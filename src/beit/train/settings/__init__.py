@@ -7,7 +7,7 @@ loads a framework.
 from beit.train.settings.base import SETTINGS_FILE, PaperRate, RunSettings
 from beit.train.settings.finetune import FinetuneSettings
 from beit.train.settings.pretrain import PretrainSettings
-from beit.train.settings.saved import FREE, RUNS, differences, from_dict
+from beit.train.settings.saved import FREE, RUNS, differences, from_dict, from_file
 from beit.train.settings.segmentation import SegmentSettings
 from beit.train.settings.tokenizer import TokenizerSettings, TokenizeSettings
 from beit.train.settings.validated import ValidatedSettings
@@ -26,4 +26,5 @@ __all__ = [
     "ValidatedSettings",
     "differences",
     "from_dict",
+    "from_file",
 ]

@@ -37,7 +37,7 @@ class PaperRate(float):
 class RunSettings(Settings):
     """What all training runs have in common."""
 
-    ADDED: ClassVar[Mapping[str, Any]] = {"allow_inexact_resume": False}
+    ADDED: ClassVar[Mapping[str, Any]] = {"allow_inexact_resume": False, "device": None, "tracker": "tensorboard"}
     """Settings that were added after version 0.1 → what its runs did. `to_dict` leaves such values out, so a run without them is
     the same run, and `from_dict` fills them in."""
 
@@ -79,6 +79,8 @@ class RunSettings(Settings):
     """Number of parts in which a batch passes through the model, one after the other: the same step in less memory."""
     ema: float = 0.0
     """Decay per step of a moving average of the weights (for example 0.9999), which is saved in output/ema; 0 for none."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …. If not given, GPUs where there are some."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of matrix products. auto takes bf16 where the device has instructions for it; fp16 scales the loss."""
     gradient_checkpointing: bool = False
@@ -95,6 +97,9 @@ class RunSettings(Settings):
     """Steps between checkpoints."""
     keep: int = 2
     """How many checkpoints to keep."""
+    tracker: Literal["tensorboard", "wandb", "mlflow", "none"] = "tensorboard"
+    """Where curves and pictures go, besides log.jsonl: files for TensorBoard in output/tensorboard, or wandb or MLflow, which are
+    installed and logged in to by themselves; none for nowhere."""
     resume: Literal["never", "auto", "must"] = "never"
     """Go on from the last checkpoint in the output folder, with the settings of its run: --resume --output FOLDER is enough.
     auto (what --resume alone means) starts a new run if there is no checkpoint, must refuses to; never refuses a folder that

@@ -89,6 +89,8 @@ class TokenizeSettings(Settings):
     """How many crops the tokenizer sees at a time."""
     workers: int = 2
     """Processes that read images."""
+    device: str | None = None
+    """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

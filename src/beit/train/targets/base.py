@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from beit.core import geometry
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from beit.config import BeitConfig
     from beit.data.sources.images import Images
     from beit.data.sources.stream import Stream
@@ -53,11 +56,13 @@ class Target(ABC):
         width: how many numbers the model predicts per patch; the model's head gets this size (`vocab_size`).
         cache: tokens that were computed before the run; None where nothing is read from a cache.
         takes_tokenizer: whether the settings may name a tokenizer or a token cache.
+        predicts_normalised: whether `predicted_pixels` are normalised with the settings' mean and deviation.
     """
 
     width: int
     cache: TokenCache | None = None
     takes_tokenizer: ClassVar[bool] = False
+    predicts_normalised: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod
@@ -87,6 +92,18 @@ class Target(ABC):
         All processes must call it together.
         """
         return {}
+
+    def predicted_pixels(self, model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Pictures of what a model predicts, for people; None where there are none.
+
+        Args:
+            model: with all its weights; it comes into evaluation mode.
+            batch: a few images, in memory, as of the loss.
+
+        Returns:
+            float32 `(B, 3, h, w)`; normalised as `pixel_values` if `predicts_normalised`, else in [0, 1].
+        """
+        return None
 
     @staticmethod
     def summary(output: Path, last: dict[str, float]) -> str:

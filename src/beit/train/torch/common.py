@@ -12,5 +12,9 @@ pool = in_torch_workers
 
 
 def processes(settings: object) -> Accelerated:
-    """The processes that torchrun or Accelerate has started; only this one if there are no others."""
-    return Accelerated()
+    """The processes that torchrun or Accelerate has started; only this one if there are no others.
+
+    Raises:
+        ConfigError: the device that the settings name is not there.
+    """
+    return Accelerated(getattr(settings, "device", None))

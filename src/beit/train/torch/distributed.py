@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from beit.core.errors import ConfigError, require
+from beit.inference.torch.device import chosen_device
 
 
 def launched() -> int:
@@ -24,6 +25,28 @@ def _accelerators() -> Any:
     return getattr(torch, "accelerator", torch.cuda)  # PyTorch 2.5 has only the latter
 
 
+def _on(device: torch.device, accelerate: Any) -> Any:
+    """An Accelerator of this device. Raises ConfigError where several processes are told one GPU."""
+    if launched() > 1:
+        if device.index is not None:
+            raise ConfigError(
+                f"device is {device}, but {launched()} processes were launched, each of which takes the one of its own number. Give "
+                f"--device {device.type}, or choose by CUDA_VISIBLE_DEVICES."
+            )
+        return accelerate.Accelerator(cpu=device.type == "cpu")
+    state = accelerate.state.PartialState
+    if state._shared_state and state().device != device:  # an earlier run of this process was elsewhere
+        _forget(accelerate)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # for what does not say where: compiled kernels, figures of memory
+    with accelerate.utils.patch_environment(accelerate_torch_device=str(device)):
+        return accelerate.Accelerator(cpu=device.type == "cpu")
+
+
+def _forget(accelerate: Any) -> None:
+    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
 class Accelerated:
     """`beit.train.distributed.Processes` over torch.distributed; a single process where no others were started.
 
@@ -33,16 +56,26 @@ class Accelerated:
 
     Raises:
         MissingExtraError: accelerate is not installed.
-        ConfigError: a launcher says that there are other processes, but they cannot be reached.
+        ConfigError: a launcher says that there are other processes, but they cannot be reached; or there is no such device.
     """
 
-    def __init__(self) -> None:
+    _placed: ClassVar[bool] = False  # whether Accelerate, whose state is one per process, was told a device
+
+    def __init__(self, device: str | None = None) -> None:
+        """`device` as `beit.inference.torch.device.chosen_device` takes it; Accelerate's choice for None."""
         accelerate = require("accelerate", "train", "training")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about kernels and drivers; nothing that a user could act on
-            # Accelerate joins processes on CPUs only where it is told that CPUs are meant; else each would train alone.
-            on_cpus = launched() > 1 and not _accelerators().is_available()
-            self.accelerator = accelerate.Accelerator(cpu=True) if on_cpus else accelerate.Accelerator()
+            if device is not None:
+                self.accelerator = _on(chosen_device(device), accelerate)
+                Accelerated._placed = launched() == 1
+            else:
+                if Accelerated._placed:
+                    _forget(accelerate)
+                    Accelerated._placed = False
+                # Accelerate joins processes on CPUs only where it is told that CPUs are meant; else each would train alone.
+                on_cpus = launched() > 1 and not _accelerators().is_available()
+                self.accelerator = accelerate.Accelerator(cpu=True) if on_cpus else accelerate.Accelerator()
         if int(self.accelerator.num_processes) != launched():
             raise ConfigError(
                 f"The launcher has started {launched()} processes (WORLD_SIZE), but this one sees "

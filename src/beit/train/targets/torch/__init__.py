@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,3 +40,11 @@ class TorchTarget(Target):
             batch: as of `labels`, and `mask (B, N)` bool.
             step: number of the step, from 0.
         """
+
+
+def predictions(model: Any, batch: Mapping[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """(`pixel_values (B, 3, H, W)`, predictions float32 of every patch `(B, N, width)`), on the model's device, in evaluation."""
+    model.eval()
+    pixels, mask = (torch.as_tensor(batch[name]).to(model.device) for name in ("pixel_values", "mask"))
+    with torch.no_grad():
+        return pixels, model(pixels, mask).logits.float()

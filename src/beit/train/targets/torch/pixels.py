@@ -5,15 +5,17 @@ BEiT is compared with it (table 4, "recovering pixels"). Each patch is normalise
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from beit.config import BeitConfig
 from beit.train.targets.base import TargetSettings, patch_width
-from beit.train.targets.torch import Batch, Metrics, TorchTarget
+from beit.train.targets.torch import Batch, Metrics, TorchTarget, predictions
 
 
 class PixelTarget(TorchTarget):
@@ -22,6 +24,8 @@ class PixelTarget(TorchTarget):
     Args:
         width: numbers per patch.
     """
+
+    predicts_normalised = True
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -43,6 +47,15 @@ class PixelTarget(TorchTarget):
         logits = module(batch["pixel_values"], mask, masked_logits_only=True).logits.float()
         loss = F.mse_loss(logits, labels)
         return loss, {"explained": 1 - loss.detach() / labels.var().clamp(min=1e-6)}
+
+    def predicted_pixels(self, model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """As `Target.predicted_pixels`: each patch with the mean and the variance that it has in the image."""
+        pixels, logits = predictions(model, batch)
+        side = round((self.width / pixels.shape[1]) ** 0.5)
+        patches = F.unfold(pixels, side, stride=side).transpose(1, 2)
+        mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
+        found = logits * (variance + 1e-6).sqrt() + mean
+        return F.fold(found.transpose(1, 2), tuple(pixels.shape[2:]), side, stride=side).cpu().numpy()
 
     @staticmethod
     def summary(output: Path, last: dict[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from beit.data.token_cache import TokenCache
 from beit.train.targets.tokens import Tokens
-from beit.train.targets.torch import Batch, Metrics, TorchTarget
+from beit.train.targets.torch import Batch, Metrics, TorchTarget, predictions
 
 
 class TokenTarget(Tokens, TorchTarget):
@@ -49,6 +50,17 @@ class TokenTarget(Tokens, TorchTarget):
         self.wanted += torch.bincount(labels, minlength=self.width)
         self.guessed += torch.bincount(guesses, minlength=self.width)
         return output.loss, {"masked_accuracy": (guesses == labels).float().mean()}
+
+    def predicted_pixels(self, model: Any, batch: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """As `Target.predicted_pixels`: the guesses, decoded with the right tokens of what is not masked."""
+        if self.tokenizer is None:
+            return None
+        pixels, logits = predictions(model, batch)
+        with torch.no_grad():
+            own = {name: torch.as_tensor(value).to(pixels.device) for name, value in batch.items()}
+            tokens = torch.where(own["mask"], logits.argmax(-1), self.labels(own))
+            where = next(iter(self.tokenizer.parameters())).device  # with a cache it stays on the CPU
+            return self.tokenizer.decode(tokens.to(where), model.config.grid).float().cpu().numpy()
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """As `Tokens.counts`."""
