@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, show, show_json
+from beit.cli.paths import advice_on, image_paths
 from beit.core.errors import ConfigError, DataError
 from beit.core.files import check_folder
 from beit.core.progress import progress_bar
 from beit.core.settings import Settings
-from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def predict_command(arguments: list[str]) -> None:
     if not settings.images:
         raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
     _check(settings)
-    paths = list(_paths(settings.images))
+    paths = list(image_paths(settings.images, "beit predict"))
     require_framework(settings.framework, "beit predict")
     from beit.inference.classification import predict
     from beit.inference.files import ImageFiles
@@ -72,7 +70,7 @@ def predict_command(arguments: list[str]) -> None:
     else:
         failed = _write(results, settings, model.config.class_names, several, len(paths))
     if failed:
-        raise DataError(f"{failed} of {len(paths)} images could not be read.{_advice(settings.images)}")
+        raise DataError(f"{failed} of {len(paths)} images could not be read.{advice_on(settings.images)}")
 
 
 def _check(settings: Predict) -> None:
@@ -97,43 +95,6 @@ def _check(settings: Predict) -> None:
         )
     if settings.link and settings.sort_into is None:
         raise ConfigError("link is for --sort-into FOLDER; give both.")
-
-
-def _paths(images: Sequence[str], of_list: bool = False) -> Iterator[str]:
-    """The files that the arguments name, or the lines of a list. One that is not there stays, and is an error in the results."""
-    from beit.data.sources.images import FolderImages
-
-    for image in images:
-        if image.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"{printable(image)} is an address. Download the image first; beit predict reads files.")
-        if image.startswith("@") and not of_list and not os.path.lexists(image):
-            try:
-                lines = Path(image[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            except OSError as error:
-                raise DataError(f"The list {printable(image[1:])} cannot be read: {error.strerror}.") from error
-            yield from _paths([line.strip() for line in lines if line.strip()], of_list=True)
-        elif os.path.isdir(image):
-            yield from FolderImages(image).paths
-        elif glob.has_magic(image) and not os.path.lexists(image):
-            found = sorted(glob.glob(image, recursive=True))
-            if not found:
-                raise DataError(f"Nothing matches {printable(image)}.")
-            for path in found:
-                yield from FolderImages(path).paths if os.path.isdir(path) else [path]
-        else:
-            yield image
-
-
-def _advice(images: tuple[str, ...]) -> str:
-    """What may have been meant by the first path that is not there."""
-    gone = next((image for image in images if not os.path.lexists(image) and not image.startswith("@")), None)
-    if gone is None:
-        return ""
-    folder = os.path.dirname(gone)
-    with contextlib.suppress(OSError):
-        names = similar(os.path.basename(gone), os.listdir(folder or "."))
-        return did_you_mean([os.path.join(folder, name) for name in names[:3]])
-    return ""
 
 
 def _print(results: list[Prediction], settings: Predict) -> int:

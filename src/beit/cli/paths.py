@@ -1,0 +1,60 @@
+"""Images that are named on the command line: files, folders, patterns, lists."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from beit.core.errors import ConfigError, DataError
+from beit.core.suggest import did_you_mean, similar
+from beit.core.text import printable
+
+
+def image_paths(images: Sequence[str], command: str, of_list: bool = False) -> Iterator[str]:
+    """The files that arguments name, or the lines of a list. One that is not there stays, and is an error in the results.
+
+    Args:
+        images: files, folders, patterns, `@FILE`.
+        command: for messages.
+        of_list: they are lines of a list, in which `@` is a letter.
+
+    Raises:
+        ConfigError: an address.
+        DataError: a list cannot be read, a pattern matches nothing, a folder has no images.
+    """
+    from beit.data.sources.images import FolderImages
+
+    for image in images:
+        if image.lower().startswith(("http://", "https://")):
+            raise ConfigError(f"{printable(image)} is an address. Download the image first; {command} reads files.")
+        if image.startswith("@") and not of_list and not os.path.lexists(image):
+            try:
+                lines = Path(image[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            except OSError as error:
+                raise DataError(f"The list {printable(image[1:])} cannot be read: {error.strerror}.") from error
+            yield from image_paths([line.strip() for line in lines if line.strip()], command, of_list=True)
+        elif os.path.isdir(image):
+            yield from FolderImages(image).paths
+        elif glob.has_magic(image) and not os.path.lexists(image):
+            found = sorted(glob.glob(image, recursive=True))
+            if not found:
+                raise DataError(f"Nothing matches {printable(image)}.")
+            for path in found:
+                yield from FolderImages(path).paths if os.path.isdir(path) else [path]
+        else:
+            yield image
+
+
+def advice_on(images: Sequence[str]) -> str:
+    """What may have been meant by the first path that is not there."""
+    gone = next((image for image in images if not os.path.lexists(image) and not image.startswith("@")), None)
+    if gone is None:
+        return ""
+    folder = os.path.dirname(gone)
+    with contextlib.suppress(OSError):
+        names = similar(os.path.basename(gone), os.listdir(folder or "."))
+        return did_you_mean([os.path.join(folder, name) for name in names[:3]])
+    return ""
