@@ -55,7 +55,7 @@ def _nearest(queries: np.ndarray, features: np.ndarray, k: int, own: int | None)
         wanted = tile > best[:, -1:]
         if start == 0 and tile.shape[1] > k:
             wanted = tile >= np.partition(tile, -k, axis=1)[:, -k, None]
-        row, column = np.nonzero(wanted)
+        row, column = np.divmod(np.flatnonzero(wanted), tile.shape[1])  # np.nonzero is slower in two dimensions
         everyone = np.concatenate((np.repeat(np.arange(count), k), row))
         values = np.concatenate((best.ravel(), tile[row, column]))
         where = np.concatenate((numbers.ravel(), column + start))
@@ -85,7 +85,7 @@ def near_duplicates(features: np.ndarray, within: float, progress: Progress = la
         part = features[start : start + _QUERIES]
         for right in range(start, len(features), _COLUMNS):  # each pair once
             tile = part @ features[right : right + _COLUMNS].T
-            row, column = np.nonzero(tile >= within - _ROUNDING)
+            row, column = np.divmod(np.flatnonzero(tile >= within - _ROUNDING), tile.shape[1])
             # Most pairs among many duplicates link what is linked already; what remains is few.
             pairs = np.stack((_first_of(group, row + start), _first_of(group, column + right)), 1)
             for one, other in np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0).tolist():

@@ -18,8 +18,12 @@ _ROWS = 10_000  # of a Parquet file that are written at a time
 Row = Mapping[str, str | int | float | None]
 
 
-def check_table(path: Path) -> None:
+def check_table(path: Path, may_exist: bool = False) -> None:
     """Check, before the work, that a table can be written.
+
+    Args:
+        path: of the file.
+        may_exist: it is not refused where it exists.
 
     Raises:
         ConfigError: another suffix than those of `TABLES`, or the file exists.
@@ -28,7 +32,7 @@ def check_table(path: Path) -> None:
     """
     if path.suffix not in TABLES:
         raise ConfigError(f"output is {path}; its name must end in {', '.join(TABLES)}.")
-    if path.exists():
+    if path.exists() and not may_exist:
         raise ConfigError(f"{path} exists already. Give a new name, or remove it; nothing was written.")
     if path.suffix == ".parquet":
         require("pyarrow.parquet", "train", "parquet files")
