@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, say_skipped, show
+from beit.cli.paths import say_frames_left_out
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -83,6 +84,8 @@ class Embed(Settings):
     """Replace the file where it exists."""
     layer: int | None = None
     """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
+    frames: str = "first"
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
     batch_size: int = 64
     """Images per forward pass."""
 
@@ -105,11 +108,12 @@ def embed_command(arguments: list[str]) -> None:
     from beit.data.sources.images import FolderImages
     from beit.inference.feature_files import write_features
     from beit.inference.features import embed
+    from beit.inference.frames import open_frames, parse_frames
     from beit.inference.origin import origin_of
     from beit.inference.torch.device import default_device
     from beit.inference.trained import open_encoder
 
-    images = FolderImages(settings.images)
+    images = open_frames(FolderImages(settings.images).paths, parse_frames(settings.frames))
     model, processor = open_encoder(settings.model)
     device = default_device()
     kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, device)
@@ -117,4 +121,5 @@ def embed_command(arguments: list[str]) -> None:
     write_features(settings.output, features, [images.name(index) for index in kept], origin)
     show(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     say_skipped(skipped)
+    say_frames_left_out(images)
     show(f"Next:\n  {shlex.join(['beit', 'similar', str(settings.output), '--html', 'GALLERY.html'])}")

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from beit.core.errors import ConfigError, DataError
 from beit.core.suggest import did_you_mean, similar
 from beit.core.text import printable
+
+if TYPE_CHECKING:
+    from beit.data.sources.images import Images
 
 
 def image_paths(images: Sequence[str], command: str, of_list: bool = False) -> Iterator[str]:
@@ -58,3 +63,13 @@ def advice_on(images: Sequence[str]) -> str:
         names = similar(os.path.basename(gone), os.listdir(folder or "."))
         return did_you_mean([os.path.join(folder, name) for name in names[:3]])
     return ""
+
+
+def say_frames_left_out(images: Images) -> None:
+    """Say on stderr how many frames of films were not looked at, if any."""
+    count, films = getattr(images, "frames_left_out", 0), getattr(images, "films", 0)
+    if count:
+        print(
+            f"{count:,} further frames of {films:,} film{'s' * (films > 1)} were left out: --frames all takes them, --frames 10 every tenth.",
+            file=sys.stderr,
+        )

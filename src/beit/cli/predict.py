@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from beit.cli.parsing import at_least_one, default_device_of, parse, require_framework, show, show_json
-from beit.cli.paths import advice_on, image_paths
+from beit.cli.paths import advice_on, image_paths, say_frames_left_out
 from beit.core.errors import ConfigError, DataError
 from beit.core.settings import Settings
 from beit.core.text import printable
@@ -31,6 +31,8 @@ class Predict(Settings):
     """Folder or Hub id of a fine-tuned model."""
     framework: Literal["torch", "flax"] = "torch"
     """Compute with PyTorch (torch) or JAX (flax)."""
+    frames: str = "first"
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
     top: int = 5
     """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
@@ -66,20 +68,25 @@ def predict_command(arguments: list[str]) -> None:
     paths = list(image_paths(settings.images, "beit predict"))
     require_framework(settings.framework, "beit predict")
     from beit.inference.classification import predict
-    from beit.inference.files import ImageFiles
+    from beit.inference.frames import open_frames, parse_frames
     from beit.inference.trained import open_classifier
+
+    every = parse_frames(settings.frames)
+    if every and settings.sort_into is not None:
+        raise ConfigError("sort_into copies files, and frames are none. Give --frames first, or --output FILE alone.")
 
     model, processor = open_classifier(settings.model, settings.framework)
     device = default_device_of(settings.framework)
     if settings.sort_into is not None and model.config.problem_type == "regression":
         raise ConfigError("The model is a regression and gives numbers; there are no classes to sort into.")
-    images = ImageFiles(paths)
+    images = open_frames(paths, every)
     if not settings.writes:
         failed = _print(list(predict(model, processor, images, settings.top, device=device)), settings)
     else:
         failed = _write(model, processor, images, settings, device)
+    say_frames_left_out(images)
     if failed:
-        raise DataError(f"{failed} of {len(paths)} images could not be read.{advice_on(settings.images)}")
+        raise DataError(f"{failed} of {len(images)} images could not be read.{advice_on(settings.images)}")
 
 
 def _check(settings: Predict) -> None:
@@ -127,7 +134,13 @@ def _write(model: Any, processor: Any, images: Images, settings: Predict, device
     wanted = settings.wanted(threshold)
     try:
         found = predict_files(
-            model, processor, images, wanted, settings.resume, {"framework": settings.framework}, device
+            model,
+            processor,
+            images,
+            wanted,
+            settings.resume,
+            {"framework": settings.framework, "frames": settings.frames},
+            device,
         )
     except BaseException:  # whatever ends it
         if wanted.journal.exists():

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from beit.core.errors import DataError
 from beit.core.text import printable
-from beit.data.decode import read_image
 from beit.evaluation.report import Report
+from beit.inference.frames import read_named
 
 _SIDE = 160  # longest side of a picture in pixels
 
@@ -76,7 +76,7 @@ def write_gallery(path: Path, title: str, lead: str, notes: Sequence[str], secti
 
 def _small(path: str) -> Image.Image | None:
     try:
-        picture = read_image(path)
+        picture = read_named(path)
     except DataError:
         return None
     picture.thumbnail((_SIDE, _SIDE))
