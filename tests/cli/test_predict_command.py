@@ -190,3 +190,17 @@ def test_frames_are_embedded_and_found(tmp_path: Path, photos: Path, model: Path
     assert "film.gif#4" in page.read_text()
     assert main([*command, "--overwrite"]) == 0
     assert "4 further frames of 1 film were left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax"])
+def test_attention_over_each_image(tmp_path: Path, photos: Path, model: Path, framework: str, capsys: Any) -> None:
+    pytest.importorskip(framework)
+    (photos / "flat/bad.png").write_bytes(b"no image")
+    command = [photos, "--model", model, "--framework", framework, "--attention", tmp_path / "looks"]
+    assert run(*command) == 1
+    printed = capsys.readouterr()
+    assert f"Wrote 6 pictures of the attention to {tmp_path / 'looks'}." in printed.err
+    assert "%" in printed.out
+    found = {path.relative_to(tmp_path / "looks") for path in (tmp_path / "looks").rglob("*.png")}
+    assert found == {path.relative_to(photos) for path in photos.rglob("0*.png")}
+    refused(capsys, ["predict", *command], "looks exists already. Give a new folder for the pictures")

@@ -242,3 +242,15 @@ def test_killed(tmp_path: Path, photos: Path, model: Path) -> None:
     assert not output.exists()
     assert run(*command, "--output", output, "--resume") == 1
     assert content(output) == content(whole)
+
+
+def test_attention_goes_on_too(tmp_path: Path, photos: Path, model: Path, monkeypatch: Any) -> None:
+    looks = tmp_path / "looks"
+    command = [photos, "--model", model, "--output", tmp_path / "results.csv", "--attention", looks]
+    with monkeypatch.context() as patch:
+        end_at(patch, Journal, "add", 3)
+        with pytest.raises(Ended):
+            run(*command)
+    assert run(*command, "--resume") == 1
+    assert len(list(looks.iterdir())) == 10
+    assert run(*command[:-2], "--attention", looks) == 1  # something is there already

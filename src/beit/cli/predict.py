@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,11 @@ from beit.cli.parsing import at_least_one, default_device_of, parse, require_fra
 from beit.cli.paths import advice_on, image_paths, say_frames_left_out
 from beit.core.errors import ConfigError, DataError
 from beit.core.settings import Settings
-from beit.core.text import printable
+from beit.core.text import harmless, printable
 
 if TYPE_CHECKING:
     from beit.data.sources.images import Images
-    from beit.inference.classification import Prediction
+    from beit.inference.classification import OnBatch, Prediction
     from beit.inference.predict_files import Wanted
 
 
@@ -45,6 +46,8 @@ class Predict(Settings):
     """New folder into which the images are copied, one subfolder per class; those below the threshold into unsure/."""
     link: bool = False
     """Make symbolic links in that folder instead of copies."""
+    attention: Path | None = None
+    """New folder for a picture of each image with the attention of the last layer over it. About doubles the time."""
     resume: bool = False
     """Go on with a run that was ended, by the same arguments: what it has done is in OUTPUT.partial."""
 
@@ -67,6 +70,7 @@ def predict_command(arguments: list[str]) -> None:
     _check(settings)
     paths = list(image_paths(settings.images, "beit predict"))
     require_framework(settings.framework, "beit predict")
+    from beit.inference.attention import AttentionFiles
     from beit.inference.classification import predict
     from beit.inference.frames import open_frames, parse_frames
     from beit.inference.trained import open_classifier
@@ -80,10 +84,17 @@ def predict_command(arguments: list[str]) -> None:
     if settings.sort_into is not None and model.config.problem_type == "regression":
         raise ConfigError("The model is a regression and gives numbers; there are no classes to sort into.")
     images = open_frames(paths, every)
+    attention = None
+    if settings.attention is not None:
+        names = [images.name(index) for index in range(len(images))]
+        attention = AttentionFiles(settings.attention, names, model, processor)
+    look = None if attention is None else attention.add
     if not settings.writes:
-        failed = _print(list(predict(model, processor, images, settings.top, device=device)), settings)
+        failed = _print(list(predict(model, processor, images, settings.top, device=device, on_batch=look)), settings)
     else:
-        failed = _write(model, processor, images, settings, device)
+        failed = _write(model, processor, images, settings, device, look)
+    if attention is not None:
+        _note(f"Wrote {attention.written} pictures of the attention to {settings.attention}.")
     say_frames_left_out(images)
     if failed:
         raise DataError(f"{failed} of {len(images)} images could not be read.{advice_on(settings.images)}")
@@ -106,6 +117,14 @@ def _check(settings: Predict) -> None:
         raise ConfigError("resume goes on with --output FILE or --sort-into FOLDER; give what the run was begun with.")
     if settings.writes:
         settings.wanted(0.0).check(settings.resume)
+    if settings.attention is not None:
+        from beit.inference.attention import check_attention_folder
+
+        check_attention_folder(settings.attention, settings.resume and settings.wanted(0.0).journal.exists())
+
+
+def _note(text: str) -> None:
+    print(harmless(text), file=sys.stderr)
 
 
 def _print(results: list[Prediction], settings: Predict) -> int:
@@ -124,7 +143,9 @@ def _print(results: list[Prediction], settings: Predict) -> int:
     return sum("error" in result for result in results)
 
 
-def _write(model: Any, processor: Any, images: Images, settings: Predict, device: str | None) -> int:
+def _write(
+    model: Any, processor: Any, images: Images, settings: Predict, device: str | None, look: OnBatch | None
+) -> int:
     """Write results; returns how many images could not be read."""
     from beit.inference.predict_files import predict_files
     from beit.inference.results import UNSURE
@@ -132,6 +153,11 @@ def _write(model: Any, processor: Any, images: Images, settings: Predict, device
     several = model.config.problem_type == "multi_label_classification"
     threshold = settings.threshold if settings.threshold is not None else 0.5 if several else 0.0
     wanted = settings.wanted(threshold)
+    further = {
+        "framework": settings.framework,
+        "frames": settings.frames,
+        "attention": None if settings.attention is None else os.path.abspath(settings.attention),
+    }
     try:
         found = predict_files(
             model,
@@ -139,8 +165,9 @@ def _write(model: Any, processor: Any, images: Images, settings: Predict, device
             images,
             wanted,
             settings.resume,
-            {"framework": settings.framework, "frames": settings.frames},
+            further,
             device,
+            look,
         )
     except BaseException:  # whatever ends it
         if wanted.journal.exists():

@@ -31,6 +31,7 @@ from beit.evaluation.calibration import (
 from beit.evaluation.gallery import Gallery
 from beit.evaluation.multi_label import LabelScores, label_scores, mean_average_precision
 from beit.evaluation.scores import ClassScores, class_scores, confusion_of, macro_f1, ranks, weakest, wilson
+from beit.inference.attention import attention_maps
 from beit.inference.batches import batches_of
 from beit.inference.classification import batch_logits
 from beit.models.validation import problem_type
@@ -273,18 +274,12 @@ def _attend(model: Any, processor: BeitImageProcessor, gallery: Gallery) -> None
     if not gallery.examples:
         return
     pixels = np.stack([example[3] for example in gallery.examples])
-    if hasattr(model, "params"):
-        from beit.evaluation.flax.attention import last_attention as flax_attention
-
-        weights = flax_attention(model, pixels)
-    else:
-        from beit.evaluation.torch.attention import last_attention as torch_attention
-
-        weights = torch_attention(model, pixels)
-    mean = model.config.use_mean_pooling
-    maps = weights[:, 1:, 1:].mean(1) if mean else weights[:, 0, 1:]
-    of = "all patches (their mean is classified)" if mean else "the cls token (which is classified)"
-    gallery.attend(maps.reshape(-1, *model.config.grid_of(pixels.shape[2:])), of, processor)
+    of = (
+        "all patches (their mean is classified)"
+        if model.config.use_mean_pooling
+        else "the cls token (which is classified)"
+    )
+    gallery.attend(attention_maps(model, pixels), of, processor)
 
 
 def _exact(logits: np.ndarray, labels: np.ndarray) -> float:

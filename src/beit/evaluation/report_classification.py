@@ -20,6 +20,7 @@ from beit.evaluation.multi_label import LabelScores
 from beit.evaluation.regression import RegressionScores
 from beit.evaluation.report import Report
 from beit.evaluation.scores import ClassScores, confused_pairs, weakest, wilson
+from beit.inference.attention import heat_over
 
 REPORT_FILE = "report.html"
 _MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
@@ -27,9 +28,6 @@ _MOST_IN_PLOT = 30
 _MOST_PAIRS = 20
 
 logger = logging.getLogger("beit")
-
-# Colours of the attention, from none to most: dark to bright, so that they also differ in grey.
-_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64) / 255
 
 History = Sequence[dict[str, float]]
 
@@ -335,13 +333,8 @@ def _short(name: str) -> str:
 
 
 def _attention_cards(shown: Attended, names: Sequence[str]) -> list[tuple[Image.Image, str, str]]:
-    grey = shown.picture.mean(2, keepdims=True)
-    size = (shown.picture.shape[1], shown.picture.shape[0])
-    weights = np.asarray(Image.fromarray(shown.attention.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
-    place = np.linspace(0, 1, len(_HEAT))
-    heat = np.stack([np.interp(weights, place, _HEAT[:, channel]) for channel in range(3)], 2)
-    pair = [shown.picture, 0.35 * grey + 0.65 * heat]
-    images = [Image.fromarray((255 * part).round().clip(0, 255).astype(np.uint8)) for part in pair]
+    picture = Image.fromarray((255 * shown.picture).round().clip(0, 255).astype(np.uint8))
+    images = [picture, heat_over(picture, shown.attention)]
     for image in images:
         image.thumbnail((192, 192))
     text = _short(shown.name)

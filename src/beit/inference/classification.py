@@ -9,10 +9,11 @@ All of them work with PyTorch and Flax models. Importing this loads neither fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
+from PIL import Image
 
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import torch
 
     from beit.config import BeitConfig
+
+
+# Called with the numbers of the images of a batch, and the images.
+OnBatch = Callable[[list[int], list[Image.Image]], None]
 
 
 class Label(TypedDict):
@@ -158,6 +163,7 @@ def logit_batches(
     batch_size: int = 64,
     device: torch.device | str | None = None,
     start: int = 0,
+    on_batch: OnBatch | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (numbers of images, their logits `(n, classes)` float32) batch by batch.
 
@@ -169,13 +175,17 @@ def logit_batches(
         batch_size: images per forward pass.
         device: as for `batch_logits`.
         start: number of the first image.
+        on_batch: called with (numbers, images) of each batch before it is yielded.
 
     Raises:
         CheckpointError: the model answers NaN or infinity.
     """
     pad_to = min(batch_size, len(images))
     for numbers, pictures in batches_of(images, processor, batch_size, on_error, start):
-        yield numbers, batch_logits(model, processor, pictures, device, pad_to)
+        logits = batch_logits(model, processor, pictures, device, pad_to)
+        if on_batch is not None:
+            on_batch(numbers, pictures)
+        yield numbers, logits
 
 
 def logits_of(
@@ -202,6 +212,7 @@ def predict(
     top: int = 5,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Iterator[Prediction]:
     """Yield what the model says of each image, as `answers` gives it, in the order of the images, as batches are done.
 
@@ -212,11 +223,12 @@ def predict(
         top: how many classes of each image.
         batch_size: images per forward pass.
         device: as for `batch_logits`.
+        on_batch: as for `logit_batches`.
 
     Raises:
         CheckpointError: the model answers NaN or infinity.
     """
-    for batch in prediction_batches(model, processor, images, top, batch_size, device):
+    for batch in prediction_batches(model, processor, images, top, batch_size, device, 0, on_batch):
         yield from batch
 
 
@@ -228,6 +240,7 @@ def prediction_batches(
     batch_size: int = 64,
     device: torch.device | str | None = None,
     start: int = 0,
+    on_batch: OnBatch | None = None,
 ) -> Iterator[list[Prediction]]:
     """As `predict`, batch by batch, from image `start` on.
 
@@ -235,7 +248,8 @@ def prediction_batches(
     has therefore the same images, whoever made the one before.
     """
     errors: dict[int, str] = {}
-    for numbers, logits in logit_batches(model, processor, images, errors.__setitem__, batch_size, device, start):
+    batches = logit_batches(model, processor, images, errors.__setitem__, batch_size, device, start, on_batch)
+    for numbers, logits in batches:
         labels = dict(zip(numbers, answers(logits, model.config, top), strict=True))
         batch: list[Prediction] = []
         for index in range(start, numbers[-1] + 1):  # with the unreadable images among them

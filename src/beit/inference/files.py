@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -58,3 +59,18 @@ class ImageFiles:
     def subset(self, indices: np.ndarray) -> ImageFiles:
         """The files with these numbers, in this order."""
         return ImageFiles([self.paths[i] for i in indices])
+
+
+def png_names(paths: Iterable[Path]) -> list[Path]:
+    """A PNG name for each: `a.png` for a.jpg, and `a-2.png` for another a.jpg or an a.bmp; `film#3.png` for film.gif#3."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        base, mark, frame = path.name.rpartition("#")
+        stem = f"{Path(base).stem}#{frame}" if mark and frame.isdecimal() else path.stem
+        name, number = path.with_name(f"{stem}.png"), 2
+        while str(name).lower() in taken:  # some file systems do not tell A from a
+            name, number = path.with_name(f"{stem}-{number}.png"), number + 1
+        taken.add(str(name).lower())
+        names.append(name)
+    return names

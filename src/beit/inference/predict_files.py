@@ -17,7 +17,7 @@ from beit.core.files import check_folder, sync_folder
 from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
-from beit.inference.classification import batch_logits, prediction_batches
+from beit.inference.classification import OnBatch, batch_logits, prediction_batches
 from beit.inference.feature_files import sample_image
 from beit.inference.journal import Journal, digest, partial_folder
 from beit.inference.results import Sorted, chosen, table
@@ -107,6 +107,7 @@ def predict_files(
     resume: bool = False,
     settings: dict[str, Any] | None = None,
     device: torch.device | str | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Written:
     """Classify images into files.
 
@@ -118,6 +119,7 @@ def predict_files(
         resume: go on with unfinished work, where there is some.
         settings: further values of JSON on which the results depend; unfinished work of other ones is refused.
         device: as for `batch_logits`.
+        on_batch: called with (numbers, images) of each batch before it counts as done; a run that goes on may call it again.
 
     Raises:
         ConfigError: as of `Wanted.check`; or the unfinished work has other images, settings or another model.
@@ -143,7 +145,7 @@ def predict_files(
             wanted.check_free()
         found = Written(len(images), before=journal.done)
         with progress_bar(purpose="beit predict", total=len(images), initial=journal.done, unit="image") as bar:
-            for batch in prediction_batches(model, processor, images, top, _BATCH, device, journal.done):
+            for batch in prediction_batches(model, processor, images, top, _BATCH, device, journal.done, on_batch):
                 journal.add(batch)
                 for prediction in batch:
                     if "error" in prediction:
