@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     from beit.data.sources.images import Images
 
 
-def image_paths(images: Sequence[str], command: str, of_list: bool = False) -> Iterator[str]:
-    """The files that arguments name, or the lines of a list. One that is not there stays, and is an error in the results.
+def image_paths(images: Sequence[str], command: str) -> Iterator[str]:
+    """The image files that arguments name, those of folders too; arguments and errors as of `places`.
+
+    Raises:
+        DataError: also where a folder has no images.
+    """
+    from beit.data.sources.images import FolderImages
+
+    for place in places(images, command):
+        yield from FolderImages(place).paths if os.path.isdir(place) else [place]
+
+
+def places(images: Sequence[str], command: str, of_list: bool = False) -> Iterator[str]:
+    """The files and folders that arguments name, or the lines of a list. One that is not there stays, and is an error in the results.
 
     Args:
         images: files, folders, patterns, `@FILE`.
@@ -28,10 +40,8 @@ def image_paths(images: Sequence[str], command: str, of_list: bool = False) -> I
 
     Raises:
         ConfigError: an address.
-        DataError: a list cannot be read, a pattern matches nothing, a folder has no images.
+        DataError: a list cannot be read, a pattern matches nothing.
     """
-    from beit.data.sources.images import FolderImages
-
     for image in images:
         if image.lower().startswith(("http://", "https://")):
             raise ConfigError(f"{printable(image)} is an address. Download the image first; {command} reads files.")
@@ -40,15 +50,12 @@ def image_paths(images: Sequence[str], command: str, of_list: bool = False) -> I
                 lines = Path(image[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             except OSError as error:
                 raise DataError(f"The list {printable(image[1:])} cannot be read: {error.strerror}.") from error
-            yield from image_paths([line.strip() for line in lines if line.strip()], command, of_list=True)
-        elif os.path.isdir(image):
-            yield from FolderImages(image).paths
+            yield from places([line.strip() for line in lines if line.strip()], command, of_list=True)
         elif glob.has_magic(image) and not os.path.lexists(image):
             found = sorted(glob.glob(image, recursive=True))
             if not found:
                 raise DataError(f"Nothing matches {printable(image)}.")
-            for path in found:
-                yield from FolderImages(path).paths if os.path.isdir(path) else [path]
+            yield from found
         else:
             yield image
 

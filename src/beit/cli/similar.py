@@ -158,7 +158,7 @@ def show_rows(
 
     with progress_bar(purpose="beit similar", total=len(queries), desc="neighbours", unit="image") as bar:
         rows, cosines = nearest(queries, index.features, settings.top, own, bar.update)
-    found = _Neighbours(index, asked, rows, cosines)
+    found = _Neighbours(index, own is not None, asked, rows, cosines)
     good = len(queries)
     if settings.output is not None:
         write_rows(settings.output, _COLUMNS, found.rows())
@@ -185,6 +185,7 @@ def show_rows(
 @dataclass
 class _Neighbours:
     index: FeatureIndex
+    inside: bool  # whether the images that are asked for are those of the index
     asked: list[tuple[str, str | None]]
     numbers: np.ndarray
     cosines: np.ndarray
@@ -204,10 +205,9 @@ class _Neighbours:
     def sections(self, most: int) -> Iterator[Section]:
         from beit.evaluation.report_similar import Card, Section
 
-        inside = len(self.asked) == len(self.index.names) and self.asked[0][0] == self.index.names[0]
         good = [(number, query) for number, (query, error) in enumerate(self.asked) if error is None]
         for row, (number, query) in enumerate(good[:most]):
-            cards = [Card(self.index.path(number) if inside else query, query, "asked for")]
+            cards = [Card(self.index.path(number) if self.inside else query, query, "asked for")]
             for near, cosine in zip(self.numbers[row].tolist(), self.cosines[row].tolist(), strict=True):
                 cards.append(Card(self.index.path(near), self.index.names[near], f"{cosine:.3f}"))
             yield Section(Path(query).name, cards)

@@ -155,33 +155,33 @@ def _read_table(path: Path) -> FeatureIndex:
     parquet = require("pyarrow.parquet", "train", "parquet files")
     try:
         # Without these two, the whole column would be read before its first part is decoded.
-        file = parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
-        schema = file.schema_arrow
-        _check_columns(path, schema, arrow)
-        names: list[str] = []
-        features: np.ndarray | None = None
-        skipped = 0
-        for batch in file.iter_batches(_ROWS, columns=["image", "features"]):
-            there = batch.column("features").is_valid()
-            skipped += len(batch) - there.true_count
-            batch = batch.filter(there)
-            if not len(batch):
-                continue
-            column = batch.column("features")
-            widths = np.unique(compute.list_value_length(column).to_numpy(zero_copy_only=False))
-            width = int(widths[0]) if features is None else features.shape[1]
-            if len(widths) > 1 or widths[0] != width or not width:
-                raise DataError(
-                    f"{printable(path)} has rows of {', '.join(map(str, sorted({*widths.tolist(), width})))} numbers; wanted as many in "
-                    "each, as one layer of one model gives them."
-                )
-            if features is None:
-                features = np.empty((file.metadata.num_rows, width), np.float32)
-            part = features[len(names) : len(names) + len(batch)]
-            part[:] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), width)
-            new = [str(name) for name in batch.column("image").to_pylist()]
-            _bring_to_length_1(part, new, len(names) + skipped, path)
-            names += new
+        with parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+            schema = file.schema_arrow
+            _check_columns(path, schema, arrow)
+            names: list[str] = []
+            features: np.ndarray | None = None
+            skipped = 0
+            for batch in file.iter_batches(_ROWS, columns=["image", "features"]):
+                there = batch.column("features").is_valid()
+                skipped += len(batch) - there.true_count
+                batch = batch.filter(there)
+                if not len(batch):
+                    continue
+                column = batch.column("features")
+                widths = np.unique(compute.list_value_length(column).to_numpy(zero_copy_only=False))
+                width = int(widths[0]) if features is None else features.shape[1]
+                if len(widths) > 1 or widths[0] != width or not width:
+                    raise DataError(
+                        f"{printable(path)} has rows of {', '.join(map(str, sorted({*widths.tolist(), width})))} numbers; wanted as many in "
+                        "each, as one layer of one model gives them."
+                    )
+                if features is None:
+                    features = np.empty((file.metadata.num_rows, width), np.float32)
+                part = features[len(names) : len(names) + len(batch)]
+                part[:] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(batch), width)
+                new = [str(name) for name in batch.column("image").to_pylist()]
+                _bring_to_length_1(part, new, len(names) + skipped, path)
+                names += new
     except arrow.ArrowException as error:
         raise DataError(f"{printable(path)} is damaged, or no Parquet file ({printable(error)}).") from error
     if features is None:
