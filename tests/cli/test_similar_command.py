@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("torch")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -84,6 +85,16 @@ def test_images_from_elsewhere_are_asked_for(index: Path, photos: Path, capsys: 
     assert (index.parent / "q.html").read_text().count("<img") == 6
 
 
+def test_frames_are_asked_for(index: Path, capsys: Any) -> None:
+    frames = [Image.new("RGB", (16, 16), (50 * i, 0, 100)) for i in range(3)]
+    frames[0].save("film.gif", save_all=True, append_images=frames[1:])
+    assert run(index, "--query", "film.gif", "--top", "1") == 0
+    assert "2 further frames of 1 film were left out" in capsys.readouterr().err
+    assert run(index, "--query", "film.gif", "--frames", "2", "--top", "1", "--html", "page.html") == 0
+    assert "cannot be read" not in capsys.readouterr().err
+    assert Path("page.html").read_text().count('alt="film.gif#') == 2
+
+
 def test_groups_and_their_gallery(index: Path, capsys: Any) -> None:
     output, page = index.parent / "groups.csv", index.parent / "groups.html"
     assert run(index, "--within", "1", "--output", output, "--html", page) == 0
@@ -140,7 +151,8 @@ def test_an_array_does_not_say_its_model(index: Path, photos: Path, capsys: Any)
     [
         (["--within", "2"], "it is the cosine of an angle"),
         (["--within", "0.9", "--query", "x.png"], "Give one of them"),
-        (["--model", "m"], "model and layer are for the images of --query"),
+        (["--frames", "all"], "model, layer and frames are for the images of --query"),
+        (["--model", "m"], "model, layer and frames are for the images of --query"),
         (["--output", "x.txt"], "must end in .csv, .jsonl, .parquet"),
         (["--html", "x.txt"], "must end in .html"),
         (["--top", "0"], "top is 0; it must be at least 1"),

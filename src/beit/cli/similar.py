@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from beit.cli.parsing import at_least_one, parse, show
-from beit.cli.paths import advice_on, image_paths
+from beit.cli.paths import advice_on, image_paths, say_frames_left_out
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.progress import progress_bar
@@ -43,6 +43,8 @@ class Similar(Settings):
     """Model for the images of --query. It must be the one that made the index, which is the default."""
     layer: int | None = None
     """Its layer, for an index that does not say it (.npy); if not given, the pooled output."""
+    frames: str = "first"
+    """Of films and pages among the images of --query: the first frame, all, or a number N for the frames 0, N, 2N, …"""
     top: int = 5
     """Number of neighbours of each image."""
     within: float | None = None
@@ -76,7 +78,7 @@ def similar_command(arguments: list[str]) -> None:
         raise DataError(
             f"{settings.index} has one image, which has no neighbour. Give a --query, or embed more images."
         )
-    show_rows(settings, index, [(name, None) for name in index.names], index.features, 0)
+    _answer(settings, index, [(name, None) for name in index.names], index.features, 0)
 
 
 def _check(settings: Similar) -> None:
@@ -93,9 +95,9 @@ def _check(settings: Similar) -> None:
         raise ConfigError(
             "within looks for groups among all images of the index; query asks about others. Give one of them."
         )
-    if not settings.query and (settings.model is not None or settings.layer is not None):
+    if not settings.query and (settings.model is not None or settings.layer is not None or settings.frames != "first"):
         raise ConfigError(
-            "model and layer are for the images of --query; those of the index have their features already."
+            "model, layer and frames are for the images of --query; those of the index have their features already."
         )
     if settings.output is not None:
         check_table(settings.output)
@@ -120,15 +122,15 @@ def _neighbours_of(settings: Similar, index: FeatureIndex, paths: list[str]) -> 
     import numpy as np
 
     from beit.inference.features import feature_batches
-    from beit.inference.files import ImageFiles
+    from beit.inference.frames import open_frames, parse_frames
     from beit.inference.origin import open_as_in
     from beit.inference.torch.device import default_device
 
+    images = open_frames(paths, parse_frames(settings.frames))
     model, processor, layer = open_as_in(index, settings.index, settings.model, settings.layer)
     errors: dict[int, str] = {}
     found = []
-    images = ImageFiles(paths)
-    with progress_bar(purpose="beit similar", total=len(paths), desc="features", unit="image") as bar:
+    with progress_bar(purpose="beit similar", total=len(images), desc="features", unit="image") as bar:
         batches = feature_batches(
             model, processor, images, errors.__setitem__, layer, settings.batch_size, default_device()
         )
@@ -136,12 +138,14 @@ def _neighbours_of(settings: Similar, index: FeatureIndex, paths: list[str]) -> 
             found.append(features / np.linalg.norm(features, axis=1, keepdims=True))
             bar.update(len(numbers))
     queries = np.concatenate(found) if found else np.empty((0, index.features.shape[1]), np.float32)
-    show_rows(settings, index, [(path, errors.get(number)) for number, path in enumerate(paths)], queries, None)
+    asked = [(images.name(number), errors.get(number)) for number in range(len(images))]
+    _answer(settings, index, asked, queries, None)
+    say_frames_left_out(images)
     if errors:
-        raise DataError(f"{len(errors)} of {len(paths)} images could not be read.{advice_on(settings.query)}")
+        raise DataError(f"{len(errors)} of {len(images)} images could not be read.{advice_on(settings.query)}")
 
 
-def show_rows(
+def _answer(
     settings: Similar, index: FeatureIndex, asked: list[tuple[str, str | None]], queries: np.ndarray, own: int | None
 ) -> None:
     """Find the neighbours, and show or write them.
