@@ -151,3 +151,56 @@ def test_embed_overwrites_only_when_told_to(tmp_path: Path, photos: Path, model:
     assert main(command) == 0
     refused(capsys, command, "exists already. Give a new name, or --overwrite")
     assert main([*command, "--overwrite"]) == 0
+
+
+def save_film(path: Path, count: int = 5) -> Path:
+    frames = [Image.new("RGB", (16, 16), (50 * i, 0, 100)) for i in range(count)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    return path
+
+
+def test_frames_of_films(tmp_path: Path, photos: Path, model: Path, capsys: Any) -> None:
+    film = save_film(photos / "film.gif")
+    still = photos / "flat/000.png"
+    assert run(film, still, "--model", model, "--json") == 0
+    printed = capsys.readouterr()
+    assert [row["image"] for row in json.loads(printed.out)] == [str(film), str(still)]
+    assert "4 further frames of 1 film were left out: --frames all takes them" in printed.err
+    assert run(film, still, "--model", model, "--frames", "2", "--json") == 0
+    printed = capsys.readouterr()
+    assert [row["image"] for row in json.loads(printed.out)] == [f"{film}#{i}" for i in (0, 2, 4)] + [str(still)]
+    assert "left out" not in printed.err
+    refused(capsys, ["predict", film, "--model", model, "--frames", "0"], "frames is '0'; choose first, all")
+    refused(
+        capsys,
+        ["predict", film, "--model", model, "--frames", "all", "--sort-into", tmp_path / "x"],
+        "copies files, and frames are none",
+    )
+
+
+def test_frames_are_embedded_and_found(tmp_path: Path, photos: Path, model: Path, capsys: Any) -> None:
+    pytest.importorskip("pyarrow")
+    save_film(photos / "film.gif")
+    index, page = tmp_path / "f.parquet", tmp_path / "page.html"
+    command = ["embed", "--images", str(photos), "--model", str(model), "--output", str(index)]
+    assert main([*command, "--frames", "all"]) == 0
+    assert "11 images, 32 numbers each." in capsys.readouterr().out
+    assert main(["similar", str(index), "--html", str(page), "--top", "10"]) == 0
+    assert "cannot be read" not in capsys.readouterr().err
+    assert "film.gif#4" in page.read_text()
+    assert main([*command, "--overwrite"]) == 0
+    assert "4 further frames of 1 film were left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("framework", ["torch", "flax"])
+def test_attention_over_each_image(tmp_path: Path, photos: Path, model: Path, framework: str, capsys: Any) -> None:
+    pytest.importorskip(framework)
+    (photos / "flat/bad.png").write_bytes(b"no image")
+    command = [photos, "--model", model, "--framework", framework, "--attention", tmp_path / "looks"]
+    assert run(*command) == 1
+    printed = capsys.readouterr()
+    assert f"Wrote 6 pictures of the attention to {tmp_path / 'looks'}." in printed.err
+    assert "%" in printed.out
+    found = {path.relative_to(tmp_path / "looks") for path in (tmp_path / "looks").rglob("*.png")}
+    assert found == {path.relative_to(photos) for path in photos.rglob("0*.png")}
+    refused(capsys, ["predict", *command], "looks exists already. Give a new folder for the pictures")

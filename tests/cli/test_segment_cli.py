@@ -355,6 +355,15 @@ def test_an_output_folder_that_is_taken(tmp_path, folders, training, model, caps
     predict = ["predict", folders[0], "--model", model, "--output", tmp_path / "p"]
     assert run(*predict) == 0
     refused(capsys, predict, "exists already", "another --output")
+    (tmp_path / "list.txt").write_text(f"{folders[0]}/a\n")
+    assert run("predict", f"{folders[0]}/b/*.png", f"@{tmp_path}/list.txt", *predict[2:-1], tmp_path / "q") == 0
+    maps = [{path.name for path in (tmp_path / name / "maps").rglob("*.png")} for name in "pq"]
+    assert len(maps[1]) > 1
+    assert maps[1] <= maps[0]
+    refused(
+        capsys, ["predict", "https://x.org/a.png", *predict[2:]], "is an address", "beit segment predict reads files"
+    )
+    refused(capsys, ["predict", "x/*.png", *predict[2:]], "Nothing matches x/*.png")
     (tmp_path / "file").write_text("")
     refused(capsys, [*predict[:-1], tmp_path / "file"], "is a file; give a folder")
 

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("classify", "measure top-1 and top-5 of a classifier"),
     "predict": ("predict", "classify images"),
     "embed": ("classify", "write features of images to .npy or .parquet"),
+    "similar": ("neighbours", "find similar images and near-duplicates among those features, with a gallery"),
     "probe": ("probe", "measure frozen features: a linear probe on every layer"),
     "knn": ("probe", "measure frozen features by nearest neighbours, in seconds"),
     "models": ("checkpoints", "list the published checkpoints: names, sizes, accuracies, addresses"),

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from beit.cli.parsing import at_least_one, device_of, parse, require_framework, say_skipped, show
+from beit.cli.paths import say_frames_left_out
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
-from beit.core.text import as_utf8
 from beit.data.sources.table_images import TableSettings
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(kw_only=True)
@@ -97,6 +93,8 @@ class Embed(Settings):
     """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     layer: int | None = None
     """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
+    frames: str = "first"
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
     batch_size: int = 64
     """Images per forward pass."""
 
@@ -117,33 +115,19 @@ def embed_command(arguments: list[str]) -> None:
         raise DataError(f"{there[0]} exists already. Give a new name, or --overwrite; nothing was written.")
     check_folder(settings.output.parent, "the file")
     from beit.data.sources.images import FolderImages
+    from beit.inference.feature_files import write_features
     from beit.inference.features import embed
+    from beit.inference.frames import open_frames, parse_frames
+    from beit.inference.origin import origin_of
     from beit.inference.trained import open_encoder
 
     device = device_of("torch", settings.device)
-    images = FolderImages(settings.images)
+    images = open_frames(FolderImages(settings.images).paths, parse_frames(settings.frames))
     model, processor = open_encoder(settings.model)
     kept, features, skipped = embed(model, processor, images, settings.layer, settings.batch_size, device)
-    _write_features(settings.output, features, [images.name(index) for index in kept])
+    origin = origin_of(settings.model, model, processor, settings.layer, device)
+    write_features(settings.output, features, [images.name(index) for index in kept], origin)
     show(f"Wrote {settings.output}: {features.shape[0]} images, {features.shape[1]} numbers each.")
     say_skipped(skipped)
-
-
-def _write_features(path: Path, features: np.ndarray, names: Sequence[str]) -> None:
-    """Write features `(n, C)` with the names of their images: to PATH.npy and PATH.txt, or to PATH.parquet."""
-    import numpy as np
-
-    from beit.core.files import atomic_path
-
-    if path.suffix == ".npy":
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, features)
-        with atomic_path(path.with_suffix(".txt")) as temporary:
-            lines = "".join(name.replace("\n", "\\n") + "\n" for name in names)  # line n is row n
-            temporary.write_text(lines, encoding="utf-8", errors="surrogateescape")
-        return
-    arrow = require("pyarrow", "train", "parquet files")
-    parquet = require("pyarrow.parquet", "train", "parquet files")
-    column = arrow.FixedSizeListArray.from_arrays(arrow.array(features.reshape(-1)), features.shape[1])
-    with atomic_path(path) as temporary:
-        parquet.write_table(arrow.table({"image": [as_utf8(name) for name in names], "features": column}), temporary)
+    say_frames_left_out(images)
+    show(f"Next:\n  {shlex.join(['beit', 'similar', str(settings.output), '--html', 'GALLERY.html'])}")

@@ -73,7 +73,8 @@ def parse(kind: Any, name: str, arguments: list[str], devices: int | None = None
     offer(kind)
     import tyro
 
-    rest, default = _default(kind, name, _with_resume(arguments), devices)
+    arguments = _with_resume(arguments) if _start_of(kind) == "run" else arguments
+    rest, default = _default(kind, name, arguments, devices)
     description = inspect.cleandoc(kind.__doc__ or "") + _STARTS.get(_start_of(kind), "")
     start = {} if default is None else {"default": default}
     return tyro.cli(kind, prog=f"beit {name}", description=description, args=rest, **start)
@@ -195,7 +196,7 @@ def _taken(arguments: list[str], flag: str, wanted: str) -> tuple[list[str], str
 
 
 def _with_resume(arguments: list[str]) -> list[str]:
-    """`--resume` alone means `--resume auto`."""
+    """Of a run, `--resume` alone means `--resume auto`."""
     filled = []
     for argument, after in zip(arguments, [*arguments, "--"][1:], strict=True):
         filled += [argument, "auto"] if argument == "--resume" and after.startswith("--") else [argument]

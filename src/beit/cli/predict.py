@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import os
-from collections.abc import Iterator, Sequence
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from beit.cli.parsing import at_least_one, device_of, parse, require_framework, show, show_json
+from beit.cli.paths import advice_on, image_paths, say_frames_left_out
 from beit.core.errors import ConfigError, DataError
-from beit.core.files import check_folder
-from beit.core.progress import progress_bar
 from beit.core.settings import Settings
-from beit.core.suggest import did_you_mean, similar
-from beit.core.text import printable
+from beit.core.text import harmless, printable
 
 if TYPE_CHECKING:
-    from beit.inference.classification import Prediction
+    from beit.data.sources.images import Images
+    from beit.inference.classification import OnBatch, Prediction
+    from beit.inference.predict_files import Wanted
 
 
 @dataclass(kw_only=True)
@@ -36,6 +34,8 @@ class Predict(Settings):
     """Compute with PyTorch (torch) or JAX (flax)."""
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
+    frames: str = "first"
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
     top: int = 5
     """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
@@ -48,6 +48,21 @@ class Predict(Settings):
     """New folder into which the images are copied, one subfolder per class; those below the threshold into unsure/."""
     link: bool = False
     """Make symbolic links in that folder instead of copies."""
+    attention: Path | None = None
+    """New folder for a picture of each image with the attention of the last layer over it. About doubles the time."""
+    resume: bool = False
+    """Go on with a run that was ended, by the same arguments: what it has done is in OUTPUT.partial."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether results go into files, and not on the screen."""
+        return self.output is not None or self.sort_into is not None
+
+    def wanted(self, threshold: float) -> Wanted:
+        """What is to be written."""
+        from beit.inference.predict_files import Wanted
+
+        return Wanted(self.output, self.sort_into, self.top, threshold, self.link)
 
 
 def predict_command(arguments: list[str]) -> None:
@@ -55,87 +70,63 @@ def predict_command(arguments: list[str]) -> None:
     if not settings.images:
         raise DataError("No image was given: beit predict IMAGE… --model FOLDER")
     _check(settings)
-    paths = list(_paths(settings.images))
+    paths = list(image_paths(settings.images, "beit predict"))
     require_framework(settings.framework, "beit predict")
+    from beit.inference.attention import AttentionFiles
     from beit.inference.classification import predict
-    from beit.inference.files import ImageFiles
+    from beit.inference.frames import open_frames, parse_frames
     from beit.inference.trained import open_classifier
 
     device = device_of(settings.framework, settings.device)
+    every = parse_frames(settings.frames)
+    if every and settings.sort_into is not None:
+        raise ConfigError("sort_into copies files, and frames are none. Give --frames first, or --output FILE alone.")
+
     model, processor = open_classifier(settings.model, settings.framework)
-    several = model.config.problem_type == "multi_label_classification"
     if settings.sort_into is not None and model.config.problem_type == "regression":
         raise ConfigError("The model is a regression and gives numbers; there are no classes to sort into.")
-    writes = settings.output is not None or settings.sort_into is not None
-    top = model.config.num_labels if several and writes else settings.top  # any of several may reach the threshold
-    results = predict(model, processor, ImageFiles(paths), top, device=device)
-    if not writes:
-        failed = _print(list(results), settings)
+    images = open_frames(paths, every)
+    attention = None
+    if settings.attention is not None:
+        names = [images.name(index) for index in range(len(images))]
+        attention = AttentionFiles(settings.attention, names, model, processor)
+    look = None if attention is None else attention.add
+    if not settings.writes:
+        failed = _print(list(predict(model, processor, images, settings.top, device=device, on_batch=look)), settings)
     else:
-        failed = _write(results, settings, model.config.class_names, several, len(paths))
+        failed = _write(model, processor, images, settings, device, look)
+    if attention is not None:
+        _note(f"Wrote {attention.written} pictures of the attention to {settings.attention}.")
+    say_frames_left_out(images)
     if failed:
-        raise DataError(f"{failed} of {len(paths)} images could not be read.{_advice(settings.images)}")
+        raise DataError(f"{failed} of {len(images)} images could not be read.{advice_on(settings.images)}")
 
 
 def _check(settings: Predict) -> None:
     """What can be said before the model is opened. Raises ConfigError or DataError."""
-    from beit.inference.results import TABLES
-
     at_least_one("top", settings.top)
     if settings.threshold is not None and not 0 <= settings.threshold <= 1:
         raise ConfigError(f"threshold is {settings.threshold}; it is a probability, in [0, 1].")
-    if settings.output is not None:
-        if settings.output.suffix not in TABLES:
-            raise ConfigError(f"output is {settings.output}; its name must end in {', '.join(TABLES)}.")
-        if settings.output.exists():
-            raise ConfigError(f"{settings.output} exists already. Give a new name, or remove it; nothing was written.")
-        check_folder(settings.output.parent, "the file")
-    writes = settings.output is not None or settings.sort_into is not None
-    if settings.threshold is not None and not writes:
+    if settings.threshold is not None and not settings.writes:
         raise ConfigError("threshold is for --output FILE and --sort-into FOLDER; the screen shows all probabilities.")
-    if settings.json and writes:
+    if settings.json and settings.writes:
         raise ConfigError(
             "json prints on the screen; with --output FILE.jsonl the results go into that file. Give one of them."
         )
     if settings.link and settings.sort_into is None:
         raise ConfigError("link is for --sort-into FOLDER; give both.")
+    if settings.resume and not settings.writes:
+        raise ConfigError("resume goes on with --output FILE or --sort-into FOLDER; give what the run was begun with.")
+    if settings.writes:
+        settings.wanted(0.0).check(settings.resume)
+    if settings.attention is not None:
+        from beit.inference.attention import check_attention_folder
+
+        check_attention_folder(settings.attention, settings.resume and settings.wanted(0.0).journal.exists())
 
 
-def _paths(images: Sequence[str], of_list: bool = False) -> Iterator[str]:
-    """The files that the arguments name, or the lines of a list. One that is not there stays, and is an error in the results."""
-    from beit.data.sources.images import FolderImages
-
-    for image in images:
-        if image.lower().startswith(("http://", "https://")):
-            raise ConfigError(f"{printable(image)} is an address. Download the image first; beit predict reads files.")
-        if image.startswith("@") and not of_list and not os.path.lexists(image):
-            try:
-                lines = Path(image[1:]).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-            except OSError as error:
-                raise DataError(f"The list {printable(image[1:])} cannot be read: {error.strerror}.") from error
-            yield from _paths([line.strip() for line in lines if line.strip()], of_list=True)
-        elif os.path.isdir(image):
-            yield from FolderImages(image).paths
-        elif glob.has_magic(image) and not os.path.lexists(image):
-            found = sorted(glob.glob(image, recursive=True))
-            if not found:
-                raise DataError(f"Nothing matches {printable(image)}.")
-            for path in found:
-                yield from FolderImages(path).paths if os.path.isdir(path) else [path]
-        else:
-            yield image
-
-
-def _advice(images: tuple[str, ...]) -> str:
-    """What may have been meant by the first path that is not there."""
-    gone = next((image for image in images if not os.path.lexists(image) and not image.startswith("@")), None)
-    if gone is None:
-        return ""
-    folder = os.path.dirname(gone)
-    with contextlib.suppress(OSError):
-        names = similar(os.path.basename(gone), os.listdir(folder or "."))
-        return did_you_mean([os.path.join(folder, name) for name in names[:3]])
-    return ""
+def _note(text: str) -> None:
+    print(harmless(text), file=sys.stderr)
 
 
 def _print(results: list[Prediction], settings: Predict) -> int:
@@ -154,27 +145,39 @@ def _print(results: list[Prediction], settings: Predict) -> int:
     return sum("error" in result for result in results)
 
 
-def _write(results: Iterator[Prediction], settings: Predict, classes: list[str], several: bool, count: int) -> int:
-    """Write results as they come; returns how many images could not be read."""
-    from beit.inference.results import UNSURE, Sorted, chosen, table
+def _write(
+    model: Any, processor: Any, images: Images, settings: Predict, device: str | None, look: OnBatch | None
+) -> int:
+    """Write results; returns how many images could not be read."""
+    from beit.inference.predict_files import predict_files
+    from beit.inference.results import UNSURE
 
+    several = model.config.problem_type == "multi_label_classification"
     threshold = settings.threshold if settings.threshold is not None else 0.5 if several else 0.0
-    folder = None if settings.sort_into is None else Sorted(settings.sort_into, classes, settings.link)
-    failed = unsure = 0
-    with contextlib.ExitStack() as stack:
-        rows = None if settings.output is None else stack.enter_context(table(settings.output, settings.top))
-        bar = stack.enter_context(contextlib.closing(progress_bar(purpose="beit predict", total=count, unit="image")))
-        for result in results:
-            given = chosen(result, threshold, several)
-            failed += "error" in result
-            unsure += not given and "error" not in result
-            if rows is not None:
-                rows.add(result, given)
-            if folder is not None and "error" not in result:
-                folder.add(result["image"], given)
-            if "error" in result:
-                bar.write(result["error"])
-            bar.update()
+    wanted = settings.wanted(threshold)
+    further = {
+        "framework": settings.framework,
+        "frames": settings.frames,
+        "attention": None if settings.attention is None else os.path.abspath(settings.attention),
+    }
+    try:
+        found = predict_files(
+            model,
+            processor,
+            images,
+            wanted,
+            settings.resume,
+            further,
+            device,
+            look,
+        )
+    except BaseException:  # whatever ends it
+        if wanted.journal.exists():
+            print(f"\n{wanted.journal} holds what is done: go on with --resume.", file=sys.stderr)
+        raise
+    if found.before:
+        show(f"{found.before} of {found.count} images were done before.")
     places = " and ".join(printable(place) for place in (settings.output, settings.sort_into) if place is not None)
-    show(f"Wrote {places}: {count - failed} images" + f", {unsure} of them {UNSURE}" * (unsure > 0) + ".")
-    return failed
+    unsure = f", {found.unsure} of them {UNSURE}" * (found.unsure > 0)
+    show(f"Wrote {places}: {found.count - found.failed} images{unsure}.")
+    return found.failed

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from beit.cli.parsing import at_least_one, device_of, last_line, parse, run_action, say, say_next, say_skipped, show
+from beit.cli.paths import places
 from beit.core.errors import ConfigError, DataError, require
 from beit.core.files import check_folder
 from beit.core.settings import Settings
@@ -174,8 +175,8 @@ def _labelled(settings: EvaluateSegmentation, model: BeitForSemanticSegmentation
 class PredictSegmentation(_Inference):
     """Segment images: label maps, overlays, and a legend of the colours."""
 
-    images: tyro.conf.Positional[tuple[Path, ...]]
-    """Image files, or folders of them."""
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Image files, folders of them, patterns in quotes ('photos/*.jpg'), or @FILE: a text file with one of these per line."""
     output: Path
     """Folder for maps/, overlays/ and legend.png."""
 
@@ -183,6 +184,7 @@ class PredictSegmentation(_Inference):
 def _predict(arguments: list[str]) -> None:
     settings: PredictSegmentation = parse(PredictSegmentation, "segment predict", arguments)
     check_folder(settings.output)
+    images = [Path(place).expanduser() for place in places(settings.images, "beit segment predict")]
     require("torch", "torch", "beit segment predict")
     from beit.inference.segment_files import MAPS, predict_maps
     from beit.inference.trained import open_segmenter
@@ -190,7 +192,7 @@ def _predict(arguments: list[str]) -> None:
     device = device_of("torch", settings.device)
     sliding_window = settings.sliding_window()
     model, processor = open_segmenter(settings.model)
-    written, failed = predict_maps(model, processor, settings.images, settings.output, sliding_window, device)
+    written, failed = predict_maps(model, processor, images, settings.output, sliding_window, device)
     if written:
         show(f"Wrote {len(written)} label maps to {settings.output / MAPS}, overlays and legend.png beside it.")
     if failed:

@@ -44,6 +44,8 @@ FORMATS = {
 }
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _PLUGINS = {"HEIF": ("pillow_heif", "pillow-heif"), "JXL": ("pillow_jxl", "pillow-jxl-plugin")}
+_FILMS = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # formats with frames or pages
+_SMALLEST_FRAME = 8  # bytes; each of them needs more to describe one
 _OVERSHOOT = 2  # how far floats may exceed white: resampling rings, but not by more
 
 
@@ -120,12 +122,32 @@ def on_8_bit_scale(image: Image.Image) -> np.ndarray | None:
 
 def _open(file: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
     image = Image.open(file, formats=_decoders())
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice as many
-        pixels = image.width * image.height
+    try:
+        refuse_bomb(image)
+    except Image.DecompressionBombError:
         image.close()
-        raise Image.DecompressionBombError(f"{pixels:,} pixels; at most {limit:,} are read")
+        raise
     return image
+
+
+def refuse_bomb(image: Image.Image) -> None:
+    """Raise Pillow's DecompressionBombError for an image of too many pixels, before they are decoded."""
+    pixels, limit = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if limit is not None and pixels > limit:  # Pillow only warns, up to twice as many
+        raise Image.DecompressionBombError(f"{pixels:,} pixels; at most {limit:,} are read")
+
+
+def frame_count(image: Image.Image, path: str | os.PathLike[str]) -> int:
+    """How many frames an open image file has: of a film, or pages. Previews, such as those in a phone's MPO, do not count.
+
+    Raises:
+        DataError: more than its bytes can hold. Other errors are Pillow's.
+    """
+    count = int(getattr(image, "n_frames", 1)) if image.format in _FILMS else 1
+    size = os.stat(path).st_size
+    if count > max(size // _SMALLEST_FRAME, 1):
+        raise DataError(f"claims {count:,} frames in {size:,} bytes")
+    return count
 
 
 def _decoders() -> list[str]:

@@ -22,6 +22,7 @@ from beit.evaluation.gallery import Gallery
 from beit.evaluation.multi_label import MultiLabelEvaluation, multi_label_evaluation
 from beit.evaluation.regression import RegressionScores, regression_scores
 from beit.evaluation.worst import Worst, label_errors, number_errors
+from beit.inference.attention import attention_maps
 from beit.inference.batches import batches_of
 from beit.inference.classification import batch_logits
 from beit.models.validation import problem_type
@@ -118,15 +119,6 @@ def _attend(model: Any, processor: BeitImageProcessor, gallery: Gallery) -> None
     if not gallery.examples:
         return
     pixels = np.stack([example[3] for example in gallery.examples])
-    if hasattr(model, "params"):
-        from beit.evaluation.flax.attention import last_attention as flax_attention
-
-        weights = flax_attention(model, pixels)
-    else:
-        from beit.evaluation.torch.attention import last_attention as torch_attention
-
-        weights = torch_attention(model, pixels)
     mean = model.config.use_mean_pooling
-    maps = weights[:, 1:, 1:].mean(1) if mean else weights[:, 0, 1:]
     of = "all patches (their mean is classified)" if mean else "the cls token (which is classified)"
-    gallery.attend(maps.reshape(-1, *model.config.grid_of(pixels.shape[2:])), of, processor)
+    gallery.attend(attention_maps(model, pixels), of, processor)

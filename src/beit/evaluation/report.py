@@ -21,7 +21,7 @@ _INTERVAL = re.compile(r"\(?[\d.]+% – [\d.]+%\)?")  # of two percentages
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; --good: #009E73; }
 body { font: 16px/1.55 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); }
+h1 { line-height: 1.2; } h1, h2, p { overflow-wrap: anywhere; } h2 { margin-top: 2.6rem; border-bottom: 1px solid var(--line); }
 p.lead { font-size: 1.15rem; } figure { margin: 1.2rem 0; } figcaption { color: #777; font-size: .9rem; }
 img { max-width: 100%; background: #fff; border-radius: 6px; } img.pixels { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
@@ -115,18 +115,19 @@ class Report:
             inner, self.parts = self.parts, before
             self.parts.append(f'<div class="{kind}">' + "\n".join(inner) + "</div>")
 
-    def pictures(self, cards: Sequence[tuple[Image.Image, str, str]], pairs: bool = False) -> None:
+    def pictures(self, cards: Sequence[tuple[Image.Image, str, str]], pairs: bool = False, jpeg: bool = False) -> None:
         """Add small pictures, as many side by side as the page has room for.
 
         Args:
             cards: (picture, what stands out below it, further text).
             pairs: pictures are twice as wide as they are high.
+            jpeg: of many photographs: a fifth of the size, and not exact.
         """
         shown = []
         for picture, first, rest in cards:
             kind = ' class="pixels"' if max(picture.size) < 100 else ""  # enlarged without blur
             shown.append(
-                f'<figure><img{kind} alt="{html.escape(rest)}" src="data:image/png;base64,{_png(picture)}">'
+                f'<figure><img{kind} alt="{html.escape(rest)}" src="{_inside(picture, "jpeg" if jpeg else "png")}">'
                 f"<figcaption><b>{html.escape(first)}</b><br>{html.escape(rest)}</figcaption></figure>"
             )
         self.parts.append(f'<div class="cards{" pairs" * pairs}">{"".join(shown)}</div>')
@@ -138,7 +139,7 @@ class Report:
             cells.append(f"<span>{html.escape(text)}</span>")
             for name, picture in zip(header, pictures, strict=True):
                 kind = ' class="pixels"' if max(picture.size) < 100 else ""
-                cells.append(f'<img{kind} alt="{html.escape(name)}" src="data:image/png;base64,{_png(picture)}">')
+                cells.append(f'<img{kind} alt="{html.escape(name)}" src="{_inside(picture, "png")}">')
         self.parts.append(
             f'<div class="lines" style="grid-template-columns: repeat({len(header)}, minmax(0, 1fr))">{"".join(cells)}</div>'
         )
@@ -182,7 +183,8 @@ def _figure(figure: Any, caption: str, least_width: int = 0) -> str:
     return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
-def _png(picture: Image.Image) -> str:
+def _inside(picture: Image.Image, kind: str) -> str:
+    """A picture as an address that holds it."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, format=kind, **({"quality": 85} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

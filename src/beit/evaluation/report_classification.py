@@ -21,6 +21,7 @@ from beit.evaluation.regression import RegressionScores
 from beit.evaluation.report import Report
 from beit.evaluation.scores import ClassScores, confused_pairs, weakest, wilson
 from beit.evaluation.worst import Worst
+from beit.inference.attention import heat_over
 
 REPORT_FILE = "report.html"
 _MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
@@ -28,8 +29,6 @@ _MOST_IN_PLOT = 30
 _MOST_BESIDE = 12  # classes of a matrix that leaves room for a table beside it
 _MOST_PAIRS = 20
 
-# Colours of the attention, from none to most: dark to bright, so that they also differ in grey.
-_HEAT = np.array([(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], np.float64) / 255
 
 History = Sequence[dict[str, float]]
 
@@ -343,13 +342,11 @@ def _short(name: str) -> str:
 
 def _attention_card(shown: Attended, names: Sequence[str]) -> tuple[Image.Image, str, str]:
     """The image, and beside it the same in grey below its attention."""
-    grey = shown.picture.mean(2, keepdims=True)
-    size = (shown.picture.shape[1], shown.picture.shape[0])
-    weights = np.asarray(Image.fromarray(shown.attention.astype(np.float32)).resize(size, Image.Resampling.NEAREST))
-    place = np.linspace(0, 1, len(_HEAT))
-    heat = np.stack([np.interp(weights, place, _HEAT[:, channel]) for channel in range(3)], 2)
-    pair = np.concatenate([shown.picture, 0.35 * grey + 0.65 * heat], 1)
-    image = Image.fromarray((255 * pair).round().clip(0, 255).astype(np.uint8))
+    picture = Image.fromarray((255 * shown.picture).round().clip(0, 255).astype(np.uint8))
+    heat = heat_over(picture, shown.attention)
+    image = Image.new("RGB", (2 * picture.width, picture.height))
+    image.paste(picture, (0, 0))
+    image.paste(heat, (picture.width, 0))
     image.thumbnail((480, 240))
     return image, _said(shown.truth, shown.answer, names), _short(shown.name)
 

@@ -17,15 +17,15 @@ OnError = Callable[[int, str], None]
 
 
 def batches_of(
-    images: Images, processor: BeitImageProcessor, batch_size: int, on_error: OnError
+    images: Images, processor: BeitImageProcessor, batch_size: int, on_error: OnError, start: int = 0
 ) -> Iterator[tuple[list[int], list[Image.Image]]]:
-    """Yield (numbers, images) of up to `batch_size` images, in order.
+    """Yield (numbers, images) of up to `batch_size` images, in order, from image `start` on.
 
     Those that cannot be read, or have a shape that the processor refuses, go to `on_error`.
     """
     numbers: list[int] = []
     pictures: list[Image.Image] = []
-    for index in range(len(images)):
+    for index in range(start, len(images)):
         try:
             picture = images.read(index)
             if processor.do_resize:

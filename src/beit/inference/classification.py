@@ -1,7 +1,7 @@
 """Classify images: pictures in; logits, or the most probable classes, out.
 
     classify     pictures in memory        → the most probable classes of each (what a server asks for)
-    predict      an `Images` source        → an iterator of predictions, batch by batch (what a batch job asks for)
+    predict      an `Images` source        → an iterator of predictions, as batches are done (what a batch job asks for)
     logits_of    an `Images` source        → all logits (what an evaluation asks for)
 
 All of them work with PyTorch and Flax models. Importing this loads neither framework.
@@ -9,10 +9,11 @@ All of them work with PyTorch and Flax models. Importing this loads neither fram
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
+from PIL import Image
 
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.images import Images
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     import torch
 
     from beit.config import BeitConfig
+
+
+# Called with the numbers of the images of a batch, and the images.
+OnBatch = Callable[[list[int], list[Image.Image]], None]
 
 
 class Label(TypedDict):
@@ -157,6 +162,8 @@ def logit_batches(
     on_error: OnError,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    start: int = 0,
+    on_batch: OnBatch | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Yield (numbers of images, their logits `(n, classes)` float32) batch by batch.
 
@@ -167,13 +174,18 @@ def logit_batches(
         on_error: called with (number, reason) for each image that cannot be read.
         batch_size: images per forward pass.
         device: as for `batch_logits`.
+        start: number of the first image.
+        on_batch: called with (numbers, images) of each batch before it is yielded.
 
     Raises:
         CheckpointError: the model answers NaN or infinity.
     """
     pad_to = min(batch_size, len(images))
-    for numbers, pictures in batches_of(images, processor, batch_size, on_error):
-        yield numbers, batch_logits(model, processor, pictures, device, pad_to)
+    for numbers, pictures in batches_of(images, processor, batch_size, on_error, start):
+        logits = batch_logits(model, processor, pictures, device, pad_to)
+        if on_batch is not None:
+            on_batch(numbers, pictures)
+        yield numbers, logits
 
 
 def logits_of(
@@ -200,6 +212,7 @@ def predict(
     top: int = 5,
     batch_size: int = 64,
     device: torch.device | str | None = None,
+    on_batch: OnBatch | None = None,
 ) -> Iterator[Prediction]:
     """Yield what the model says of each image, as `answers` gives it, in the order of the images, as batches are done.
 
@@ -210,20 +223,44 @@ def predict(
         top: how many classes of each image.
         batch_size: images per forward pass.
         device: as for `batch_logits`.
+        on_batch: as for `logit_batches`.
 
     Raises:
         CheckpointError: the model answers NaN or infinity.
     """
+    for batch in prediction_batches(model, processor, images, top, batch_size, device, 0, on_batch):
+        yield from batch
+
+
+def prediction_batches(
+    model: Any,
+    processor: BeitImageProcessor,
+    images: Images,
+    top: int = 5,
+    batch_size: int = 64,
+    device: torch.device | str | None = None,
+    start: int = 0,
+    on_batch: OnBatch | None = None,
+) -> Iterator[list[Prediction]]:
+    """As `predict`, batch by batch, from image `start` on.
+
+    A batch has `batch_size` images that can be read, and those between them that cannot. One that begins where another ended
+    has therefore the same images, whoever made the one before.
+    """
     errors: dict[int, str] = {}
-    done = 0
-    for numbers, logits in logit_batches(model, processor, images, errors.__setitem__, batch_size, device):
+    batches = logit_batches(model, processor, images, errors.__setitem__, batch_size, device, start, on_batch)
+    for numbers, logits in batches:
         labels = dict(zip(numbers, answers(logits, model.config, top), strict=True))
-        for index in range(done, numbers[-1] + 1):  # with the unreadable images among them
+        batch: list[Prediction] = []
+        for index in range(start, numbers[-1] + 1):  # with the unreadable images among them
             image = images.name(index)
-            yield {"image": image, "labels": labels[index]} if index in labels else _unreadable(image, errors[index])
-        done = numbers[-1] + 1
-    for index in range(done, len(images)):
-        yield _unreadable(images.name(index), errors[index])
+            batch.append(
+                {"image": image, "labels": labels[index]} if index in labels else _unreadable(image, errors[index])
+            )
+        yield batch
+        start = numbers[-1] + 1
+    if start < len(images):
+        yield [_unreadable(images.name(index), errors[index]) for index in range(start, len(images))]
 
 
 def _unreadable(image: str, reason: str) -> Prediction:

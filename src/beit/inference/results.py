@@ -16,8 +16,8 @@ from beit.core.errors import ConfigError, require
 from beit.core.files import atomic_path
 from beit.core.text import as_utf8
 from beit.inference.classification import Prediction
+from beit.inference.tables import TABLES
 
-TABLES = (".csv", ".jsonl", ".parquet")
 _ROWS = 1000  # of a Parquet file that are written at a time
 UNSURE = "unsure"
 
@@ -157,17 +157,12 @@ class Sorted:
     """Puts images into one folder per class, under their own names.
 
     Args:
-        folder: new or empty.
+        folder: where these folders are made.
         classes: names of the classes. What is no name of a folder is replaced in them.
         link: make symbolic links instead of copies.
-
-    Raises:
-        ConfigError: the folder has something in it.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str], link: bool = False) -> None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder} exists already. Give a new folder to sort into; nothing was written.")
         self.folder, self.link = folder, link
         self._names: dict[str, str] = {}
         taken = {UNSURE}  # in small letters: some systems do not tell A from a

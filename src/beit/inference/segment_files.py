@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from beit.core.progress import progress_bar
 from beit.data.processor import BeitImageProcessor
 from beit.data.sources.paths import list_images
 from beit.inference.colors import label_image, legend, overlay, palette
-from beit.inference.files import ImageFiles
+from beit.inference.files import ImageFiles, png_names
 from beit.inference.segmentation import segment_images
 from beit.inference.sliding_window import DEFAULT_WINDOW, SlidingWindow
 
@@ -61,7 +61,7 @@ def predict_maps(
     for name in (MAPS, OVERLAYS, LEGEND):  # what is there may be the images themselves
         if (output / name).exists():
             raise DataError(f"{output / name} exists already. Choose another --output, or remove it.")
-    names = _names(files.values())
+    names = png_names(files.values())
     classes = model.config.class_names
     colours = palette(len(classes))
     written: list[Path] = []
@@ -95,19 +95,6 @@ def _files(images: Sequence[Path]) -> dict[Path, Path]:
         else:
             found[path] = Path(path.name)
     return found
-
-
-def _names(paths: Iterable[Path]) -> list[Path]:
-    """A PNG name for each: `a.png` for a.jpg, and `a-2.png` for another a.jpg or an a.bmp."""
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        name, number = path.with_suffix(".png"), 2
-        while str(name).lower() in taken:  # some file systems do not tell A from a
-            name, number = path.with_name(f"{path.stem}-{number}.png"), number + 1
-        taken.add(str(name).lower())
-        names.append(name)
-    return names
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -1,1 +1,0 @@
-"""The Flax side of evaluation."""
