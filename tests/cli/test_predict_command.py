@@ -204,3 +204,24 @@ def test_attention_over_each_image(tmp_path: Path, photos: Path, model: Path, fr
     found = {path.relative_to(tmp_path / "looks") for path in (tmp_path / "looks").rglob("*.png")}
     assert found == {path.relative_to(photos) for path in photos.rglob("0*.png")}
     refused(capsys, ["predict", *command], "looks exists already. Give a new folder for the pictures")
+
+
+def test_each_label_has_the_threshold_that_its_evaluation_found(tmp_path, photos, capsys):
+    model = save_classifier(tmp_path / "several", ("x", "y", "z"), problem_type="multi_label_classification")
+    command = ["--model", model, "--output", tmp_path / "best.jsonl", "--threshold"]
+    refused(capsys, ["predict", str(photos), *map(str, command), "best"], "which has none", "Give a number from 0 to 1")
+    labels = [{"name": "x", "threshold": 0.0}, {"name": "y", "threshold": 1.0}, {"name": "z", "threshold": None}]
+    (model / "evaluation.json").write_text(json.dumps({"labels": labels}))
+    assert run(photos, *command, "best") == 0
+    assert run(photos, "--model", model, "--output", tmp_path / "half.jsonl") == 0
+    best, half = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("best", "half")
+    )
+    for row, other in zip(best, half, strict=True):
+        assert ("z" in row["classes"]) == ("z" in other["classes"])  # not known: one half
+        assert "x" in row["classes"]
+        assert "y" not in row["classes"]
+    single = save_classifier(tmp_path / "single", ("x", "y"))
+    command = ["predict", photos, "--model", single, "--output", tmp_path / "new.csv", "--threshold", "best"]
+    refused(capsys, command, "several labels an image")

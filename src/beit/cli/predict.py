@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from beit.data.sources.images import Images
     from beit.inference.classification import OnBatch, Prediction
     from beit.inference.predict_files import Wanted
+    from beit.inference.results import Threshold
 
 
 @dataclass(kw_only=True)
@@ -42,8 +43,9 @@ class Predict(Settings):
     """Print JSON instead of a table."""
     output: Path | None = None
     """File for the results instead of the screen: .csv, .jsonl or .parquet."""
-    threshold: float | None = None
-    """Least probability of a class in the results: below it an image has none. If not given, 0; of several labels per image, 0.5."""
+    threshold: float | Literal["best"] | None = None
+    """Least probability of a class in the results: below it an image has none. If not given, 0; of several labels per image, 0.5, or best
+    for the threshold of each label that was best in the evaluation in the model's folder."""
     sort_into: Path | None = None
     """New folder into which the images are copied, one subfolder per class; those below the threshold into unsure/."""
     link: bool = False
@@ -58,7 +60,7 @@ class Predict(Settings):
         """Whether results go into files, and not on the screen."""
         return self.output is not None or self.sort_into is not None
 
-    def wanted(self, threshold: float) -> Wanted:
+    def wanted(self, threshold: Threshold) -> Wanted:
         """What is to be written."""
         from beit.inference.predict_files import Wanted
 
@@ -105,8 +107,8 @@ def predict_command(arguments: list[str]) -> None:
 def _check(settings: Predict) -> None:
     """What can be said before the model is opened. Raises ConfigError or DataError."""
     at_least_one("top", settings.top)
-    if settings.threshold is not None and not 0 <= settings.threshold <= 1:
-        raise ConfigError(f"threshold is {settings.threshold}; it is a probability, in [0, 1].")
+    if isinstance(settings.threshold, float) and not 0 <= settings.threshold <= 1:
+        raise ConfigError(f"threshold is {settings.threshold}; it is a probability, in [0, 1], or best.")
     if settings.threshold is not None and not settings.writes:
         raise ConfigError("threshold is for --output FILE and --sort-into FOLDER; the screen shows all probabilities.")
     if settings.json and settings.writes:
@@ -150,10 +152,16 @@ def _write(
 ) -> int:
     """Write results; returns how many images could not be read."""
     from beit.inference.predict_files import predict_files
-    from beit.inference.results import UNSURE
+    from beit.inference.results import UNSURE, best_thresholds
 
     several = model.config.problem_type == "multi_label_classification"
-    threshold = settings.threshold if settings.threshold is not None else 0.5 if several else 0.0
+    threshold: Threshold
+    if isinstance(settings.threshold, str):
+        if not several:
+            raise ConfigError("threshold best is for a model of several labels an image. Give a number from 0 to 1.")
+        threshold = best_thresholds(settings.model)
+    else:
+        threshold = settings.threshold if settings.threshold is not None else 0.5 if several else 0.0
     wanted = settings.wanted(threshold)
     further = {
         "framework": settings.framework,

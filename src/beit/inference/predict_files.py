@@ -20,7 +20,7 @@ from beit.data.sources.images import Images
 from beit.inference.classification import OnBatch, batch_logits, prediction_batches
 from beit.inference.feature_files import sample_image
 from beit.inference.journal import Journal, digest, partial_folder
-from beit.inference.results import Sorted, chosen, table
+from beit.inference.results import Sorted, Threshold, chosen, table
 from beit.inference.tables import check_table
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ class Wanted:
         output: a table, by its suffix; or None.
         sort_into: a folder with one folder per class; or None.
         top: most probable classes of an image in the table.
-        threshold: least probability of a class that is given to an image.
+        threshold: least probability of a class that is given to an image, or that of each class by its name.
         link: symbolic links in place of copies.
     """
 
     output: Path | None = None
     sort_into: Path | None = None
     top: int = 5
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     link: bool = False
 
     @property

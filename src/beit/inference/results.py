@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from beit.core.errors import ConfigError, require
-from beit.core.files import atomic_path
+from beit.core.errors import CheckpointError, ConfigError, require
+from beit.core.files import atomic_path, read_json
 from beit.core.text import as_utf8
 from beit.inference.classification import Prediction
 from beit.inference.tables import TABLES
@@ -22,16 +22,42 @@ _ROWS = 1000  # of a Parquet file that are written at a time
 UNSURE = "unsure"
 
 
-def chosen(prediction: Prediction, threshold: float, several: bool) -> list[str]:
+Threshold = float | Mapping[str, float]
+
+
+def chosen(prediction: Prediction, threshold: Threshold, several: bool) -> list[str]:
     """The classes that are given for an image.
 
     Args:
         prediction: of a classifier.
-        threshold: least probability.
+        threshold: least probability; or that of each class by its name, where those that are not named have one half.
         several: whether an image may have several classes; else the most probable one is given, if it reaches the threshold.
     """
     labels = prediction.get("labels", [])[: None if several else 1]
-    return [label["label"] for label in labels if label.get("probability", 0.0) >= threshold]
+
+    def least(name: str) -> float:
+        return threshold if isinstance(threshold, float | int) else threshold.get(name, 0.5)
+
+    return [label["label"] for label in labels if label.get("probability", 0.0) >= least(label["label"])]
+
+
+def best_thresholds(model: str) -> dict[str, float]:
+    """The threshold with the highest F1 of each label, as the evaluation in a model's folder has it.
+
+    A label that no image had when it was measured is left out.
+
+    Raises:
+        ConfigError: the model is no folder with such an evaluation.
+    """
+    path = Path(model).expanduser() / "evaluation.json"
+    try:
+        rows = read_json(path)["labels"]
+        return {str(row["name"]): float(row["threshold"]) for row in rows if row["threshold"] is not None}
+    except (CheckpointError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"--threshold best takes the thresholds in {path}, which has none: it is written by fine-tuning on images with several "
+            f"labels, or by beit evaluate --output {model}. Give a number from 0 to 1."
+        ) from error
 
 
 class Table(Protocol):
