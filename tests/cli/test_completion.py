@@ -32,7 +32,7 @@ def script() -> str:
     [
         ("fin", {"finetune"}),
         ("p", {"pretrain", "predict", "probe", "plan"}),
-        ("finetune --imag", {"--images", "--images-per-epoch", "--image-size"}),
+        ("finetune --imag", {"--images", "--images-per-epoch", "--image-size", "--image-folder"}),
         ("finetune --no-comp", {"--no-compile"}),
         ("finetune --model x --tracker ", {"tensorboard", "wandb", "mlflow", "none"}),
         ("finetune --tracker w", {"wandb"}),

@@ -147,7 +147,7 @@ def test_a_regression_gives_its_numbers(tmp_path, capsys, problem, logits):
     Image.fromarray(stripes(1)[0][0]).save(tmp_path / "1.png")
     assert main(["predict", str(tmp_path / "1.png"), "--model", str(tmp_path / "said"), "--top", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [f"  {value:11.5g}  class {i}" for i, value in enumerate(logits)]
-    with pytest.raises(ConfigError, match="is a regression"):
+    with pytest.raises(ConfigError, match="problem_type is regression, and the labels are for single_label"):
         evaluate(model, processor, ArrayImages(*stripes(4)))
 
 

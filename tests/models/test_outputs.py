@@ -187,6 +187,7 @@ def test_counts_as_an_output_of_transformers_where_that_is_imported(monkeypatch:
         def __init_subclass__(cls) -> None:
             raise AssertionError("registered a second time")
 
+    monkeypatch.delitem(sys.modules, "transformers.utils.generic", raising=False)  # another test may have imported it
     output = ImageClassifierOutput(logits="logits")
     assert not isinstance(output, Theirs)
     assert output.__class__ is ImageClassifierOutput

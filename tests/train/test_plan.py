@@ -142,7 +142,11 @@ def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
     found = forecast(settings, steps_measured=3)
     assert found.measured is not None
     assert found.measured.seconds == pytest.approx([2.0, 1.0, 3.0])
-    assert (found.measured.checkpoint, found.measured.model, found.measured.line) == (10_000, 3_000, 100)
+    assert (found.measured.checkpoint, found.measured.model, found.measured.line) == (
+        10_000,
+        3_000,
+        200,
+    )  # a line, and an event of TensorBoard
     assert found.measured.data_wait == pytest.approx(0.25)
     assert found.step == pytest.approx(2.0)
     assert found.time == pytest.approx(2000, abs=1)
@@ -151,7 +155,7 @@ def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
     assert found.end is not None
     assert (found.end - now).total_seconds() == pytest.approx(found.time)
     assert (found.images, found.epochs) == (12, pytest.approx(1000 / 3))
-    assert (found.checkpoints, found.disk) == (3, 3 * 10_000 + 3_000 + 100 * 100)  # two kept, and a new one
+    assert (found.checkpoints, found.disk) == (3, 3 * 10_000 + 3_000 + 100 * 200)  # two kept, and a new one
     assert not found.fits
     text = describe(found, "pretrain")
     assert "1,000 of 4 images: 333.3 epochs of 12 images" in text
@@ -159,7 +163,7 @@ def test_the_arithmetic_of_a_forecast(parts, tmp_path, monkeypatch):
     assert "33.3 min (16.7 min as the fastest step, 50 min as the slowest)" in text
     assert "12:33, if it starts now" in text
     assert "25% of the time for images" in text
-    with pytest.raises(module.TrainingError, match=r"needs 43 kB on the disk, and 40 kB are free"):
+    with pytest.raises(module.TrainingError, match=r"needs 53 kB on the disk, and 40 kB are free"):
         module.check(found)
     assert not (tmp_path / "new").exists()
 

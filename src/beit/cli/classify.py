@@ -94,7 +94,7 @@ class Embed(Settings):
     layer: int | None = None
     """Layer whose patches are averaged, from 1 to the last; the pooled output if not given."""
     frames: str = "first"
-    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for every Nth."""
     batch_size: int = 64
     """Images per forward pass."""
 

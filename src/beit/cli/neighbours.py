@@ -44,7 +44,7 @@ class Similar(Settings):
     layer: int | None = None
     """Its layer, for an index that does not say it (.npy); if not given, the pooled output."""
     frames: str = "first"
-    """Of films and pages among the images of --query: the first frame, all, or a number N for the frames 0, N, 2N, …"""
+    """Of films and pages among the images of --query: the first frame, all, or a number N for every Nth."""
     top: int = 5
     """Number of neighbours of each image."""
     within: float | None = None

@@ -36,7 +36,7 @@ class Predict(Settings):
     device: str | None = None
     """Where to compute: cpu, cuda, cuda:1, mps, …; a GPU where there is one if not given."""
     frames: str = "first"
-    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for the frames 0, N, 2N, …"""
+    """Of films (GIF, PNG, WebP, AVIF) and pages (TIFF): the first frame, all, or a number N for every Nth."""
     top: int = 5
     """Number of classes to show for each image. Of a regression all numbers are shown."""
     json: bool = False
