@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 
 from beit.checkpoints import model_card
 from beit.evaluation.classification import evaluation_of
+from beit.evaluation.multi_label import multi_label_evaluation
 from beit.evaluation.regression import regression_scores
 from beit.train.card import Card, figures_of, name_of
 from beit.train.settings import FinetuneSettings, PretrainSettings, SegmentSettings, TokenizerSettings
@@ -56,6 +57,23 @@ def test_figures_have_their_intervals_and_their_number_of_images(tmp_path: Path)
     assert "Number of images: 8." in Card(settings=a_card(tmp_path).settings, data="", history=[], result=result).text()
     numbers = figures_of(regression_scores(np.array([1.0, 2.0]), np.array([1.0, 3.0]), ["age"]))
     assert next((figure.name, figure.value) for figure in numbers) == ("age: MSE", "0.5")
+
+
+def test_numbers_and_several_labels_have_their_own_figures(tmp_path: Path) -> None:
+    settings = a_card(tmp_path).settings
+    rng = np.random.default_rng(0)
+    truth = rng.random((20, 2)) < 0.5
+    several = multi_label_evaluation(rng.normal(size=(20, 2)).astype(np.float32), truth, ["sky", "tree"])
+    assert several.interval is not None
+    text = Card(settings=settings, data="", history=[], result=several).text()
+    assert "An image classifier that gives several labels, fine-tuned" in text
+    assert f"{several.interval[0]:.1%} to {several.interval[1]:.1%}" in text
+    numbers = regression_scores(truth + rng.normal(size=(20, 2)), truth.astype(float), ["age", "size"])
+    [ends, _] = numbers.r2_interval
+    assert ends is not None
+    text = Card(settings=settings, data="", history=[], result=numbers).text()
+    assert "numbers (regression), fine-tuned" in text
+    assert f"| age: R² | {numbers.r2[0]:.4g} | {ends[0]:.3f} to {ends[1]:.3f} |" in text
 
 
 def test_no_path_of_this_machine_and_nothing_that_markdown_or_html_obeys(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ class Card:
         task = self._task
         sections = [
             f"# {_text(self._name)}",
-            f"{task.what} with beit {beit.__version__}.",
+            f"{self._what} with beit {beit.__version__}.",
             "## Use",
             f"FOLDER is this folder, or its name on the Hub.\n\n```python\n{task.load}\n```\n\n```bash\n{task.command}\n```",
             "## Data",
@@ -217,6 +217,15 @@ class Card:
     @property
     def _task(self) -> _Task:
         return next(task for kind, task in _TASKS.items() if isinstance(self.settings, kind))
+
+    @property
+    def _what(self) -> str:
+        """What was made: by the labels that it was measured on, where they are not one class an image."""
+        if isinstance(self.result, RegressionScores):
+            return "A model that answers an image with numbers (regression), fine-tuned"
+        if isinstance(self.result, MultiLabelEvaluation):
+            return "An image classifier that gives several labels, fine-tuned"
+        return self._task.what
 
     @property
     def _name(self) -> str:
