@@ -7,6 +7,7 @@ import importlib.util
 import io
 import re
 import shlex
+import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,34 @@ def test_snippets_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert values["logits"].shape == (1, 1000)
     assert values["label_map"].shape == (480, 640)
     assert [type(settings).__name__ for settings in runs] == ["PretrainSettings", "FinetuneSettings"]
+
+
+def test_the_first_classifier_is_trained_as_its_page_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Every command of the page, as it stands there, in order; the recommended checkpoint is a small one of its name."""
+    pytest.importorskip("accelerate")
+    from beit.checkpoints.catalogue import RECOMMENDED
+    from fixtures_runs import save_classifier, write_images
+
+    monkeypatch.chdir(tmp_path)
+    save_classifier(tmp_path / RECOMMENDED, ("old", "classes", "of it"))
+    write_images(tmp_path / "photos", 16, labelled=True)
+    page = ROOT / "docs" / "first-classifier.md"
+    commands = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert len(commands) == 5
+    for command in commands:
+        assert main(shlex.split(command)[1:]) == 0, capsys.readouterr().err
+    for made in (
+        "runs/photos/report.html",
+        "runs/photos/README.md",
+        "results.csv",
+        "sorted",
+        "runs/report/report.html",
+    ):
+        assert (tmp_path / made).exists(), made
+    shutil.copy(next((tmp_path / "photos").rglob("*.png")), tmp_path / "holiday.jpg")
+    capsys.readouterr()
+    for snippet in blocks(page, "python"):
+        exec(snippet, {})
+    assert capsys.readouterr().out.strip() in ("flat", "upright")
