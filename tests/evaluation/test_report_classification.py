@@ -205,7 +205,7 @@ def test_without_matplotlib_sentences_stand_in_for_figures(tmp_path: Path, monke
 
 
 def test_a_report_that_fails_does_not_end_a_run(tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
-    monkeypatch.setattr("beit.evaluation.report_classification.add_training", lambda *_: 1 / 0)
+    monkeypatch.setattr("beit.evaluation.reports.add_training", lambda *_: 1 / 0)
     report_on_run(tmp_path, None, HISTORY)
     assert "finished and saved" in caplog.text
     assert "ZeroDivisionError" in caplog.text

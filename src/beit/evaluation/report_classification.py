@@ -3,105 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from beit.core.errors import MissingExtraError
 from beit.core.text import printable
 from beit.evaluation import figures
 from beit.evaluation.calibration import BINS, Calibration
 from beit.evaluation.classification import Evaluation
 from beit.evaluation.gallery import Attended, Shown
 from beit.evaluation.multi_label import LabelScores
-from beit.evaluation.regression import RegressionScores
 from beit.evaluation.report import Report
+from beit.evaluation.report_sections import REPORT_FILE, History, add_training, draw, short_name
 from beit.evaluation.scores import ClassScores, confused_pairs, weakest, wilson
-from beit.evaluation.worst import Worst
 from beit.inference.attention import heat_over
 
-REPORT_FILE = "report.html"
 _MOST_IN_MATRIX = 30  # classes; beyond them the commonest mistakes are a table
 _MOST_IN_PLOT = 30
 _MOST_BESIDE = 12  # classes of a matrix that leaves room for a table beside it
 _MOST_PAIRS = 20
 
 
-History = Sequence[dict[str, float]]
-
-
-def write_report(folder: Path, found: Evaluation | None, history: History = ()) -> Path:
-    """Write report.html into a folder.
-
-    Args:
-        folder: where to.
-        found: the evaluation; None for a run without one.
-        history: lines of the run's log.
-
-    Returns:
-        The path of the page. Without matplotlib it has a sentence in place of each group of figures.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    page = Report("Classification", "Not evaluated: there were no validation images." if found is None else f"{found}.")
+def write_report(folder: Path, found: Evaluation, history: History = ()) -> Path:
+    """Write report.html: arguments and result as of `beit.evaluation.reports.write_report`."""
+    page = Report("Classification", f"{found}.")
     add_training(page, history)
-    if found is not None:
-        add_evaluation(page, found)
+    add_evaluation(page, found)
     path = Path(folder) / REPORT_FILE
     page.write(path)
     return path
-
-
-# --- training --------------------------------------------------------------------------------------------------------
-
-_PANELS = (  # title, label of the axis, keys of the log with their names
-    ("Loss", "loss", (("loss", "training"), ("validation_loss", "validation"))),
-    (
-        "Accuracy",
-        "fraction right",
-        (("accuracy", "training"), ("validation_top1", "validation"), ("validation_top5", "validation, top-5")),
-    ),
-    ("Mean average precision", "mAP", (("validation_map", "validation"),)),
-    ("R²", "R²", (("validation_r2", "validation"),)),
-    ("Macro-F1", "macro-F1", (("validation_macro_f1", "validation"),)),
-)
-
-
-def add_training(page: Report, history: History) -> None:
-    """Add the curves of a run: of training, and of validation where the log has them."""
-    plots = []
-    for title, label, keys in _PANELS:
-        lines = []
-        for key, name in keys:
-            points = [(line["step"], line[key]) for line in history if key in line]
-            if points:
-                lines.append((name, [step for step, _ in points], [value for _, value in points]))
-        if lines:
-            plots.append((title, label, lines))
-    if not plots:
-        return
-    page.heading("Training")
-    names = {name for _, _, lines in plots for name, _, _ in lines}
-    caption = "Training is measured on augmented images, with label smoothing and mixing where they are on"
-    caption += (
-        "; validation on images as in use. The two are therefore not at the same level."
-        if "validation" in names
-        else "."
-    )
-    page.text(caption)
-    _draw(page, lambda: page.figures([(figures.line_plot(*plot), f"{plot[0]} over the steps.") for plot in plots]))
-
-
-def _draw(page: Report, draw: Callable[[], None]) -> None:
-    """Add figures; without matplotlib, say so in their place."""
-    try:
-        draw()
-    except MissingExtraError as error:
-        page.text(f"A figure is left out. {error}", warn=True)
 
 
 # --- evaluation ------------------------------------------------------------------------------------------------------
@@ -159,7 +92,7 @@ def _add_classes(page: Report, found: Evaluation) -> None:
         return
     with page.row():
         page.table(header, [_class_row(row) for row in found.per_class])
-        _draw(page, lambda: page.figure(_class_plot(found.per_class), "Precision and recall with 95 % intervals."))
+        draw(page, lambda: page.figure(_class_plot(found.per_class), "Precision and recall with 95 % intervals."))
 
 
 def _class_row(row: ClassScores) -> list[str]:
@@ -192,7 +125,7 @@ def _add_confusion(page: Report, found: Evaluation) -> None:
     count = len(found.classes)
     with page.row() if count <= _MOST_BESIDE else contextlib.nullcontext():
         if count <= _MOST_IN_MATRIX:
-            _draw(
+            draw(
                 page,
                 lambda: page.figure(
                     figures.confusion(found.confusion, found.classes),
@@ -260,7 +193,7 @@ def _add_calibration(page: Report, found: Evaluation) -> None:
     bins = found.calibration
     ends = [wilson(int(right), int(count)) for right, count in zip(bins.right, bins.counts, strict=True)]
     with page.row():
-        _draw(
+        draw(
             page,
             lambda: page.figure(
                 figures.reliability(bins.counts, bins.confidence, bins.right, ends),
@@ -317,27 +250,13 @@ def _add_pictures(page: Report, found: Evaluation) -> None:
         page.pictures([_attention_card(shown, names) for shown in gallery.attended], pairs=True)
 
 
-def add_worst(page: Report, worst: Worst | None) -> None:
-    """Add the images on which a model is most wrong, with the right answer and its own."""
-    if worst is None or not worst.images:
-        return
-    page.heading("Largest errors")
-    page.text("Look for wrong labels among them.")
-    page.pictures([(wrong.picture, wrong.text, _short(wrong.name)) for wrong in worst.images])
-
-
 def _said(truth: int, answer: int, names: Sequence[str]) -> str:
     return f"{names[answer]}, right" if truth == answer else f"{names[answer]}, is {names[truth]}"
 
 
 def _card(shown: Shown, names: Sequence[str]) -> tuple[Image.Image, str, str]:
     first = f"{_said(shown.truth, shown.answer, names)}"
-    return shown.picture, first, f"{shown.probability:.1%} · {_short(shown.name)}"
-
-
-def _short(name: str) -> str:
-    """The file and its folder, which is its class."""
-    return printable("/".join(Path(name).parts[-2:]), 80)
+    return shown.picture, first, f"{shown.probability:.1%} · {short_name(shown.name)}"
 
 
 def _attention_card(shown: Attended, names: Sequence[str]) -> tuple[Image.Image, str, str]:
@@ -348,52 +267,4 @@ def _attention_card(shown: Attended, names: Sequence[str]) -> tuple[Image.Image,
     image.paste(picture, (0, 0))
     image.paste(heat, (picture.width, 0))
     image.thumbnail((480, 240))
-    return image, _said(shown.truth, shown.answer, names), _short(shown.name)
-
-
-# --- regression ------------------------------------------------------------------------------------------------------
-
-
-def write_regression_report(folder: Path, found: RegressionScores, history: History = ()) -> Path:
-    """Write report.html about a model that answers with numbers; arguments and result as of `write_report`."""
-    page = Report("Regression", f"{found}.")
-    add_training(page, history)
-    page.heading("Scores")
-    page.table(
-        ["number", "R²", "95 % interval", "mean absolute error", "mean squared error"],
-        [
-            [
-                printable(name, 80),
-                "–" if r2 is None else f"{r2:.3f}",
-                "–" if ends is None else f"{ends[0]:.3f} – {ends[1]:.3f}",
-                f"{mae:.4g}",
-                f"{mse:.4g}",
-            ]
-            for name, mse, mae, r2, ends in zip(
-                found.names, found.mse, found.mae, found.r2, found.r2_interval, strict=True
-            )
-        ],
-    )
-    page.text(
-        "R²: 1 is perfect, 0 is as good as always answering the mean; – where all true numbers are equal. The interval "
-        "is of 1,000 bootstrap resamples of the images."
-    )
-    page.heading("True and predicted numbers")
-    few = found.names[:6]
-    _draw(
-        page,
-        lambda: page.figures(
-            [
-                (figures.scatter(name, found.targets[:, i], found.predictions[:, i]), "On the line the two are equal.")
-                for i, name in enumerate(few)
-            ]
-        ),
-    )
-    if len(few) < len(found.names):
-        page.text(f"The first {len(few)} of {len(found.names)} numbers are drawn.")
-    add_worst(page, found.worst)
-    if found.skipped:
-        page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
-    path = Path(folder) / REPORT_FILE
-    page.write(path)
-    return path
+    return image, _said(shown.truth, shown.answer, names), short_name(shown.name)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from beit.evaluation.multi_label import MultiLabelEvaluation
 from beit.evaluation.report import Report
-from beit.evaluation.report_classification import REPORT_FILE, History, add_labels, add_training, add_worst
+from beit.evaluation.report_classification import add_labels
+from beit.evaluation.report_sections import REPORT_FILE, History, add_training, add_worst
 
 
 def write_report(folder: Path, found: MultiLabelEvaluation, history: History = ()) -> Path:

@@ -12,10 +12,10 @@ from PIL import Image
 from beit.core.text import printable
 from beit.evaluation import figures
 from beit.evaluation.report import Report
+from beit.evaluation.report_sections import REPORT_FILE, History, add_training
 from beit.evaluation.segmentation import Case, SegmentationEvaluation
 from beit.inference.colors import coloured, palette
 
-REPORT_FILE = "report.html"
 _MOST_CLASSES = 30
 
 
@@ -24,10 +24,11 @@ def percent(value: float | None) -> str:
     return "absent" if value is None else f"{value:.1%}"
 
 
-def write_report(folder: Path, found: SegmentationEvaluation) -> Path:
-    """Write report.html into a folder, with the sections of `add_evaluation`; returns its path."""
+def write_report(folder: Path, found: SegmentationEvaluation, history: History = ()) -> Path:
+    """Write report.html: arguments and result as of `beit.evaluation.reports.write_report`."""
     path = Path(folder) / REPORT_FILE
     page = Report("Segmentation", str(found) + ".")
+    add_training(page, history)
     add_evaluation(page, found)
     page.write(path)
     return path

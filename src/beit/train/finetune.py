@@ -131,7 +131,7 @@ def finetune(
     evaluation = None if validation is None else framework.evaluation(run, processor, validation)
     if evaluation is not None:
         evaluation.save(settings.output)
-    report_on_run(settings.output, evaluation, history)
+    report_on_run(settings.output, evaluation, history, "Fine-tuning")
     Card(
         settings=settings,
         data=str(parts),

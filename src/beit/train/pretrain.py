@@ -15,6 +15,7 @@ from beit.data.sources.images import FolderImages, Images
 from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.stream import Stream, count_in_words, count_of
 from beit.data.transforms.pretrain import PretrainViews
+from beit.evaluation.reports import report_on_run
 from beit.train.card import Card
 from beit.train.framework import pretraining
 from beit.train.loop import Job, train
@@ -89,6 +90,7 @@ def pretrain(settings: PretrainSettings, images: Images | Stream | None = None) 
     )
     history = train(run, job)
     if run.main:
+        report_on_run(settings.output, None, history, "Pre-training")
         Card(settings=settings, data=count_in_words(source), history=history).save()
     return history
 

@@ -19,7 +19,7 @@ from beit.data.sources.label_map_scan import check_maps, numbered_classes
 from beit.data.sources.open_segmented import open_segmented
 from beit.data.sources.segmented import SegmentedImages
 from beit.data.transforms.segmentation import SegmentViews
-from beit.evaluation.report_segmentation import write_report
+from beit.evaluation.reports import report_on_run
 from beit.train.card import Card
 from beit.train.framework import segmenting
 from beit.train.loop import Job, train
@@ -106,7 +106,7 @@ def segment(
     if validation is not None:
         evaluation = framework.evaluation(run, processor, validation)
         evaluation.save(settings.output)
-        write_report(settings.output, evaluation)
+    report_on_run(settings.output, evaluation, history, "Segmentation")
     remark = job.selection.remark() if job.selection is not None else ""
     data = f"{len(source):,} images with label maps"
     Card(settings=settings, data=data, history=history, classes=classes, result=evaluation, remark=remark).save()

@@ -18,6 +18,7 @@ from beit.data.sources.in_memory import hold_in_memory
 from beit.data.sources.stream import Stream, count_in_words, count_of
 from beit.data.transforms.crops import view
 from beit.data.transforms.tokenizer import TokenizerViews
+from beit.evaluation.reports import report_on_run
 from beit.tokenizers import load_tokenizer
 from beit.train.card import Card
 from beit.train.framework import tokenizer_training
@@ -71,6 +72,7 @@ def train_tokenizer(settings: TokenizerSettings, images: Images | Stream | None 
     )
     history = train(run, job)
     if run.main:
+        report_on_run(settings.output, None, history, "Tokenizer")
         Card(settings=settings, data=count_in_words(source), history=history).save()
     return history
 
