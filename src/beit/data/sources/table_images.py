@@ -97,7 +97,8 @@ class TableImages:
         columns = read_table(self.table)
         name = path_column(columns, settings.path_column)
         columns = _rows_of(columns, settings.split, self.table)
-        self.paths = _paths(columns[name], self.folder, self.table, name)
+        self._names = _names(columns[name], self.folder, self.table, name)
+        self.paths = _paths(self._names, self.folder, self.table)
         split = columns.get(SPLIT)
         self.parts = None if split is None or settings.split else [str(value).strip().lower() for value in split]
         self.labels: np.ndarray | None = None
@@ -111,7 +112,7 @@ class TableImages:
             self.labels, self.classes = found
 
     def _shown(self, row: int) -> str:
-        return printable(os.path.relpath(self.paths[row], self.folder))
+        return printable(self._names[row])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -129,15 +130,14 @@ class TableImages:
         return self.paths[index]
 
     def fingerprint(self) -> str:
-        """The same for the same paths below the folder, labels and classes; files are not opened."""
+        """The same for the same paths in the table, labels and classes; files are not opened."""
         labels = b"" if self.labels is None else np.ascontiguousarray(self.labels).tobytes()
-        names = "\n".join(os.path.relpath(path, self.folder) for path in self.paths)
-        return fingerprint_of(os.fsencode(names), labels, os.fsencode("\n".join(self.classes)))
+        return fingerprint_of(os.fsencode("\n".join(self._names)), labels, os.fsencode("\n".join(self.classes)))
 
     def subset(self, indices: np.ndarray) -> TableImages:
         """Only the images with these numbers, in this order."""
         part = copy.copy(self)
-        part.paths = [self.paths[i] for i in indices]
+        part.paths, part._names = [self.paths[i] for i in indices], [self._names[i] for i in indices]
         part.parts = None if self.parts is None else [self.parts[i] for i in indices]
         part.labels = None if self.labels is None else self.labels[indices]
         return part
@@ -162,13 +162,13 @@ def _rows_of(columns: Columns, split: str | None, table: Path) -> Columns:
     return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 
-def _paths(values: list[Any], folder: Path, table: Path, column: str) -> list[str]:
-    """The paths of the images, all of which are there.
+def _names(values: list[Any], folder: Path, table: Path, column: str) -> list[str]:
+    """The paths of the images as the table has them.
 
     Names without a suffix, such as numbers of images, get the one that the first image has in the folder.
 
     Raises:
-        DataError: a row has no path, or an image is not there.
+        DataError: a row has no path.
     """
     empty = [row for row, value in enumerate(values) if value is None or not str(value).strip()]
     if empty:
@@ -177,7 +177,12 @@ def _paths(values: list[Any], folder: Path, table: Path, column: str) -> list[st
         )
     names = [str(value).strip() for value in values]
     suffix = _suffix(folder, names[0])
-    paths = [os.path.join(folder, name + suffix) for name in names]
+    return [name + suffix for name in names] if suffix else names
+
+
+def _paths(names: list[str], folder: Path, table: Path) -> list[str]:
+    """Where the images are. Raises DataError when one is not there."""
+    paths = [os.path.join(folder, name) for name in names]
     absent = [path for path in paths if not os.path.isfile(path)]
     if absent:
         raise DataError(
