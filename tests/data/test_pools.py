@@ -206,6 +206,16 @@ def test_leaving_early_leaves_nothing_behind() -> None:
     assert not any(process.is_alive() for process in workers)
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shows no shared memory as files")
+def test_a_block_without_a_size_is_removed() -> None:
+    """A worker may be killed between making a block and giving it its size."""
+    block = Path(f"/dev/shm/beit-empty-{os.getpid()}")
+    block.touch()
+    processes._clear(block.name)
+    assert not block.exists()
+    processes._clear(block.name)
+
+
 def test_workers_ignore_what_a_scheduler_sends(wanted: list[WorkerBatch]) -> None:
     import multiprocessing
 

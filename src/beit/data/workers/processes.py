@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import itertools
 import multiprocessing
+import os
 import pickle
 import secrets
 import signal
@@ -122,9 +123,7 @@ class _Worker:
             self.process.join()
         self.pipe.close()
         for batch in range(_AHEAD):
-            # ValueError: a block that was just created has no size yet; it cannot be opened, and takes no memory.
-            with contextlib.suppress(FileNotFoundError, ValueError):
-                _remove(SharedMemory(self._block(batch)))
+            _clear(self._block(batch))
 
 
 @contextlib.contextmanager
@@ -200,6 +199,17 @@ def _fill(name: str, batch: Batch | None) -> tuple[SharedMemory | None, list[tup
 def _arrays(block: SharedMemory, layout: list[tuple[Any, ...]]) -> Batch:
     """Views into a block. No reference to them may be left when the block is closed."""
     return {key: np.ndarray(shape, dtype, buffer=block.buf, offset=offset) for key, dtype, shape, offset in layout}
+
+
+def _clear(name: str) -> None:
+    """Remove a block of a worker that was killed, if there is one."""
+    try:
+        _remove(SharedMemory(name))
+    except FileNotFoundError:
+        pass
+    except ValueError:  # killed between making it and giving it a size: it cannot be opened, and only its name is left
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join("/dev/shm", name))
 
 
 def _remove(block: SharedMemory) -> None:
