@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 from beit.core.text import printable
@@ -11,15 +12,15 @@ _LONGEST = 120  # letters of a value
 _MOST = 200  # letters of a repr
 
 
-class Shown:
+class Shown(ABC):
     """Base of results that people look at: a title and rows, as one line of text and as a table of HTML.
 
     A dataclass that derives from it is made with `repr=False`, or it would have a repr of its own.
     """
 
+    @abstractmethod
     def shown(self) -> tuple[str, list[tuple[str, ...]]]:
         """(title, rows of one name and one or more values). Names of files and classes may stand in them as they are."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         title, rows = self.shown()

@@ -25,11 +25,18 @@ from beit.evaluation.calibration import (
 )
 from beit.evaluation.gallery import Gallery
 from beit.evaluation.multi_label import LabelScores, label_scores, mean_average_precision
-from beit.evaluation.scores import ClassScores, class_scores, confusion_of, macro_f1, ranks, weakest, wilson
+from beit.evaluation.scores import (
+    EVALUATION_FILE,
+    ClassScores,
+    class_scores,
+    confusion_of,
+    macro_f1,
+    ranks,
+    weakest,
+    wilson,
+)
 
 __all__ = ["EVALUATION_FILE", "Evaluation", "confusion_of", "evaluation_of", "ranks", "wilson"]
-
-EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(repr=False)

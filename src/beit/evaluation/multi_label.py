@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,11 @@ from beit.core.files import write_json
 from beit.core.notebook import Shown
 from beit.core.text import printable
 from beit.evaluation.calibration import binary_cross_entropy
-from beit.evaluation.scores import wilson
+from beit.evaluation.scores import EVALUATION_FILE, bootstrap, wilson
 
 if TYPE_CHECKING:
     from beit.evaluation.worst import Worst
 
-EVALUATION_FILE = "evaluation.json"
 _MOST_BOOTSTRAPPED = 5_000_000  # logits: beyond them an interval would take longer than the scores are worth
 
 
@@ -145,23 +144,6 @@ def macro_f1_of(rows: Sequence[LabelScores]) -> float:
     """Mean F1 above one half of the labels that are true or given somewhere; 0 without any."""
     known = [row.f1_at_half for row in rows if row.f1_at_half is not None]
     return sum(known) / len(known) if known else 0.0
-
-
-def bootstrap(count: int, score: Callable[[np.ndarray], float], resamples: int = 1000) -> tuple[float, float]:
-    """95 % interval of a score of n images by the percentile bootstrap (Efron 1979), always the same for the same images.
-
-    Args:
-        count: n.
-        score: (how often each image is drawn `(n,)`) → the score; NaN where it is not defined, which is left out.
-        resamples: how many times n images are drawn.
-    """
-    rng = np.random.default_rng(0)
-    found = np.array([score(np.bincount(rng.integers(count, size=count), minlength=count)) for _ in range(resamples)])
-    found = found[np.isfinite(found)]
-    if not len(found):
-        return math.nan, math.nan
-    low, high = np.percentile(found, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def map_interval(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float] | None:

@@ -14,12 +14,10 @@ from beit.core.errors import InputError
 from beit.core.files import write_json
 from beit.core.notebook import Shown
 from beit.core.text import printable
-from beit.evaluation.multi_label import bootstrap
+from beit.evaluation.scores import EVALUATION_FILE, bootstrap
 
 if TYPE_CHECKING:
     from beit.evaluation.worst import Worst
-
-EVALUATION_FILE = "evaluation.json"
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from beit.evaluation.multi_label import MultiLabelEvaluation
 from beit.evaluation.report import Report
 from beit.evaluation.report_classification import add_labels
-from beit.evaluation.report_sections import REPORT_FILE, History, add_training, add_worst
+from beit.evaluation.report_sections import History, add_training, finish
 
 
 def write_report(folder: Path, found: MultiLabelEvaluation, history: History = ()) -> Path:
@@ -30,9 +30,4 @@ def write_report(folder: Path, found: MultiLabelEvaluation, history: History = (
     )
     page.text("The interval of mAP is of 1,000 bootstrap resamples of the images.")
     add_labels(page, found.labels)
-    add_worst(page, found.worst)
-    if found.skipped:
-        page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
-    path = Path(folder) / REPORT_FILE
-    page.write(path)
-    return path
+    return finish(page, folder, found.worst, found.skipped)

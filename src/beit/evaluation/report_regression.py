@@ -8,7 +8,7 @@ from beit.core.text import printable
 from beit.evaluation import figures
 from beit.evaluation.regression import RegressionScores
 from beit.evaluation.report import Report
-from beit.evaluation.report_sections import REPORT_FILE, History, add_training, add_worst, draw
+from beit.evaluation.report_sections import History, add_training, draw, finish
 
 
 def write_report(folder: Path, found: RegressionScores, history: History = ()) -> Path:
@@ -48,9 +48,4 @@ def write_report(folder: Path, found: RegressionScores, history: History = ()) -
     )
     if len(few) < len(found.names):
         page.text(f"The first {len(few)} of {len(found.names)} numbers are drawn.")
-    add_worst(page, found.worst)
-    if found.skipped:
-        page.details(f"{len(found.skipped)} images were skipped", "\n".join(found.skipped))
-    path = Path(folder) / REPORT_FILE
-    page.write(path)
-    return path
+    return finish(page, folder, found.worst, found.skipped)

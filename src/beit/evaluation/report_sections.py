@@ -80,6 +80,16 @@ def add_worst(page: Report, worst: Worst | None) -> None:
     page.pictures([(wrong.picture, wrong.text, short_name(wrong.name)) for wrong in worst.images])
 
 
+def finish(page: Report, folder: Path, worst: Worst | None, skipped: Sequence[str]) -> Path:
+    """Add the largest errors and the images that were skipped, and write the page; returns its path. Raises OSError."""
+    add_worst(page, worst)
+    if skipped:
+        page.details(f"{len(skipped)} images were skipped", "\n".join(skipped))
+    path = Path(folder) / REPORT_FILE
+    page.write(path)
+    return path
+
+
 def short_name(name: str) -> str:
     """The file and its folder, which is its class."""
     return printable("/".join(Path(name).parts[-2:]), 80)

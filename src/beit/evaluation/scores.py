@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+
+EVALUATION_FILE = "evaluation.json"
 
 
 def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
@@ -18,6 +20,23 @@ def wilson(right: int, count: int, z: float = 1.96) -> tuple[float, float]:
     centre = (p + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(p * (1 - p) / count + z * z / (4 * count * count))
     return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
+def bootstrap(count: int, score: Callable[[np.ndarray], float], resamples: int = 1000) -> tuple[float, float]:
+    """95 % interval of a score of n images by the percentile bootstrap (Efron 1979), always the same for the same images.
+
+    Args:
+        count: n.
+        score: (how often each image is drawn `(n,)`) → the score; NaN where it is not defined, which is left out.
+        resamples: how many times n images are drawn.
+    """
+    rng = np.random.default_rng(0)
+    found = np.array([score(np.bincount(rng.integers(count, size=count), minlength=count)) for _ in range(resamples)])
+    found = found[np.isfinite(found)]
+    if not len(found):
+        return math.nan, math.nan
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
