@@ -16,6 +16,7 @@ from beit.core.errors import ConfigError
 from beit.data.sources.table_labels import MULTI, REGRESSION, SINGLE
 from beit.train.distributed import Alone
 from beit.train.framework import finetuning
+from beit.train.parts import parts_of
 from beit.train.run import Run
 from beit.train.settings import FinetuneSettings
 from beit.train.start import Start
@@ -277,6 +278,23 @@ def test_a_merged_copy_answers_as_the_model_with_updates(start):
     pixels = torch.randn(2, 3, *[model.config.image_size] * 2)
     with torch.no_grad():
         assert torch.allclose(model(pixels).logits, merged(pixels).logits, atol=1e-5)
+
+
+def test_rows_of_a_split_are_never_learned_from(table, start):
+    """Not even where other images are given to measure on."""
+    with open(table, newline="") as file:
+        rows = list(csv.reader(file))
+    with open(table, "w", newline="") as file:
+        csv.writer(file).writerows(
+            [[*row, "split" if not n else "val" if n % 4 == 0 else "train"] for n, row in enumerate(rows)]
+        )
+    settings = settings_of(table, start, ("kind",))
+    parts = parts_of(settings)
+    assert (len(parts.learn), len(parts.measure), parts.how) == (12, 4, "split val")
+    other = ArrayImages(*stripes(4), ["flat", "up"])
+    parts = parts_of(settings, validation=other)
+    assert len(parts.learn) == 12
+    assert parts.measure is other
 
 
 # --- as a user -------------------------------------------------------------------------------------------------------

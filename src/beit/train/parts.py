@@ -106,8 +106,10 @@ def parts_of(
         images = open_images(
             folder, labelled=True, classes=classes, shuffle_buffer=settings.shuffle_buffer, table=_table(settings)
         )
-        if isinstance(images, TableImages) and images.parts is not None and beside is None and validation is None:
-            images, validation, how = _parts_of_table(images)
+        if isinstance(images, TableImages) and images.parts is not None:
+            images, held_rows, split = _parts_of_table(images)
+            if beside is None and validation is None:  # else those rows are neither learned from nor measured on
+                validation, how = held_rows, split
     _check_labelled(images)
     elsewhere = validation is None and beside is not None and not main
     if validation is None and beside is not None and main:
